@@ -1,0 +1,132 @@
+# medseg. `make help` lists what it can do; everything is installed into $(VENV) on first use.
+
+VENV        ?= .venv
+PYTHON      ?= python3
+CONSTRAINTS ?= constraints.txt
+
+INSTALLED := $(VENV)/.installed
+BIN       := $(VENV)/bin
+MEDSEG    := $(BIN)/medseg
+
+# ---- what the targets below take, as in `make evaluate RUN=runs/<id> SPLIT=test` ----
+EXP       ?=
+RUN       ?=
+RUNS      ?=
+IMAGES    ?=
+OUT       ?=
+ARGS      ?=
+SPLIT     ?= test
+PORT      ?= 5000
+DATA_ROOT ?= $(if $(filter phantom/%,$(EXP)),$(DEMO_DATA),$(MEDSEG_DATA))
+MLFLOW_TRACKING_URI ?= sqlite:///mlflow.db
+
+# ---- the demo's numbers ----
+DEMO_EXP      ?= phantom/unet
+DEMO_COUNT    ?= 1000
+DEMO_SEED     ?= 0
+DEMO_SPLIT    ?= main
+# 320 test images, so that the test split holds over 30 lesions
+DEMO_RATIOS   ?= 0.60 0.08 0.32
+DEMO_DATA     := data/phantom
+DEMO_MANIFEST := data_manifests/phantom/v1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo phantom experiment train evaluate predict compare results mlflow-ui \
+        test test-slow lint format bench clean distclean
+
+help: ## list the targets
+	@echo "usage: make TARGET [NAME=value ...]"
+	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+# ---- set-up ----
+
+setup: $(INSTALLED) ## create the virtual environment and install medseg (again only when its dependencies change)
+
+# The stamp is newer than both files as long as nothing is to be installed.
+$(INSTALLED): pyproject.toml $(CONSTRAINTS) | $(BIN)/pip
+	$(BIN)/python -m pip install $(if $(CONSTRAINTS),-c $(CONSTRAINTS)) -e '.[dev]'
+	@touch $@
+
+$(BIN)/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "medseg needs Python 3.11 or newer, but '$(PYTHON)' is not: make $(or $(MAKECMDGOALS),setup) PYTHON=python3.11" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# ---- the demo: drawn tongues, so that the whole path runs without a patient's image ----
+
+demo: phantom ## draw the phantom, train, evaluate on its test split, print the table
+	$(MEDSEG) experiment experiments/$(DEMO_EXP).yaml $(ARGS) --data-root $(DEMO_DATA)
+
+phantom: $(INSTALLED) ## draw the phantom data set, import it and split it
+	rm -rf $(DEMO_MANIFEST)/manifest.csv $(DEMO_MANIFEST)/masks $(DEMO_MANIFEST)/splits
+	$(MEDSEG) phantom --out $(DEMO_DATA) --count $(DEMO_COUNT) --seed $(DEMO_SEED)
+	$(MEDSEG) manifest import labelme $(DEMO_DATA) --out $(DEMO_MANIFEST)
+	$(MEDSEG) manifest split $(DEMO_MANIFEST) --name $(DEMO_SPLIT) --ratios $(DEMO_RATIOS) --seed $(DEMO_SEED)
+
+# ---- experiments ----
+
+experiment: need-EXP need-DATA_ROOT $(INSTALLED) ## train, evaluate on test and print the table: EXP= DATA_ROOT= [ARGS=]
+	$(MEDSEG) experiment experiments/$(EXP).yaml $(ARGS) --data-root "$(DATA_ROOT)"
+
+train: need-EXP need-DATA_ROOT $(INSTALLED) ## train one experiment: EXP= DATA_ROOT= [ARGS=]
+	$(MEDSEG) train experiments/$(EXP).yaml $(ARGS) --data-root "$(DATA_ROOT)"
+
+evaluate: need-RUN need-DATA_ROOT $(INSTALLED) ## score a run on one split: RUN= DATA_ROOT= [SPLIT=test]
+	$(MEDSEG) evaluate $(RUN) --split $(SPLIT) $(ARGS) --data-root "$(DATA_ROOT)"
+
+predict: need-RUN need-IMAGES need-OUT $(INSTALLED) ## write masks for a folder of images: RUN= IMAGES= OUT=
+	$(MEDSEG) predict $(RUN) "$(IMAGES)" --out "$(OUT)" $(ARGS)
+
+compare: need-RUNS $(INSTALLED) ## one table of several runs: RUNS="runs/<id> runs/<id>"
+	$(MEDSEG) compare $(RUNS) $(ARGS)
+
+results: $(INSTALLED) ## write docs/results.md anew from bench/results and the run folders
+	$(BIN)/python bench/results.py
+
+mlflow-ui: $(INSTALLED) ## browse the tracked runs: [PORT=5000] [MLFLOW_TRACKING_URI=]
+	@case '$(MLFLOW_TRACKING_URI)' in http*) echo 'these runs are on a server, open $(MLFLOW_TRACKING_URI)'; exit 1;; esac
+	$(BIN)/mlflow ui --backend-store-uri '$(MLFLOW_TRACKING_URI)' --port $(PORT)
+
+# ---- checks ----
+
+test: $(INSTALLED) ## run the fast tests: [ARGS=tests/test_setup.py]
+	$(BIN)/python -m pytest $(ARGS)
+
+test-slow: $(INSTALLED) ## run the slow tests
+	$(BIN)/python -m pytest -m slow $(ARGS)
+
+lint: $(INSTALLED) ## check style, types, imports between the floors, and docstring examples
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest -q --doctest-modules medseg
+
+format: $(INSTALLED) ## put imports and layout in order
+	$(BIN)/ruff check --fix --exit-zero .
+	$(BIN)/ruff format .
+
+bench: $(INSTALLED) ## measure this machine; each script adds lines to bench/results
+	@set -e; for script in $(filter-out bench/results.py,$(wildcard bench/*.py)); do \
+	  echo "$$script"; $(BIN)/python "$$script" $(ARGS); done
+
+# ---- cleaning: never runs/ or data/ ----
+
+clean: ## remove caches and build output
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+distclean: clean ## remove the virtual environment too
+	rm -rf $(VENV)
+
+# ---- `need-NAME` stops where NAME is empty, before anything is installed or run ----
+
+EXAMPLE_experiment = make experiment EXP=tongue/unet DATA_ROOT=/data/tongue
+EXAMPLE_train      = make train EXP=tongue/unet DATA_ROOT=/data/tongue
+EXAMPLE_evaluate   = make evaluate RUN=runs/<id> DATA_ROOT=/data/tongue
+EXAMPLE_predict    = make predict RUN=runs/<id> IMAGES=photos OUT=masks
+EXAMPLE_compare    = make compare RUNS="runs/<id> runs/<id>"
+HINT_DATA_ROOT     := $(if ,) (the folder of the images; or set MEDSEG_DATA)
+
+need-%:
+	@$(if $(strip $($*)),:,$(error $* is missing$(HINT_$*), for example: $(EXAMPLE_$(firstword $(MAKECMDGOALS)))))

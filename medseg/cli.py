@@ -1,0 +1,227 @@
+"""Arguments -> verbs. No logic here; heavy imports happen inside the verb, so `medseg --help` loads no torch, pandas or mlflow."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from medseg.errors import MedsegError
+
+app = typer.Typer(
+    help="Annotated medical images in, a metric table you may publish out.", no_args_is_help=True, pretty_exceptions_enable=False
+)
+manifest_app = typer.Typer(help="Describe a data set: import, split.", no_args_is_help=True)
+import_app = typer.Typer(help="Make a manifest from annotations.", no_args_is_help=True)
+app.add_typer(manifest_app, name="manifest")
+manifest_app.add_typer(import_app, name="import")
+
+Experiment = Annotated[Path, typer.Argument(help="experiment file, e.g. experiments/tongue/unet.yaml")]
+Overrides = Annotated[list[str] | None, typer.Argument(help="section.key=value ...")]
+DataRoot = Annotated[Path | None, typer.Option(envvar="MEDSEG_DATA", help="the folder that image paths hang on")]
+Runs = Annotated[Path, typer.Option(help="where run folders go")]
+RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="a run folder below runs/")]
+Out = Annotated[Path, typer.Option(help="folder of the manifest's version, e.g. data_manifests/tongue/v1")]
+Checkpoint = Annotated[str, typer.Option(help="best (chosen on val) or last")]
+GroupPattern = Annotated[str | None, typer.Option(help="regular expression with one group: the patient's part of a sample's name")]
+SkipRefused = Annotated[bool, typer.Option("--skip-refused", help="import the rest and list the refused files in refused.csv")]
+
+
+def main() -> None:
+    """The console script: one line for a user's mistake and exit code 2; 130 for Ctrl-C."""
+    try:
+        app(standalone_mode=True)
+    except MedsegError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+@app.callback()
+def _before_every_verb() -> None:
+    from medseg.runfolder import mark_dead_runs
+
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    for run in mark_dead_runs(Path("runs")):
+        print(f"note: {run.path} had ended without a word and is now marked killed", file=sys.stderr)
+        if run.mlflow_json.exists():
+            from medseg.tracking import mark_killed
+
+            mark_killed(run)
+
+
+@app.command()
+def phantom(
+    out: Annotated[Path, typer.Option(help="folder for the photographs and their labelme JSON")],
+    count: Annotated[int, typer.Option(min=1, help="how many")] = 1000,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    height_px: Annotated[int, typer.Option(min=64, max=2048)] = 256,
+    width_px: Annotated[int, typer.Option(min=64, max=2048)] = 256,
+) -> None:
+    """Draw tongue photographs with truth: tongue, coating, and in one of ten a small lesion."""
+    from medseg.phantom.write import write_phantoms
+    from medseg.progress import bar
+    from medseg.types import Size
+
+    with bar("drawing") as show:
+        write_phantoms(out, count, seed, Size(height_px, width_px), jobs=os.cpu_count() or 1, on_done=lambda done: show(done, count))
+    print(f"{count} photographs and their annotations are in {out}")
+
+
+@import_app.command("labelme")
+def import_labelme_command(
+    src: Annotated[Path, typer.Argument(help="folder of labelme JSON and images; becomes the data root")],
+    out: Out,
+    masks_out: Annotated[Path | None, typer.Option(help="where derived masks go; OUT/masks where not given")] = None,
+    classes: Annotated[str | None, typer.Option(help="comma-separated, in the order of their ids 1, 2, ...")] = None,
+    name: Annotated[str | None, typer.Option(help="the data set's name")] = None,
+    group_pattern: GroupPattern = None,
+    skip_refused: SkipRefused = False,
+) -> None:
+    """Import labelme annotations: shapes become masks by labelme's own rule."""
+    from medseg.manifest.importers.labelme import import_labelme
+    from medseg.progress import bar
+
+    with bar("importing") as show:
+        report = import_labelme(
+            src, out, masks_out=masks_out, classes=_names(classes), dataset_name=name, group_pattern=group_pattern,
+            skip_refused=skip_refused, on_progress=show,
+        )  # fmt: skip
+    _print_import(report)
+
+
+@import_app.command("masks")
+def import_masks_command(
+    images: Annotated[Path, typer.Option(help="folder of images")],
+    masks: Annotated[Path, typer.Option(help="folder of id masks, matched by stem")],
+    out: Out,
+    classes: Annotated[str | None, typer.Option(help="comma-separated, in the order of their ids 1, 2, ...")] = None,
+    mask_suffix: Annotated[str, typer.Option(help="what a mask's stem has after the image's, e.g. _mask")] = "",
+    name: Annotated[str | None, typer.Option(help="the data set's name")] = None,
+    data_root: Annotated[Path | None, typer.Option(help="folder that holds both; their common parent where not given")] = None,
+    group_pattern: GroupPattern = None,
+    skip_refused: SkipRefused = False,
+) -> None:
+    """Import id masks (grey or palette PNG and the like) that lie beside their images."""
+    from medseg.manifest.importers.masks import import_masks
+    from medseg.progress import bar
+
+    with bar("importing") as show:
+        report = import_masks(
+            images, masks, out, classes=_names(classes), mask_suffix=mask_suffix, dataset_name=name, data_root=data_root,
+            group_pattern=group_pattern, skip_refused=skip_refused, on_progress=show,
+        )  # fmt: skip
+    _print_import(report)
+
+
+def _names(classes: str | None) -> list[str] | None:
+    return None if classes is None else [name.strip() for name in classes.split(",") if name.strip()]
+
+
+def _print_import(report: Any) -> None:
+    print(f"{report.manifest_folder}: {report.imported} annotated images, {report.unlabelled} unlabelled, {len(report.refused)} refused")
+    for file, reason in report.refused:
+        print(f"  refused {file}: {reason}")
+    for note in report.notes:
+        print(f"  note: {note}")
+    print(f"next: medseg manifest split {report.manifest_folder} --name main     data root: {report.data_root}")
+
+
+@manifest_app.command("split")
+def split_command(
+    manifest: Annotated[Path, typer.Argument(help="a manifest's folder")],
+    name: Annotated[str, typer.Option(help="the split's name")] = "main",
+    from_: Annotated[Path | None, typer.Option("--from", help="CSV with image or sample, and split: train, val, test")] = None,
+    ratios: Annotated[tuple[float, float, float], typer.Option(help="shares of train, val, test")] = (0.7, 0.1, 0.2),
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+) -> None:
+    """Write splits/NAME.csv: grouped, stratified by class presence and seeded, or taken from a file."""
+    from medseg.manifest.split import describe, given_split, make_split
+    from medseg.manifest.table import read_manifest
+
+    read = read_manifest(manifest)
+    warnings: list[str] = []
+    if from_ is None:
+        split = make_split(read, name, ratios, seed)
+    else:
+        split, warnings = given_split(read, name, from_)
+    for warning in warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    print(describe(read, split).to_string(index=False))
+    print(f"written: {split.path}")
+
+
+@app.command()
+def train(experiment: Experiment, overrides: Overrides = None, data_root: DataRoot = None, runs: Runs = Path("runs")) -> None:
+    """Train an experiment; best (chosen on val) and last checkpoint, metrics and previews go to a new run folder."""
+    print(_train(experiment, overrides or [], data_root, runs))
+
+
+@app.command()
+def evaluate(
+    run: RunPath,
+    split: Annotated[str, typer.Option(help="train, val or test")] = "test",
+    data_root: DataRoot = None,
+    checkpoint: Checkpoint = "best",
+) -> None:
+    """Score a run on each image's own pixels and write its table."""
+    _evaluate(run, split, data_root, checkpoint)
+
+
+@app.command()
+def experiment(experiment: Experiment, overrides: Overrides = None, data_root: DataRoot = None, runs: Runs = Path("runs")) -> None:
+    """Train, evaluate on test, print the table."""
+    _evaluate(_train(experiment, overrides or [], data_root, runs), "test", data_root, "best")
+
+
+@app.command()
+def predict(
+    run: RunPath,
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="images or folders of images")],
+    out: Annotated[Path, typer.Option(help="folder for masks and overlays")],
+    checkpoint: Checkpoint = "best",
+) -> None:
+    """Segment photographs: a mask at each image's own size and an overlay beside it."""
+    from medseg import run as verbs
+    from medseg.progress import bar
+
+    with bar("predicting") as show:
+        written = verbs.predict(run, paths, out, checkpoint, verbs.Progress(on_case=show))
+    print(f"{len(written)} masks and overlays are in {out}")
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="evaluated run folders")],
+    split: Annotated[str, typer.Option()] = "test",
+) -> None:
+    """Print several runs' scores side by side; refused unless they scored the same cases by one protocol."""
+    from medseg import run as verbs
+
+    print(verbs.compare(runs, split), end="")
+
+
+def _train(experiment: Path, overrides: list[str], data_root: Path | None, runs: Path) -> Path:
+    from medseg import run as verbs
+    from medseg.progress import TrainingBars
+
+    with TrainingBars() as bars:
+        done = verbs.train(experiment, overrides, data_root, runs, verbs.Progress(bars.decode, bars.start, bars.step))
+    return done.path
+
+
+def _evaluate(run: Path, split: str, data_root: Path | None, checkpoint: str) -> None:
+    from medseg import run as verbs
+    from medseg.progress import bar
+
+    with bar(f"evaluating {split}") as show:
+        verbs.evaluate(run, split, data_root, checkpoint, verbs.Progress(on_case=show))
+    folder = run / "evaluation" / split
+    print((folder / "table.md").read_text(encoding="utf-8"))
+    print(f"written: {folder}")

@@ -1,0 +1,53 @@
+"""Weights in safetensors, written whole or not at all, with what they are in the file's own header. No pickle."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from medseg.errors import CheckpointError
+from medseg.files import atomic_path
+
+FORMAT = "medseg-checkpoint-1"
+WAY_OUT = "train again, or take the run's other checkpoint (best, last)"
+
+
+def save_checkpoint(path: Path, model: nn.Module, facts: dict[str, Any]) -> None:
+    """Write a model's weights; `facts` (epoch, score, classes, ...) go into the header as JSON."""
+    weights = {name: tensor.detach().contiguous().cpu() for name, tensor in model.state_dict().items()}
+    with atomic_path(path) as temporary:
+        save_file(weights, temporary, metadata={"format": FORMAT, "facts": json.dumps(facts, sort_keys=True)})
+
+
+def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """(weights, facts) of a checkpoint; CheckpointError where it is missing, truncated or not ours."""
+    if not path.is_file():
+        raise CheckpointError(path, "there is no such checkpoint", "give a run folder whose training has finished an epoch")
+    try:
+        with safe_open(path, framework="pt") as stream:
+            header = stream.metadata() or {}
+            weights = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 (safe_open is no dict)
+        facts = json.loads(header["facts"]) if header.get("format") == FORMAT else None
+    except (SafetensorError, OSError, KeyError, ValueError) as cause:
+        raise CheckpointError(path, f"truncated, or not a checkpoint ({str(cause).splitlines()[0]})", WAY_OUT) from None
+    if facts is None:
+        raise CheckpointError(path, f"a safetensors file, but not of format {FORMAT}", WAY_OUT)
+    return weights, facts
+
+
+def load_weights(path: Path, model: nn.Module) -> dict[str, Any]:
+    """Load a checkpoint into a model and return its facts; CheckpointError where names or shapes differ."""
+    weights, facts = read_checkpoint(path)
+    own = model.state_dict()
+    wrong = sorted(set(own) ^ set(weights)) or [name for name in own if own[name].shape != weights[name].shape]
+    if wrong:
+        raise CheckpointError(path, f"made for another network ({len(wrong)} tensors differ, first {wrong[0]!r})", WAY_OUT)
+    with torch.no_grad():
+        model.load_state_dict(weights)
+    return facts

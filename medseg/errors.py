@@ -1,0 +1,54 @@
+"""Errors a user can mend. Each says where, by which rule, and the way out; the command line prints it and exits with 2.
+
+Violations of our own invariants are `assert`s, never these.
+"""
+
+from __future__ import annotations
+
+
+class MedsegError(Exception):
+    """A user's mistake or a broken input.
+
+    where: the file, row, key or option at fault.  rule: what was expected and what was found.  fix: what to do about it.
+
+    >>> str(MedsegError("a.png", "the image is 3 x 4, its mask 4 x 3", "export the mask again"))
+    'a.png: the image is 3 x 4, its mask 4 x 3; export the mask again'
+    """
+
+    exit_code = 2
+
+    def __init__(self, where: object, rule: str, fix: str):
+        self.where, self.rule, self.fix = str(where), rule, fix
+        super().__init__(f"{where}: {rule}; {fix}")
+
+
+class ConfigError(MedsegError):
+    """An experiment file or an override that cannot be run."""
+
+
+class LabelError(MedsegError):
+    """A mask or an annotation with a class that the label set does not have."""
+
+
+class ImageError(MedsegError):
+    """An image or mask file that cannot be read safely."""
+
+
+class AnnotationError(MedsegError):
+    """An annotation file that cannot be imported."""
+
+
+class ManifestError(MedsegError):
+    """A manifest, dataset file or split that breaks a rule, or does not fit the data root."""
+
+
+class CheckpointError(MedsegError):
+    """A checkpoint that is missing, truncated or not ours."""
+
+
+class RunError(MedsegError):
+    """A run folder that is missing, unfinished or not ours."""
+
+
+class TrainingError(MedsegError):
+    """A training that cannot go on: a loss that is not finite, no sample to draw."""

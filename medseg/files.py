@@ -1,0 +1,108 @@
+"""Files written whole or not at all, hashes, and paths that stay under their root."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from medseg.errors import MedsegError
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success it is fsynced and renamed, on an error removed.
+
+    The temporary name keeps the suffix, because encoders choose their format by it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+    try:
+        yield temporary
+        descriptor = os.open(temporary, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write `content` to `path` by a temporary file and a rename."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_text(path: Path, content: str) -> None:
+    """Write `content` to `path` as UTF-8 by a temporary file and a rename."""
+    write_bytes(path, content.encode())
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write `content` as indented, key-ordered JSON; NaN becomes null, so that every JSON reader takes it."""
+    write_text(path, json.dumps(nan_to_none(content), indent=1, sort_keys=True, allow_nan=False) + "\n")
+
+
+def nan_to_none(content: Any) -> Any:
+    """`content` with every NaN replaced by None, in dicts and lists too.
+
+    >>> nan_to_none({"a": [float("nan"), 1.0]})
+    {'a': [None, 1.0]}
+    """
+    if isinstance(content, dict):
+        return {key: nan_to_none(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [nan_to_none(value) for value in content]
+    return None if isinstance(content, float) and content != content else content
+
+
+def sha256_file(path: Path) -> str:
+    """The SHA-256 of a file's bytes, in hex."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def sha256_text(text: str) -> str:
+    """The SHA-256 of a text's UTF-8 bytes, in hex."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def posix(relative: str) -> str:
+    r"""A relative path with Windows separators turned round.
+
+    >>> posix(r"..\set_1\104.jpg")
+    '../set_1/104.jpg'
+    """
+    return relative.replace("\\", "/")
+
+
+def leaves_root(relative: str) -> bool:
+    """True where a path is absolute, has a drive letter, or climbs out of the folder it is relative to.
+
+    >>> leaves_root("a/../b.png"), leaves_root("a/../../b.png"), leaves_root("C:/b.png"), leaves_root("/b.png")
+    (False, True, True, True)
+    """
+    text = posix(relative)
+    if text.startswith("/") or re.match(r"^[A-Za-z]:", text):
+        return True
+    depth = 0
+    for part in PurePosixPath(text).parts:
+        depth += -1 if part == ".." else 1
+        if depth < 0:
+            return True
+    return False
+
+
+def resolve_under(root: Path, relative: str, error: type[MedsegError], where: object) -> Path:
+    """`root / relative`, refused with `error` where it leaves the root, by its text or through a symbolic link."""
+    path = root / posix(relative)
+    if leaves_root(relative) or not path.resolve().is_relative_to(root.resolve()):
+        raise error(where, f"the path {relative!r} leaves {root}", "move the file under that folder or correct the path")
+    return path

@@ -1,0 +1,1 @@
+"""Annotation files -> manifest.csv + dataset.yaml (+ derived masks), one file a format."""

@@ -1,0 +1,353 @@
+"""What every importer does: walk, decode to check, collect what is refused, group, and write all or nothing."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import re
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import numpy as np
+import pandas as pd
+from pydantic import ValidationError
+
+from medseg.errors import AnnotationError, LabelError, ManifestError, MedsegError
+from medseg.files import sha256_file, write_text
+from medseg.images import IMAGE_SUFFIXES, read_image
+from medseg.labels import LabelSet
+from medseg.manifest.schema import COLUMNS, PIXEL_PREFIX, Dataset
+from medseg.manifest.table import DATASET_FILE, check_version, pixel_columns, read_dataset, write_manifest
+from medseg.types import Size
+from medseg.yamlio import first_problem
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+Progress = Callable[[int, int], None]
+MasksUnder = Literal["data_root", "manifest"]
+REFUSED_FILE = "refused.csv"
+WORKERS = 2  # decoding and hashing release the interpreter lock; more threads only hold more photographs in memory
+SHOWN = 10  # refused files a message names
+
+
+@dataclass(frozen=True, slots=True)
+class ImportReport:
+    """What an import did. `imported` counts annotated images; `refused` is (file, reason); `notes` are worth the user's eye."""
+
+    manifest_folder: Path
+    imported: int
+    unlabelled: int
+    refused: list[tuple[str, str]]
+    notes: list[str]
+    data_root: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One row to be: paths relative to their roots; mask, mask_sha256 and px are None for an unlabelled image."""
+
+    sample_id: str
+    image: str
+    size: Size
+    image_sha256: str
+    mask: str | None = None
+    mask_sha256: str | None = None
+    px: dict[str, int] | None = None
+
+
+def listed(names: Sequence[str], most: int) -> str:
+    """The first `most` names, and '...' where there are more.
+
+    >>> listed(["a", "b", "c"], 2)
+    'a, b, ...'
+    """
+    return ", ".join([*names[:most], *(["..."] if len(names) > most else [])])
+
+
+class Notes:
+    """Remarks of one kind on many files, told in one line each."""
+
+    def __init__(self) -> None:
+        self._files: dict[str, list[str]] = {}
+
+    def add(self, kind: str, file: str) -> None:
+        self._files.setdefault(kind, []).append(file)
+
+    def lines(self) -> list[str]:
+        """One line a kind: what, how many files, the first three."""
+        counted = {kind: f"{len(files)} file{'s' if len(files) > 1 else ''}" for kind, files in self._files.items()}
+        return [f"{kind}: {counted[kind]} ({listed(files, 3)})" for kind, files in self._files.items()]
+
+
+# --- walking and decoding
+
+
+def folder_at(path: Path, what: str) -> Path:
+    """`path`, absolute and without links; AnnotationError where it is no folder."""
+    if not path.is_dir():
+        raise AnnotationError(path, f"the {what} folder is not there", "check the path")
+    return path.resolve()
+
+
+def walk(root: Path, suffixes: Sequence[str], skip: Iterable[Path] = ()) -> list[Path]:
+    """Files of the given suffixes under `root`, sorted; hidden ones (macOS leaves `._a.jpg`) and folders in `skip` left out."""
+    skipped = {path.resolve() for path in skip}
+    found: list[Path] = []
+    for folder, folders, names in os.walk(root):
+        folders[:] = [name for name in folders if not name.startswith(".") and Path(folder, name).resolve() not in skipped]
+        found += [Path(folder, name) for name in names if not name.startswith(".") and name.lower().endswith(tuple(suffixes))]
+    return sorted(found)
+
+
+def images_under(root: Path, skip: Iterable[Path] = ()) -> list[Path]:
+    """The image files under a folder, sorted."""
+    return walk(root, IMAGE_SUFFIXES, skip)
+
+
+def relative(path: Path, root: Path) -> str:
+    """`path` relative to `root` with forward slashes; AnnotationError where a symbolic link leads out of it."""
+    if not path.resolve().is_relative_to(root.resolve()):
+        raise AnnotationError(path, f"the file lies outside {root} (through a symbolic link)", "put the file itself there")
+    return path.relative_to(root).as_posix()
+
+
+def stem_of(path: Path, root: Path) -> str:
+    """The sample id of a file: its path under `root` without the suffix."""
+    return path.relative_to(root).with_suffix("").as_posix()
+
+
+def decoded_size(path: Path) -> Size:
+    """The upright size of an image that decodes to its last pixel; ImageError where it does not."""
+    height, width = read_image(path).shape[:2]
+    return Size(height, width)
+
+
+def each(work: Callable[[Item], Result], items: Sequence[Item], advance: Callable[[], None]) -> Iterator[Result | MedsegError]:
+    """`work` on every item in order, over threads; a user-facing error or an OS error comes back as the item's result."""
+
+    def guarded(item: Item) -> Result | MedsegError:
+        try:
+            return work(item)
+        except MedsegError as error:
+            return error
+        except OSError as cause:
+            return AnnotationError(
+                cause.filename or item, f"cannot be read or written ({cause.strerror})", "check its permissions and the disk"
+            )
+
+    pool = ThreadPoolExecutor(WORKERS)
+    try:
+        for result in pool.map(guarded, items):
+            advance()
+            yield result
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def counter(total: int, on_progress: Progress | None) -> Callable[[], None]:
+    """A function that counts one step each time and tells `on_progress(done, total)`."""
+    done = 0
+
+    def advance() -> None:
+        nonlocal done
+        done += 1
+        if on_progress:
+            on_progress(done, total)
+
+    return advance
+
+
+# --- refusing
+
+
+def raise_refused(refused: Sequence[MedsegError], what: str) -> None:
+    """Raise one error for all files refused; the only one as it is. Nothing where there is none."""
+    if not refused:
+        return
+    way_out = "or pass --skip-refused to import the rest"
+    kinds = {type(error) for error in refused}
+    if len(refused) == 1:
+        error = refused[0]
+        raise type(error)(error.where, error.rule, f"{error.fix}, {way_out}")
+    shown = "".join(f"\n  {error}" for error in refused[:SHOWN])
+    more = f"\n  ... and {len(refused) - SHOWN} more" if len(refused) > SHOWN else ""
+    kind = kinds.pop() if len(kinds) == 1 else AnnotationError
+    raise kind(what, f"{len(refused)} files cannot be imported:{shown}{more}\n", f"mend them, {way_out}")
+
+
+def refused_rows(refused: Iterable[MedsegError], root: Path) -> list[tuple[str, str]]:
+    """(file relative to `root` where it lies under it, reason), sorted."""
+    return sorted((error.where.removeprefix(f"{root}/"), f"{error.rule}; {error.fix}") for error in refused)
+
+
+def write_refused(folder: Path, rows: Sequence[tuple[str, str]]) -> None:
+    """refused.csv beside the manifest: what was left out and why; no file where nothing was."""
+    if not rows:
+        (folder / REFUSED_FILE).unlink(missing_ok=True)
+        return
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([("file", "reason"), *rows])
+    write_text(folder / REFUSED_FILE, text.getvalue())
+
+
+# --- describing
+
+
+def label_set(foreground: Sequence[str], where: object) -> LabelSet:
+    """Background and `foreground` in the order given; LabelError for a name that cannot head a column, or names that repeat."""
+    try:
+        return LabelSet.of(*[name for name in foreground if name != "background"])
+    except ValidationError as cause:
+        fix = "name the classes in a dataset.yaml in the output folder, or correct the annotation"
+        raise LabelError(where, f"the class names {list(foreground)} cannot be used ({first_problem(cause)[1]})", fix) from None
+
+
+def default_name(out: Path) -> str:
+    """The data set's name from its manifest folder: `tongue` for data_manifests/tongue/v1."""
+    parts = [part for part in out.resolve().parts[1:] if not re.fullmatch(r"v\d+", part)]
+    return re.sub(r"[^\w.-]+", "_", parts[-1]).lstrip("_.-") if parts else ""
+
+
+def described(out: Path, classes: Sequence[str] | None, name: str | None, under: MasksUnder, met: Sequence[str]) -> Dataset:
+    """The Dataset of an import: the dataset.yaml in `out` if there is one, else the classes given, else those `met`, by name.
+
+    Raises ManifestError where dataset.yaml contradicts `classes`, `name` or where the masks lie.
+    """
+    path = out / DATASET_FILE
+    if not path.exists():
+        labels = label_set(classes or sorted(met), "--classes" if classes else "the labels met")
+        return Dataset(name=name or default_name(out) or "dataset", labels=labels, masks_under=under)
+    dataset = read_dataset(path)
+    wanted = tuple(name for name in classes or dataset.labels.foreground if name != "background")
+    if wanted != dataset.labels.foreground:
+        rule = f"it names the classes {', '.join(dataset.labels.foreground)}, --classes says {', '.join(wanted)}"
+        raise ManifestError(path, rule, "leave --classes out, or write to a new version")
+    if name and name != dataset.name:
+        raise ManifestError(path, f"it names the data set {dataset.name}, --name says {name}", "leave the option out, or correct the file")
+    if dataset.masks_under != under:
+        raise ManifestError(
+            path, f"it says `masks_under: {dataset.masks_under}`, these masks lie under: {under}", f"write `masks_under: {under}`"
+        )
+    return dataset
+
+
+def group_ids(sample_ids: Sequence[str], pattern: str | None) -> list[str]:
+    """The group of each sample: what the one group of `pattern` finds in its id; without a pattern every sample is its own."""
+    if pattern is None:
+        return list(sample_ids)
+    try:
+        compiled = re.compile(pattern)
+    except re.error as cause:
+        raise ManifestError("--group-pattern", f"{pattern!r} is not a regular expression ({cause})", "correct it") from None
+    if compiled.groups != 1:
+        raise ManifestError("--group-pattern", f"{pattern!r} must hold exactly one (group), it has {compiled.groups}", "correct it")
+    found = [compiled.search(sample) for sample in sample_ids]
+    missed = [sample for sample, match in zip(sample_ids, found, strict=True) if match is None or not match[1]]
+    if missed:
+        rule = f"{pattern!r} finds no group in the sample {missed[0]!r} ({len(missed)} of {len(sample_ids)} samples)"
+        raise ManifestError("--group-pattern", rule, "widen the pattern so that every sample has a group")
+    return [match[1] for match in found if match]
+
+
+def count_pixels(mask_HW: np.ndarray, labels: LabelSet) -> dict[str, int]:
+    """Pixels per class; those of the ignore id are in none."""
+    counts = np.bincount(mask_HW.ravel(), minlength=256)
+    return {name: int(counts[class_id]) for class_id, name in labels.classes.items()}
+
+
+def frame_of(records: Sequence[Record], labels: LabelSet, group_pattern: str | None) -> pd.DataFrame:
+    """The manifest's table; depth and spacing stay blank, because a photograph has none."""
+    groups = group_ids([record.sample_id for record in records], group_pattern)
+    rows = [
+        {
+            "sample_id": record.sample_id, "group_id": group, "image": record.image, "mask": record.mask,
+            "height_px": record.size.height_px, "width_px": record.size.width_px,
+            "image_sha256": record.image_sha256, "mask_sha256": record.mask_sha256,
+            **{PIXEL_PREFIX + name: count for name, count in (record.px or {}).items()},
+        }
+        for record, group in zip(records, groups, strict=True)
+    ]  # fmt: skip
+    frame = pd.DataFrame(rows, columns=[*COLUMNS, *pixel_columns(labels)])
+    whole = ["height_px", "width_px", "depth_px", *pixel_columns(labels)]
+    return frame.astype(dict.fromkeys(whole, "Int64"))
+
+
+def without_clashes(records: Iterable[Record]) -> tuple[list[Record], list[MedsegError]]:
+    """Records whose sample id is theirs alone, and an error for each that came second (`a.jpg` beside `a.png`)."""
+    kept: dict[str, Record] = {}
+    refused: list[MedsegError] = []
+    for record in records:
+        first = kept.setdefault(record.sample_id, record)
+        if first is not record:
+            rule = f"it would have the same sample id as {first.image} ({record.sample_id})"
+            refused.append(AnnotationError(record.image, rule, "rename or remove one of the two"))
+    return list(kept.values()), refused
+
+
+def note_twins(records: Sequence[Record], notes: Notes) -> None:
+    """Note images that are byte for byte another: in two parts of a split they would leak."""
+    times = Counter(record.image_sha256 for record in records)
+    for record in sorted(records, key=lambda record: record.image_sha256):
+        if times[record.image_sha256] > 1:
+            notes.add("the same image bytes as another sample (give them one group)", record.sample_id)
+
+
+def hashed(path: Path) -> str:
+    """The SHA-256 of a file; ManifestError where it vanished since it was listed."""
+    try:
+        return sha256_file(path)
+    except FileNotFoundError:
+        raise AnnotationError(path, "the file vanished during the import", "import again") from None
+
+
+# --- writing all or nothing
+
+
+@contextmanager
+def staging(target: Path) -> Iterator[Path]:
+    """A new folder beside `target` (so that a rename suffices), gone afterwards with the empty parents made for it."""
+    made = [parent for parent in (target.parent, *target.parent.parents) if not parent.exists()]
+    stage = target.parent / f".{target.name}.{os.getpid()}.part"
+    stage.mkdir(parents=True)
+    try:
+        yield stage
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+        for parent in made:
+            if parent.is_dir() and not any(parent.iterdir()):
+                parent.rmdir()
+
+
+def place(stage: Path, target: Path) -> list[Path]:
+    """Move the files of `stage` to the same places under `target` and return those that are new there.
+
+    Raises ManifestError, before the first move, where a file stands there with other content: it may be the user's own.
+    """
+    pairs = [(path, target / path.relative_to(stage)) for path in sorted(stage.rglob("*")) if path.is_file()]
+    for source, goal in pairs:
+        if goal.exists() and (not goal.is_file() or sha256_file(goal) != sha256_file(source)):
+            raise ManifestError(goal, "the file exists and differs from the mask to be written", "give an empty --masks-out, or remove it")
+    fresh = [(source, goal) for source, goal in pairs if not goal.exists()]
+    for source, goal in fresh:
+        goal.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(source, goal)
+    return [goal for _, goal in fresh]
+
+
+def write_all(out: Path, frame: pd.DataFrame, dataset: Dataset, masks: tuple[Path, Path] | None = None) -> None:
+    """Write the manifest last, after moving `masks` (stage, target); on an error what was moved is removed again."""
+    check_version(out, frame, dataset)
+    moved = place(*masks) if masks else []
+    try:
+        write_manifest(out, frame, dataset)
+    except BaseException:
+        for path in moved:
+            path.unlink(missing_ok=True)
+        raise

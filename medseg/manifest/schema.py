@@ -1,0 +1,126 @@
+"""The manifest's record: a validated table of images beside the description of its data set.
+
+A folder `data_manifests/<dataset>/v1/` holds manifest.csv (one row an image), dataset.yaml and splits/<name>.csv. No pixel is
+read here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+from pydantic import BaseModel, ConfigDict, Field
+
+from medseg.errors import ManifestError
+from medseg.files import resolve_under
+from medseg.labels import LabelSet
+from medseg.types import Row, Size
+
+COLUMNS = (
+    "sample_id", "group_id", "image", "mask", "height_px", "width_px", "depth_px",
+    "spacing_x_mm", "spacing_y_mm", "spacing_z_mm", "image_sha256", "mask_sha256",
+)  # fmt: skip
+PIXEL_PREFIX = "px_"
+SPLIT_COLUMNS = ("sample_id", "group_id", "split", "fold")
+SPLIT_NAMES = ("train", "val", "test")
+
+
+class Dataset(BaseModel):
+    """dataset.yaml: the data set's name, labels and provenance.
+
+    masks_under: whether `mask` paths hang on the data root (the user's own masks) or on the manifest's folder (derived masks).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][\w.-]*$")
+    labels: LabelSet
+    masks_under: Literal["data_root", "manifest"] = "data_root"
+    licence: str = "not stated"
+    citation: str = ""
+    source: str = ""
+    notes: str = ""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A manifest read from `folder`.
+
+    frame: sorted by sample_id; its index keeps the rows' order in the file (0 = line 2).  digest: the SHA-256 of manifest.csv and
+    dataset.yaml, one after the other (`cat manifest.csv dataset.yaml | sha256sum`).
+    """
+
+    folder: Path
+    frame: pd.DataFrame
+    dataset: Dataset
+    digest: str
+
+    @property
+    def labels(self) -> LabelSet:
+        return self.dataset.labels
+
+    def __len__(self) -> int:
+        return len(self.frame)
+
+    def __iter__(self) -> Iterator[Row]:
+        return (self.row(position) for position in range(len(self)))
+
+    def row(self, position: int) -> Row:
+        """The record of the row at `position` (0 = first)."""
+        record: dict[str, Any] = {str(key): value for key, value in self.frame.iloc[position].items()}
+        labelled = pd.notna(record["mask"])
+        return Row(
+            sample_id=str(record["sample_id"]),
+            group_id=str(record["group_id"]),
+            image=str(record["image"]),
+            mask=str(record["mask"]) if labelled else None,
+            size=Size(int(record["height_px"]), int(record["width_px"])),
+            image_sha256=str(record["image_sha256"]),
+            mask_sha256=str(record["mask_sha256"]) if labelled else None,
+            px={name: int(record[PIXEL_PREFIX + name]) for name in self.labels.names} if labelled else {},
+        )
+
+    def where(self, row: Row) -> str:
+        """How errors name a row: file, line as an editor counts it, and sample."""
+        return f"{self.folder / 'manifest.csv'} row {self._lines[row.sample_id]} ({row.sample_id})"
+
+    @cached_property
+    def _lines(self) -> dict[str, int]:
+        """sample id -> line of manifest.csv; kept, because `where` is asked for every row of a set."""
+        return {str(sample): int(order) + 2 for sample, order in zip(self.frame["sample_id"], self.frame.index, strict=True)}
+
+    def image_path(self, row: Row, data_root: Path) -> Path:
+        """The image's path; ManifestError where it leaves the data root."""
+        return resolve_under(data_root, row.image, ManifestError, self.where(row))
+
+    def mask_path(self, row: Row, data_root: Path) -> Path:
+        """The mask's path, under the data root or the manifest's folder as dataset.yaml says; the row must be labelled."""
+        assert row.mask is not None, row.sample_id
+        root = data_root if self.dataset.masks_under == "data_root" else self.folder
+        return resolve_under(root, row.mask, ManifestError, self.where(row))
+
+
+@dataclass(frozen=True)
+class Split:
+    """splits/<name>.csv: which sample is train, val or test. `digest` is the file's SHA-256."""
+
+    name: str
+    path: Path
+    frame: pd.DataFrame
+    digest: str
+
+    def ids(self, part: str) -> list[str]:
+        """The sample ids of one part, in file order; ManifestError where there is none."""
+        ids = self.frame.loc[self.frame["split"] == part, "sample_id"].tolist()
+        if not ids:
+            parts = ", ".join(f"{name}: {n}" for name, n in self.frame["split"].value_counts().items())
+            raise ManifestError(
+                self.path,
+                f"no image in the split {part!r} (it has {parts or 'no rows'})",
+                "make the split again with more images",
+            )
+        return ids

@@ -1,0 +1,369 @@
+"""manifest.csv, dataset.yaml and splits/<name>.csv: read with every rule checked, written once and never changed.
+
+A version is immutable: writing the same bytes again is nothing, writing others is an error. Each error names the line as an
+editor counts it (the header is line 1). Checks run on whole columns, so that a million rows are a matter of seconds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+
+import pandas as pd
+from pydantic import ValidationError
+
+from medseg.errors import ManifestError
+from medseg.files import leaves_root, write_bytes, write_text
+from medseg.labels import LabelSet
+from medseg.manifest.schema import COLUMNS, PIXEL_PREFIX, SPLIT_COLUMNS, SPLIT_NAMES, Dataset, Manifest, Split
+from medseg.types import Row
+from medseg.yamlio import dump_yaml, first_problem, read_yaml
+
+MANIFEST_FILE, DATASET_FILE, SPLITS_FOLDER = "manifest.csv", "dataset.yaml", "splits"
+SPLIT_HEADER = "# medseg-split 1"
+_SIZES = ("height_px", "width_px")
+_SPACINGS = ("spacing_x_mm", "spacing_y_mm", "spacing_z_mm")
+_HEX = r"[0-9a-f]{64}"
+# A sample id becomes the name of output files: parts between '/', none '.' or '..', no drive letter, backslash or control sign.
+_SAMPLE_ID = r"(?![A-Za-z]:)(?!\.{1,2}(?:/|$))[^/\\\x00-\x1f]+(?:/(?!\.{1,2}(?:/|$))[^/\\\x00-\x1f]+)*"
+_MAY_LEAVE = r"(?:^/|^\\|^[A-Za-z]:|\.\.)"
+_NAME = r"[A-Za-z0-9][\w.-]*"
+
+
+# --- dataset.yaml
+
+
+def read_dataset(path: Path) -> Dataset:
+    """Read dataset.yaml; ManifestError for a missing file, an unknown key, or labels that contradict each other."""
+    content = read_yaml(path, ManifestError)
+    try:
+        return Dataset.model_validate(content)
+    except ValidationError as cause:
+        key, message = first_problem(cause)
+        raise ManifestError(path, f"{key}: {message}", "correct that key") from None
+
+
+def dataset_text(dataset: Dataset) -> str:
+    """dataset.yaml as text, in one canonical form."""
+    content = dataset.model_dump(mode="json")
+    content["labels"]["classes"] = dict(dataset.labels.classes)  # JSON mode turns integer keys into strings
+    return dump_yaml(content)
+
+
+# --- manifest.csv
+
+
+def manifest_folder(path: Path) -> Path:
+    """The folder of a manifest that the user names by its folder or by its manifest.csv."""
+    return path.parent if path.suffix == ".csv" else path
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Read and check a manifest, given its folder or its manifest.csv; ManifestError names file, row, rule and way out."""
+    folder = manifest_folder(path)
+    table = folder / MANIFEST_FILE
+    if not table.is_file():
+        raise ManifestError(table, "there is no such file", "check the path, or make it by `medseg manifest import`")
+    dataset = read_dataset(folder / DATASET_FILE)
+    content = table.read_bytes()
+    digest = hashlib.sha256(content + (folder / DATASET_FILE).read_bytes()).hexdigest()
+    return Manifest(folder, parse_manifest(content, table, dataset.labels), dataset, digest)
+
+
+def parse_manifest(content: bytes, table: Path, labels: LabelSet) -> pd.DataFrame:
+    """The checked, typed table of a manifest's bytes, sorted by sample id; its index keeps the line order of the file."""
+    raw = read_csv(content, table)
+    _check_columns(raw, table, labels)
+    if raw.empty:
+        raise ManifestError(table, "the manifest is empty: it has a header and no row", "import the images again")
+    _check_names(raw, table)
+    _check_numbers(raw, table, labels)
+    _check_labelled(raw, table, labels)
+    frame = _typed(raw, labels)
+    _check_pixels(frame, table, labels)
+    return frame.sort_values("sample_id", kind="stable")
+
+
+def read_csv(content: bytes, table: Path) -> pd.DataFrame:
+    """Every cell as text, a blank one as ''; blank lines are kept, so that line numbers hold."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)  # pandas only warns where a row is longer than the header
+            frame = pd.read_csv(
+                io.BytesIO(content.rstrip()), dtype=str, keep_default_na=False, skip_blank_lines=False, index_col=False,
+                encoding="utf-8-sig",
+            )  # fmt: skip
+    except pd.errors.EmptyDataError:
+        raise ManifestError(table, "the file is empty", "make it again") from None
+    except (pd.errors.ParserError, pd.errors.ParserWarning, UnicodeDecodeError, ValueError) as cause:
+        raise ManifestError(table, f"not a readable CSV table ({' '.join(str(cause).split())})", "correct or make it again") from None
+    return frame.fillna("")
+
+
+def pixel_columns(labels: LabelSet) -> list[str]:
+    """px_<class> for each class, background first."""
+    return [PIXEL_PREFIX + name for name in labels.names]
+
+
+def _check_columns(raw: pd.DataFrame, table: Path, labels: LabelSet) -> None:
+    expected, found = [*COLUMNS, *pixel_columns(labels)], list(raw.columns)
+    missing = [name for name in expected if name not in found]
+    unknown = [name for name in found if name not in expected]
+    if missing or unknown:
+        rule = f"the columns do not fit: missing {missing}, unknown {unknown}"
+        raise ManifestError(table, rule, "px_<class> columns must be the classes of dataset.yaml; import again or correct the header")
+
+
+def _refuse(bad: pd.Series, raw: pd.DataFrame, table: Path, rule: str, fix: str) -> None:
+    """Raise ManifestError for the first row where `bad`; `rule` may use the row's cells as {column}."""
+    if not bad.any():
+        return
+    position = int(bad.to_numpy().argmax())
+    cells = {str(key): value for key, value in raw.iloc[position].items()}
+    more = f" (and {int(bad.sum()) - 1} more rows)" if bad.sum() > 1 else ""
+    where = f"{table} row {position + 2} ({cells['sample_id']})"
+    raise ManifestError(where, rule.format(**cells) + more, fix)
+
+
+def _check_names(raw: pd.DataFrame, table: Path) -> None:
+    _refuse(raw["sample_id"] == "", raw, table, "sample_id is blank", "give every row a name of its own")
+    rule = "sample_id {sample_id!r} cannot name a file under an output folder"
+    _refuse(~raw["sample_id"].str.fullmatch(_SAMPLE_ID), raw, table, rule, "use a relative name without '..', '\\' or a drive letter")
+    _refuse(raw["sample_id"].duplicated(), raw, table, "sample_id {sample_id!r} stands twice", "sample ids must be unique")
+    _refuse(raw["group_id"].str.strip() == "", raw, table, "group_id is blank", "name the patient, or repeat the sample_id")
+    _refuse(raw["image"] == "", raw, table, "image is blank", "give the path relative to the data root")
+    for column in ("image", "mask"):
+        rule = f"the {column} path {{{column}!r}} leaves its root"
+        _refuse(
+            _leaving(raw[column]),
+            raw,
+            table,
+            rule,
+            "paths are relative to the data root (or the manifest's folder) and stay under it",
+        )
+
+
+def _leaving(paths: pd.Series) -> pd.Series:
+    """Where a path leaves its root; the slow rule is asked only about paths that might."""
+    suspicious = set(paths[paths.str.contains(_MAY_LEAVE)])
+    return paths.isin([path for path in suspicious if leaves_root(path)])
+
+
+def _check_numbers(raw: pd.DataFrame, table: Path, labels: LabelSet) -> None:
+    for column in _SIZES:
+        rule = f"{column} must be a positive whole number, got {{{column}!r}}"
+        _refuse(~raw[column].str.fullmatch(r"0*[1-9]\d{0,8}"), raw, table, rule, "write the upright size in pixels")
+    rule = "depth_px must be blank or a positive whole number, got {depth_px!r}"
+    _refuse(~raw["depth_px"].str.fullmatch(r"|0*[1-9]\d{0,8}"), raw, table, rule, "leave it blank for a photograph")
+    for column in _SPACINGS:
+        number = pd.to_numeric(raw[column].where(raw[column] != ""), errors="coerce")
+        good = (raw[column] == "") | ((number > 0) & (number < float("inf")))
+        _refuse(~good, raw, table, f"{column} must be blank or positive, got {{{column}!r}}", "write millimetres per pixel")
+    for column in pixel_columns(labels):
+        rule = f"{column} must be blank or a whole number of pixels, got {{{column}!r}}"
+        _refuse(~raw[column].str.fullmatch(r"|\d{1,15}"), raw, table, rule, "import the masks again")
+
+
+def _check_labelled(raw: pd.DataFrame, table: Path, labels: LabelSet) -> None:
+    rule = "image_sha256 must be 64 hexadecimal digits, got {image_sha256!r}"
+    _refuse(~raw["image_sha256"].str.fullmatch(_HEX), raw, table, rule, "import the images again")
+    labelled = raw["mask"] != ""
+    rule = "a row with a mask needs mask_sha256, got {mask_sha256!r}"
+    _refuse(labelled & ~raw["mask_sha256"].str.fullmatch(_HEX), raw, table, rule, "import the masks again")
+    _refuse(~labelled & (raw["mask_sha256"] != ""), raw, table, "mask_sha256 without a mask", "name the mask, or leave both blank")
+    for column in pixel_columns(labels):
+        _refuse(labelled & (raw[column] == ""), raw, table, f"a row with a mask needs {column}", "import the masks again")
+        rule = f"{column} without a mask: an image without annotation has no pixel counts"
+        _refuse(~labelled & (raw[column] != ""), raw, table, rule, "name the mask, or leave the counts blank")
+
+
+def _typed(raw: pd.DataFrame, labels: LabelSet) -> pd.DataFrame:
+    """Text as str, counts as Int64, spacing as float64; a blank cell is missing."""
+    frame = raw[[*COLUMNS, *pixel_columns(labels)]].mask(raw == "")
+    for column in (*_SIZES, "depth_px", *pixel_columns(labels)):
+        frame[column] = pd.to_numeric(frame[column]).astype("Int64")
+    for column in _SPACINGS:
+        frame[column] = pd.to_numeric(frame[column]).astype("float64")
+    return frame
+
+
+def _check_pixels(frame: pd.DataFrame, table: Path, labels: LabelSet) -> None:
+    """The classes may cover less than the image (the rest is ignored), never more."""
+    area = frame["height_px"] * frame["width_px"] * frame["depth_px"].fillna(1)
+    over = (frame[pixel_columns(labels)].sum(axis=1) > area).fillna(False)
+    rule = "the px_ columns add up to more pixels than {height_px} x {width_px}"
+    _refuse(over, frame, table, rule, "import the masks again")
+
+
+def manifest_bytes(frame: pd.DataFrame, labels: LabelSet) -> bytes:
+    """manifest.csv as bytes: sorted by sample id, whole numbers without a point, '\\n' line ends."""
+    ordered = frame[[*COLUMNS, *pixel_columns(labels)]].sort_values("sample_id", kind="stable")
+    return ordered.to_csv(index=False, lineterminator="\n").encode()
+
+
+def check_version(folder: Path, frame: pd.DataFrame, dataset: Dataset) -> bytes:
+    """The manifest's bytes, after checking them and that no other content stands in `folder`. Writes nothing."""
+    table = folder / MANIFEST_FILE
+    content = manifest_bytes(frame, dataset.labels)
+    fresh = parse_manifest(content, table, dataset.labels)
+    if (folder / DATASET_FILE).exists() and read_dataset(folder / DATASET_FILE) != dataset:
+        raise ManifestError(folder / DATASET_FILE, "the file exists and differs", "write to a new version (v2 beside v1), or remove it")
+    if table.exists() and table.read_bytes() != content:
+        rule = f"this version exists and differs{_first_difference(table, fresh, dataset.labels)}"
+        raise ManifestError(table, rule, "versions are immutable: write to a new one (v2 beside v1), or remove this one")
+    return content
+
+
+def _first_difference(table: Path, fresh: pd.DataFrame, labels: LabelSet) -> str:
+    """' (...)' with the first cell that differs, or '' where the tables cannot be set side by side."""
+    try:
+        old = parse_manifest(table.read_bytes(), table, labels)
+    except ManifestError:
+        return ""
+    if len(old) != len(fresh):
+        return f" ({len(old)} rows there, {len(fresh)} now)"
+    for column in old.columns:  # both sorted by sample id
+        left, right = old[column].astype(object).map(str).to_numpy(), fresh[column].astype(object).map(str).to_numpy()
+        unlike = left != right
+        if unlike.any():
+            position = int(unlike.argmax())
+            values = f"{left[position]:.16} there, {right[position]:.16} now"
+            return f" ({column} of {old['sample_id'].iloc[position]}: {values}; {int(unlike.sum())} rows in all)"
+    return ""
+
+
+def write_manifest(folder: Path, frame: pd.DataFrame, dataset: Dataset) -> Manifest:
+    """Write manifest.csv and dataset.yaml into `folder`; nothing where both are there and equal.
+
+    dataset.yaml that says the same in other words (comments, order) is left as it is. Raises ManifestError where either differs.
+    """
+    content = check_version(folder, frame, dataset)
+    described = (folder / DATASET_FILE).exists()
+    try:
+        if not described:
+            write_text(folder / DATASET_FILE, dataset_text(dataset))
+        if not (folder / MANIFEST_FILE).exists():
+            write_bytes(folder / MANIFEST_FILE, content)
+    except BaseException:
+        if not described:
+            (folder / DATASET_FILE).unlink(missing_ok=True)
+        raise
+    return read_manifest(folder)
+
+
+def check_data_root(data_root: Path | None) -> Path:
+    """The folder that image paths hang on; ManifestError where none is given or it is not there."""
+    fix = "give --data-root DIR or set MEDSEG_DATA"
+    if data_root is None or str(data_root) == "":
+        raise ManifestError("data root", "no data root is given, and image paths are relative to one", fix)
+    if not data_root.is_dir():
+        raise ManifestError(data_root, "the data root is not there" if not data_root.exists() else "the data root is not a folder", fix)
+    return data_root
+
+
+# --- splits/<name>.csv
+
+
+def split_path(manifest: Manifest, name: str) -> Path:
+    """splits/<name>.csv of a manifest; ManifestError for a name that is not a plain file name."""
+    if not re.fullmatch(_NAME, name):
+        raise ManifestError(f"split {name!r}", "a split's name is letters, digits, '.', '-' and '_'", "choose another name")
+    return manifest.folder / SPLITS_FOLDER / f"{name}.csv"
+
+
+def split_names(manifest: Manifest) -> list[str]:
+    """The names of the splits a manifest has, sorted."""
+    return sorted(path.stem for path in (manifest.folder / SPLITS_FOLDER).glob("*.csv") if not path.name.startswith("."))
+
+
+def read_split(manifest: Manifest, name_or_path: str | Path) -> Split:
+    """Read a split by its name or path and check it against its manifest. Raises ManifestError naming file, row and way out."""
+    named = isinstance(name_or_path, str) and "/" not in name_or_path and not name_or_path.endswith(".csv")
+    path = split_path(manifest, str(name_or_path)) if named else Path(name_or_path)
+    if not path.is_file():
+        there = ", ".join(split_names(manifest)) or "none"
+        raise ManifestError(path, "there is no such split", f"available: {there}; or make it by `medseg manifest split --name {path.stem}`")
+    content = path.read_bytes()
+    first_line, _, table = content.partition(b"\n")
+    _check_split_header(first_line.decode(errors="replace"), path, manifest)
+    return Split(path.stem, path, _checked_split(table, path, manifest), hashlib.sha256(content).hexdigest())
+
+
+def _check_split_header(line: str, path: Path, manifest: Manifest) -> None:
+    if not line.startswith(SPLIT_HEADER + ";"):
+        fix = "make it by `medseg manifest split`, with --from for a table of your own"
+        raise ManifestError(path, f"the first line must begin with {SPLIT_HEADER!r}", fix)
+    facts = dict(part.strip().partition("=")[::2] for part in line.strip().split(";")[1:])
+    if facts.get("manifest_sha256") != manifest.digest:
+        made_for, here = facts.get("manifest_sha256", "none")[:12], manifest.digest[:12]
+        rule = f"made for another version of the manifest ({made_for}, here {here})"
+        raise ManifestError(path, rule, f"take the manifest it was made for, or make a split of {manifest.folder} under a new name")
+
+
+def _checked_split(content: bytes, path: Path, manifest: Manifest) -> pd.DataFrame:
+    raw = read_csv(b"\n" + content, path) if not content.strip() else read_csv(content, path)
+    if list(raw.columns) != list(SPLIT_COLUMNS):
+        raise ManifestError(path, f"the columns must be {list(SPLIT_COLUMNS)}, got {list(raw.columns)}", "make the split again")
+    if raw.empty:
+        raise ManifestError(path, "the split has no row", "make the split again")
+    check_assignment(raw, path, manifest, first_line=3)  # below the comment and the header
+    return raw
+
+
+def check_assignment(frame: pd.DataFrame, path: Path, manifest: Manifest, first_line: int) -> None:
+    """Refuse unknown or repeated samples, unknown parts and a group in two parts; `first_line` is the line of the first row."""
+
+    def refuse(bad: pd.Series, rule: str, fix: str) -> None:
+        if bad.any():
+            position = int(bad.to_numpy().argmax())
+            row = {str(key): value for key, value in frame.iloc[position].items()}
+            raise ManifestError(f"{path} row {first_line + position} ({row['sample_id']})", rule.format(**row), fix)
+
+    names = ", ".join(SPLIT_NAMES)
+    refuse(
+        ~frame["sample_id"].isin(manifest.frame["sample_id"]),
+        "the manifest has no such sample",
+        "remove the row, or import the image",
+    )
+    refuse(frame["sample_id"].duplicated(), "sample_id {sample_id!r} stands twice", "keep one of the rows")
+    refuse(~frame["split"].isin(SPLIT_NAMES), "unknown split {split!r}", f"use one of {names}")
+    refuse(frame["group_id"].str.strip() == "", "group_id is blank", "name the patient, or repeat the sample_id")
+    parts = frame.groupby("group_id")["split"].nunique()
+    torn = parts.index[parts > 1]
+    if len(torn):
+        held = " and ".join(name for name in SPLIT_NAMES if name in set(frame.loc[frame["group_id"] == torn[0], "split"]))
+        more = f" (and {len(torn) - 1} more groups)" if len(torn) > 1 else ""
+        raise ManifestError(path, f"the group {torn[0]!r} is in two splits: {held}{more}", "put all samples of a group into one split")
+
+
+def write_split(manifest: Manifest, name: str, frame: pd.DataFrame, facts: Mapping[str, object]) -> Split:
+    """Write splits/<name>.csv with `facts` (seed, ratios, source) in its first line; nothing where it is there and equal.
+
+    Raises ManifestError where the frame breaks a rule, has an empty part named in it, or another split of that name exists.
+    """
+    path = split_path(manifest, name)
+    ordered = frame.assign(fold="")[list(SPLIT_COLUMNS)].sort_values("sample_id", kind="stable").reset_index(drop=True)
+    if ordered.empty:
+        raise ManifestError(path, "the split has no image", "list at least one labelled image")
+    check_assignment(ordered, path, manifest, first_line=3)
+    stated = "; ".join(f"{key}={str(value).replace(';', ',')}" for key, value in {"manifest_sha256": manifest.digest, **facts}.items())
+    content = f"{SPLIT_HEADER}; {stated}\n{ordered.to_csv(index=False, lineterminator=chr(10))}".encode()
+    if path.exists() and path.read_bytes() != content:
+        raise ManifestError(path, "this split exists and differs", "splits are immutable: choose another --name, or remove it")
+    if not path.exists():
+        write_bytes(path, content)
+    return read_split(manifest, name)
+
+
+def select(manifest: Manifest, split: Split, part: str) -> list[Row]:
+    """The labelled rows of one part, by sample id. ManifestError where there is none."""
+    wanted = set(split.ids(part))
+    chosen = manifest.frame["sample_id"].isin(wanted) & manifest.frame["mask"].notna()
+    rows = [manifest.row(int(position)) for position in chosen.to_numpy().nonzero()[0]]
+    if not rows:
+        raise ManifestError(split.path, f"no labelled image in the split {part!r}", "annotate some, or make the split again")
+    return rows

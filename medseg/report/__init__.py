@@ -1,0 +1,1 @@
+"""Case results and run folders -> tables and figures."""

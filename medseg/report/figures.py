@@ -1,0 +1,72 @@
+"""Figures to look at: the best, median and worst cases of an evaluation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from medseg import images
+from medseg.files import atomic_path
+from medseg.labels import LabelSet
+from medseg.metrics.counts import counts_of
+from medseg.metrics.scores import nan_mean, ratios
+from medseg.types import CaseResult, Size
+
+PER_KIND = 4
+TILE_PX = 320
+ReadTriple = Callable[[CaseResult], tuple[np.ndarray, np.ndarray, np.ndarray]]  # photograph, reference, prediction
+
+
+def case_score(case: CaseResult, labels: LabelSet) -> float:
+    """Mean IoU over the foreground classes that are in the case; NaN where none is."""
+    return nan_mean([ratios(counts_of(case.confusion_KK, (labels.id_of(name),)))["iou"] for name in labels.foreground]).mean
+
+
+def best_median_worst(cases: Sequence[CaseResult], labels: LabelSet) -> dict[str, list[CaseResult]]:
+    """Up to PER_KIND cases of each kind by case_score, no case twice; cases without a score are left out."""
+    scored = [(case_score(case, labels), case) for case in cases]
+    order = [case for value, case in sorted(scored, key=lambda pair: (-pair[0], pair[1].sample_id)) if not math.isnan(value)]
+    each = min(PER_KIND, len(order) // 3) or min(1, len(order))
+    middle = max(0, (len(order) - each) // 2)
+    chosen = {"best": order[:each], "median": order[middle : middle + each], "worst": order[-each:][::-1] if each else []}
+    return {kind: each_kind for kind, each_kind in chosen.items() if each_kind}
+
+
+def overlay_sheet(path: Path, cases: Sequence[CaseResult], labels: LabelSet, read: ReadTriple) -> None:
+    """Write the sheet: a row a kind, each case as photograph with the reference beside photograph with the prediction."""
+    matplotlib.use("Agg")
+    kinds = best_median_worst(cases, labels)
+    if not kinds:
+        return
+    columns = max(len(each) for each in kinds.values())
+    figure = Figure(figsize=(3.6 * columns, 2.15 * len(kinds) + 0.5), layout="constrained", dpi=110)
+    axes = figure.subplots(len(kinds), columns, squeeze=False)
+    for row, (kind, each) in zip(axes, kinds.items(), strict=True):
+        for axis in row:
+            axis.axis("off")
+        for axis, case in zip(row, each, strict=False):
+            axis.imshow(_pair(read(case), labels))
+            axis.set_title(f"{kind}: {case.sample_id}   mIoU {case_score(case, labels):.3f}", fontsize=8)
+    handles = [Patch(color=to_hex(labels.palette[labels.id_of(name)] / 255), label=name) for name in labels.foreground]
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=8, frameon=False)
+    figure.suptitle("Left: reference.  Right: prediction.", fontsize=9)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary)
+
+
+def _pair(triple: tuple[np.ndarray, np.ndarray, np.ndarray], labels: LabelSet) -> np.ndarray:
+    """Reference and prediction over the photograph, side by side, at most TILE_PX high."""
+    photograph, reference, prediction = triple
+    scale = min(1.0, TILE_PX / photograph.shape[0])
+    size = Size(max(1, round(photograph.shape[0] * scale)), max(1, round(photograph.shape[1] * scale)))
+    small = images.resize_image(photograph, size)
+    layers = [np.where(labels.valid(mask), mask, 0).astype(np.uint8) for mask in (reference, prediction)]
+    tiles = [images.blend(small, images.resize_mask(layer, size), labels.palette) for layer in layers]
+    return np.concatenate(tiles, axis=1)

@@ -1,0 +1,184 @@
+"""A run's folder: the truth about a run, written first and whole without any server.
+
+runs/<id>/
+  run.json            status, process, command, times          config.yaml       the resolved config
+  dataset.yaml        classes, colours, regions
+  digests.json        manifest and split                       environment.json  commit, packages, hardware; dirty.diff
+  metrics.jsonl       one line an epoch, no times              timings.jsonl     the times
+  checkpoints/        best.safetensors, last.safetensors       previews/         strips of val predictions
+  evaluation/<split>/ per_case.csv, scores.json, confusion.npy, table.md, table.csv, overlays.jpg
+  mlflow.json         what the tracker has sent
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import socket
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from medseg.errors import RunError
+from medseg.files import write_json, write_text
+
+Status = Literal["running", "finished", "failed", "interrupted", "killed"]
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """The paths of one run and its status."""
+
+    path: Path
+
+    @property
+    def id(self) -> str:
+        return self.path.name
+
+    @property
+    def config_yaml(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def dataset_yaml(self) -> Path:
+        return self.path / "dataset.yaml"
+
+    @property
+    def digests_json(self) -> Path:
+        return self.path / "digests.json"
+
+    @property
+    def environment_json(self) -> Path:
+        return self.path / "environment.json"
+
+    @property
+    def dirty_diff(self) -> Path:
+        return self.path / "dirty.diff"
+
+    @property
+    def metrics_jsonl(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def timings_jsonl(self) -> Path:
+        return self.path / "timings.jsonl"
+
+    @property
+    def mlflow_json(self) -> Path:
+        return self.path / "mlflow.json"
+
+    @property
+    def previews(self) -> Path:
+        return self.path / "previews"
+
+    def checkpoint(self, name: str) -> Path:
+        """The checkpoint `best` or `last`."""
+        return self.path / "checkpoints" / f"{name}.safetensors"
+
+    def evaluation(self, split: str) -> Path:
+        """The folder of the scores on `split`."""
+        return self.path / "evaluation" / split
+
+    def state(self) -> dict[str, Any]:
+        """The content of run.json; RunError where this is not a run folder."""
+        try:
+            state = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            raise RunError(self.path, "not a medseg run folder (no readable run.json)", "give a folder below runs/") from None
+        if not isinstance(state, dict) or state.get("format") != FORMAT:
+            raise RunError(self.path, f"run.json is not of format {FORMAT}", "use the medseg version that made the run")
+        return state
+
+    def set_status(self, status: Status, error: str | None = None) -> None:
+        """Record how the run stands; the end time goes with every status but running."""
+        state = self.state() | {"status": status, "error": error}
+        state["ended"] = None if status == "running" else _now()
+        write_json(self.path / "run.json", state)
+
+    def append(self, path: Path, record: dict[str, Any]) -> None:
+        """Append one JSON line and flush it, so that a follower sees whole lines."""
+        with path.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(record, sort_keys=True) + "\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+
+
+def create_run(runs: Path, dataset: str, name: str, seed: int) -> RunFolder:
+    """Make a new run folder `<dataset>-<name>-s<seed>-<UTC time>-<4 hex digits>` with status running."""
+    stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+    run = RunFolder(runs / f"{dataset}-{name}-s{seed}-{stamp}-{secrets.token_hex(2)}")
+    (run.path / "checkpoints").mkdir(parents=True)
+    state = {
+        "format": FORMAT, "status": "running", "error": None, "dataset": dataset, "name": name, "command": sys.argv,
+        "started": _now(), "ended": None, "host": socket.gethostname(), **_process(os.getpid()),
+    }  # fmt: skip
+    write_json(run.path / "run.json", state)
+    return run
+
+
+def open_run(path: Path) -> RunFolder:
+    """An existing run by its folder; RunError where it is not one."""
+    run = RunFolder(path)
+    run.state()
+    return run
+
+
+def mark_dead_runs(runs: Path) -> list[RunFolder]:
+    """Mark each run of this host that says `running` and whose process is gone as killed; returns those marked."""
+    marked = []
+    for run in _all_runs(runs):
+        state = run.state()
+        if state["status"] == "running" and state["host"] == socket.gethostname() and not _alive(state):
+            run.set_status("killed", "the process ended without a word")
+            marked.append(run)
+    return marked
+
+
+def _all_runs(runs: Path) -> Iterator[RunFolder]:
+    for path in sorted(runs.glob("*/run.json")):
+        try:
+            run = RunFolder(path.parent)
+            run.state()
+        except RunError:
+            continue
+        yield run
+
+
+def _process(pid: int) -> dict[str, Any]:
+    return {"pid": pid, "process_started": _process_start(pid)}
+
+
+def _alive(state: dict[str, Any]) -> bool:
+    """A pid is used again after a while; its start time tells the two apart (where /proc has it)."""
+    try:
+        os.kill(state["pid"], 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return state["process_started"] == _process_start(state["pid"])
+
+
+def _process_start(pid: int) -> str | None:
+    """Boot id and start time in clock ticks from /proc (Linux); None elsewhere."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return None
+    fields = stat.rpartition(")")[2].split()
+    return None if fields[0] == "Z" else f"{boot}:{fields[19]}"
+
+
+def write_config(run: RunFolder, text: str) -> None:
+    """Write the resolved config's canonical text."""
+    write_text(run.config_yaml, text)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,105 @@
+"""The records that pass between modules. Frozen; tensors wear their axes.
+
+Legend: B batch, C channels, H height, W width, K classes (background included, id 0). Sizes in pixels, spacing in millimetres.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+
+class Size(NamedTuple):
+    """Height and width in pixels, in this order."""
+
+    height_px: int
+    width_px: int
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of a manifest. `mask` is None for an unlabelled image; `px` holds its pixels per class, empty if unlabelled."""
+
+    sample_id: str
+    group_id: str
+    image: str
+    mask: str | None
+    size: Size
+    image_sha256: str
+    mask_sha256: str | None
+    px: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Letterbox:
+    """How an image of size `original` lies in a frame of size `frame`: scaled to `inner`, its corner at (top_px, left_px)."""
+
+    original: Size
+    inner: Size
+    frame: Size
+    top_px: int
+    left_px: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A decoded image on the network's grid.
+
+    image_CHW: uint8, RGB. mask_HW: uint8 class ids, the ignore id on the letterbox's padding; None if unlabelled.
+    """
+
+    sample_id: str
+    group_id: str
+    image_CHW: np.ndarray
+    mask_HW: np.ndarray | None
+    letterbox: Letterbox
+
+
+class Batch(NamedTuple):
+    """image_BCHW: float32 in [0, 1]. mask_BHW: int64 class ids or the ignore id.
+
+    What a network takes and gives is a NamedTuple, immutable as the other records, because torch and Fabric look into tuples for
+    tensors (autocast, DDP, export) and cannot rebuild a frozen dataclass.
+    """
+
+    image_BCHW: Tensor
+    mask_BHW: Tensor
+    sample_ids: tuple[str, ...]
+
+
+class Losses(NamedTuple):
+    """The named terms a network returns in train mode, each a scalar that is already weighted; their sum is minimised."""
+
+    terms: Mapping[str, Tensor]
+
+    @property
+    def total(self) -> Tensor:
+        """The sum of the terms."""
+        return sum(self.terms.values())  # type: ignore[return-value]
+
+
+class Prediction(NamedTuple):
+    """What a network returns in eval mode.
+
+    probs_BKHW: float in [0, 1], summing to 1 over K; None where a network has no per-pixel probabilities. mask_BHW: int64 ids.
+    """
+
+    probs_BKHW: Tensor | None
+    mask_BHW: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class CaseResult:
+    """The counts of one image on its own pixel grid.
+
+    confusion_KK: int64, rows = reference, columns = prediction, ignored pixels left out. Every overlap score follows from it.
+    """
+
+    sample_id: str
+    group_id: str
+    confusion_KK: np.ndarray

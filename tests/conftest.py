@@ -1,0 +1,30 @@
+"""What every test starts from: no window, two threads, no one's MLflow server and no one's data root."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+# Before matplotlib, torch or mlflow is imported, and inherited by the processes that tests start.
+os.environ["MPLBACKEND"] = "Agg"
+os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "2"
+os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+
+import pytest
+
+from medseg.labels import LabelSet
+
+
+@pytest.fixture(autouse=True)
+def isolated_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drop the user's MLflow and data settings; whatever a test tracks goes to a database of its own."""
+    for name in [name for name in os.environ if name.startswith("MLFLOW_") and name != "MLFLOW_DISABLE_TELEMETRY"]:
+        monkeypatch.delenv(name)
+    monkeypatch.delenv("MEDSEG_DATA", raising=False)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+
+
+@pytest.fixture
+def labels() -> LabelSet:
+    """background 0, tongue 1, coating 2."""
+    return LabelSet.of("tongue", "coating")

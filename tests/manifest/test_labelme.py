@@ -1,0 +1,398 @@
+"""labelme files: every one imported with the right pixels, or refused by name with the reason."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from medseg.errors import AnnotationError, ImageError, LabelError, ManifestError, MedsegError
+from medseg.files import sha256_file
+from medseg.images import read_image, read_mask
+from medseg.manifest.importers.common import ImportReport
+from medseg.manifest.importers.labelme import import_labelme
+from medseg.manifest.schema import Manifest
+from medseg.manifest.table import read_manifest
+
+from .conftest import embedded, polygon, save_json, save_mask, save_picture
+
+CLASSES = ("tongue", "coating")
+
+
+def imported(src: Path, out: Path, **options: object) -> tuple[ImportReport, Manifest]:
+    report = import_labelme(src, out, **({"classes": CLASSES} | options))  # type: ignore[arg-type]
+    return report, read_manifest(out)
+
+
+def mask_of(manifest: Manifest, sample_id: str, data_root: Path) -> np.ndarray:
+    row = next(row for row in manifest if row.sample_id == sample_id)
+    return read_mask(manifest.mask_path(row, data_root))
+
+
+def test_import_and_read_back(labelme_dir: Path, tmp_path: Path) -> None:
+    steps: list[tuple[int, int]] = []
+    report, manifest = imported(labelme_dir, tmp_path / "tongues" / "v1", on_progress=lambda done, total: steps.append((done, total)))
+    assert (report.imported, report.unlabelled, report.refused, report.notes) == (2, 0, [], [])
+    assert (report.data_root, report.manifest_folder) == (labelme_dir, tmp_path / "tongues" / "v1")
+    assert steps == [(done, 6) for done in range(1, 7)]
+    row = manifest.row(0)
+    assert (row.sample_id, row.group_id, row.image, row.mask) == ("set_1/a", "set_1/a", "set_1/a.jpg", "masks/set_1/a.png")
+    assert row.px == {"background": 600 - 19 * 14, "tongue": 19 * 14 - 25, "coating": 25}
+    assert row.image_sha256 == sha256_file(labelme_dir / "set_1/a.jpg")
+    assert row.mask_sha256 == sha256_file(manifest.mask_path(row, labelme_dir))
+    assert (manifest.dataset.name, manifest.dataset.masks_under) == ("tongues", "manifest")
+    expected = np.zeros((20, 30), np.uint8)
+    expected[2:16, 2:21], expected[5:10, 5:10] = 1, 2
+    assert np.array_equal(mask_of(manifest, "set_1/a", labelme_dir), expected)
+
+
+def test_a_second_import_is_nothing_and_brings_back_lost_masks(labelme_dir: Path, tmp_path: Path) -> None:
+    _, manifest = imported(labelme_dir, tmp_path / "out")
+    (tmp_path / "out/masks/set_1/a.png").unlink()
+    assert imported(labelme_dir, tmp_path / "out")[1].digest == manifest.digest
+    assert (tmp_path / "out/masks/set_1/a.png").exists()
+    save_json(labelme_dir / "set_1" / "a.json", [("tongue", 0, 0, 1, 1)])
+    with pytest.raises(ManifestError, match=r"manifest.csv: this version exists and differs \(mask_sha256 of set_1/a.*v2 beside v1"):
+        imported(labelme_dir, tmp_path / "out")
+    assert read_manifest(tmp_path / "out").digest == manifest.digest
+
+
+def test_shape_order_decides_overlap(tmp_path: Path) -> None:
+    for name, boxes in {"over": ["tongue", "coating"], "under": ["coating", "tongue"]}.items():
+        save_picture(tmp_path / "src" / f"{name}.jpg")
+        save_json(tmp_path / "src" / f"{name}.json", [(label, 2, 2, 9, 9) for label in boxes])
+    _, manifest = imported(tmp_path / "src", tmp_path / "out")
+    assert set(np.unique(mask_of(manifest, "over", tmp_path))) == {0, 2}
+    assert set(np.unique(mask_of(manifest, "under", tmp_path))) == {0, 1}
+
+
+def test_several_polygons_of_one_label(tmp_path: Path) -> None:
+    save_picture(tmp_path / "src" / "a.jpg")
+    save_json(tmp_path / "src" / "a.json", [("tongue", 0, 0, 3, 3), ("tongue", 10, 10, 13, 13)])
+    _, manifest = imported(tmp_path / "src", tmp_path / "out")
+    assert manifest.row(0).px == {"background": 568, "tongue": 32, "coating": 0}
+
+
+@pytest.mark.parametrize("met_first", ["tongue", "coating"])
+def test_ids_never_depend_on_the_order_met(tmp_path: Path, met_first: str) -> None:
+    other = "coating" if met_first == "tongue" else "tongue"
+    for name, label in (("1", met_first), ("2", other)):
+        save_picture(tmp_path / "src" / f"{name}.jpg")
+        save_json(tmp_path / "src" / f"{name}.json", [(label, 0, 0, 3, 3)])
+    _, manifest = imported(tmp_path / "src", tmp_path / "given")
+    assert manifest.labels.names == ("background", "tongue", "coating")
+    _, manifest = imported(tmp_path / "src", tmp_path / "none", classes=None)
+    assert manifest.labels.names == ("background", "coating", "tongue")
+
+
+def test_ids_come_from_dataset_yaml(labelme_dir: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    text = "name: mine\nmasks_under: manifest\nlabels:\n  classes: {0: background, 1: coating, 2: lesion, 3: tongue}  # kept\n"
+    (out / "dataset.yaml").write_text(text)
+    _, manifest = imported(labelme_dir, out, classes=None)
+    assert (out / "dataset.yaml").read_text() == text
+    assert set(np.unique(mask_of(manifest, "set_1/a", labelme_dir))) == {0, 1, 3}
+    assert manifest.row(0).px["lesion"] == 0
+
+
+def test_dataset_yaml_must_agree_with_the_options(labelme_dir: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "dataset.yaml").write_text("name: mine\nlabels: {classes: {0: background, 1: coating, 2: tongue}}\n")
+    with pytest.raises(ManifestError, match=r"it names the classes coating, tongue, --classes says tongue, coating; leave"):
+        imported(labelme_dir, out)
+    with pytest.raises(ManifestError, match=r"it names the data set mine, --name says other"):
+        imported(labelme_dir, out, classes=None, dataset_name="other")
+    with pytest.raises(ManifestError, match=r"it says `masks_under: data_root`.*; write `masks_under: manifest`"):
+        imported(labelme_dir, out, classes=None)
+    assert sorted(path.name for path in out.iterdir()) == ["dataset.yaml"]
+
+
+def test_exif_is_applied(tmp_path: Path) -> None:
+    """Stored 30 x 20 with orientation 6, annotated upright at 20 x 30: top left in the JSON is top left in the mask."""
+    save_picture(tmp_path / "src" / "a.jpg", height=30, width=20, orientation=6)
+    save_json(tmp_path / "src" / "a.json", [("tongue", 0, 0, 9, 4)], height=20, width=30)
+    _, manifest = imported(tmp_path / "src", tmp_path / "out")
+    row = manifest.row(0)
+    assert tuple(row.size) == (20, 30) == read_image(manifest.image_path(row, tmp_path / "src")).shape[:2]
+    assert mask_of(manifest, "a", tmp_path)[:5, :10].all() and row.px["tongue"] == 50
+
+
+def test_annotated_without_exif_is_refused(tmp_path: Path) -> None:
+    save_picture(tmp_path / "src" / "a.jpg", height=30, width=20, orientation=6)
+    save_json(tmp_path / "src" / "a.json", [("tongue", 0, 0, 9, 4)], height=30, width=20)
+    with pytest.raises(AnnotationError, match=r"a.json: annotated at 20 x 30, the image a.jpg is 30 x 20 \(upright\); put back"):
+        imported(tmp_path / "src", tmp_path / "out")
+
+
+def test_a_png_called_jpg_is_read(tmp_path: Path) -> None:
+    save_picture(tmp_path / "src" / "a.png").rename(tmp_path / "src" / "a.jpg")
+    save_json(tmp_path / "src" / "a.json", [("tongue", 0, 0, 9, 4)])
+    assert imported(tmp_path / "src", tmp_path / "out")[0].imported == 1
+
+
+def test_image_beside_when_image_path_names_none(tmp_path: Path) -> None:
+    save_picture(tmp_path / "src" / "set_2" / "599.jpg")
+    save_json(tmp_path / "src" / "set_2" / "599.json", [("tongue", 0, 0, 9, 4)], imagePath="..\\set_2\\set_2\\599.jpg")
+    report, manifest = imported(tmp_path / "src", tmp_path / "out")
+    assert manifest.row(0).image == "set_2/599.jpg"
+    assert report.notes == ["imagePath names no file; the one of its name beside the JSON is used: 1 file (set_2/599.json)"]
+
+
+def test_a_folder_that_is_itself_named_in_image_path(labelme_dir: Path, tmp_path: Path) -> None:
+    """`..\\set_1\\a.jpg` leaves set_1 by its text only: it arrives in set_1 again."""
+    report, manifest = imported(labelme_dir / "set_1", tmp_path / "out")
+    assert (report.imported, manifest.row(0).image) == (2, "a.jpg")
+
+
+def test_embedded_image_alone(tmp_path: Path) -> None:
+    save_json(tmp_path / "src" / "a.json", [("tongue", 0, 0, 9, 4)], imageData=embedded())
+    report, manifest = imported(tmp_path / "src", tmp_path / "out")
+    row = manifest.row(0)
+    assert row.image == "a.json" and row.px["tongue"] == 50
+    assert read_image(manifest.image_path(row, tmp_path / "src")).shape == (20, 30, 3)
+    assert report.notes == ["no image file; the embedded image is used: 1 file (a.json)"]
+
+
+def test_embedded_image_where_the_file_has_another_size(tmp_path: Path) -> None:
+    save_picture(tmp_path / "src" / "a.jpg", 40, 60)
+    save_json(tmp_path / "src" / "a.json", [("tongue", 0, 0, 9, 4)], imageData=embedded())
+    report, manifest = imported(tmp_path / "src", tmp_path / "out")
+    assert [row.image for row in manifest] == ["a.json"] and "another size" in report.notes[0]
+
+
+def test_images_without_json_are_unlabelled(labelme_dir: Path, tmp_path: Path) -> None:
+    save_picture(labelme_dir / "set_1" / "c.png")
+    report, manifest = imported(labelme_dir, tmp_path / "out")
+    assert (report.imported, report.unlabelled) == (2, 1)
+    row = manifest.row(2)
+    assert (row.sample_id, row.mask, row.mask_sha256, row.px) == ("set_1/c", None, None, {})
+
+
+def test_other_json_and_hidden_files_are_left_out(labelme_dir: Path, tmp_path: Path) -> None:
+    (labelme_dir / "coco.json").write_text('{"images": []}')
+    (labelme_dir / "list.json").write_text("[1]")
+    (labelme_dir / "set_1" / "._a.json").write_bytes(b"\0\5\x16\7")
+    report, _ = imported(labelme_dir, tmp_path / "out")
+    assert report.notes == ["not a labelme file, left out: 2 files (coco.json, list.json)"]
+
+
+def test_output_inside_the_source_is_not_read_again(labelme_dir: Path) -> None:
+    out = labelme_dir / "manifest" / "v1"
+    first = imported(labelme_dir, out)[1]
+    assert imported(labelme_dir, out)[1].digest == first.digest
+
+
+def test_all_shape_kinds(tmp_path: Path) -> None:
+    kinds = {"rectangle": [[9, 4], [0, 0]], "circle": [[15, 10], [18, 10]], "line": [[0, 15], [29, 15]], "point": [[25, 3]]}
+    shapes = [{"label": "tongue", "shape_type": kind, "points": points} for kind, points in kinds.items()]
+    shapes.append({"label": "coating", "points": [[0, 0], [3, 0], [3, 3]]})  # old files leave shape_type out
+    save_picture(tmp_path / "src" / "a.jpg")
+    save_json(tmp_path / "src" / "a.json", [], shapes=shapes)
+    _, manifest = imported(tmp_path / "src", tmp_path / "out")
+    mask = mask_of(manifest, "a", tmp_path)
+    assert mask[4, 9] == mask[10, 15] == mask[15, 29] == mask[3, 25] == 1 and mask[0, 3] == 2 and mask[0, 12] == 0
+
+
+def test_points_outside_the_image_are_clipped(tmp_path: Path) -> None:
+    save_picture(tmp_path / "src" / "a.jpg")
+    save_json(tmp_path / "src" / "a.json", [("tongue", -50, -50, 500, 4)])
+    assert imported(tmp_path / "src", tmp_path / "out")[1].row(0).px["tongue"] == 150
+
+
+def test_no_shape_is_background_and_said(tmp_path: Path) -> None:
+    save_picture(tmp_path / "src" / "a.jpg")
+    save_json(tmp_path / "src" / "a.json", [])
+    report, manifest = imported(tmp_path / "src", tmp_path / "out")
+    assert manifest.row(0).px["background"] == 600 and report.notes == ["no shape: labelled as background all over: 1 file (a.json)"]
+
+
+def test_groups_by_pattern(labelme_dir: Path, tmp_path: Path) -> None:
+    _, manifest = imported(labelme_dir, tmp_path / "out", group_pattern=r"^(set_\d+)/")
+    assert [row.group_id for row in manifest] == ["set_1", "set_1"]
+    with pytest.raises(ManifestError, match=r"--group-pattern: 'b\(b\)' finds no group in the sample 'set_1/a' \(2 of 2 samples\)"):
+        imported(labelme_dir, tmp_path / "out2", group_pattern="b(b)")
+    with pytest.raises(ManifestError, match=r"--group-pattern: '\(' is not a regular expression"):
+        imported(labelme_dir, tmp_path / "out2", group_pattern="(")
+    with pytest.raises(ManifestError, match=r"must hold exactly one \(group\), it has 2"):
+        imported(labelme_dir, tmp_path / "out2", group_pattern="(a)(b)")
+    assert not (tmp_path / "out2").exists()
+
+
+def test_masks_out(labelme_dir: Path, tmp_path: Path) -> None:
+    _, manifest = imported(labelme_dir, tmp_path / "in", masks_out=tmp_path / "in" / "ids")
+    assert manifest.row(0).mask == "ids/set_1/a.png"
+    _, manifest = imported(labelme_dir, tmp_path / "root", masks_out=labelme_dir / "ids")
+    assert (manifest.row(0).mask, manifest.dataset.masks_under) == ("ids/set_1/a.png", "data_root")
+    assert mask_of(manifest, "set_1/a", labelme_dir).any()
+    with pytest.raises(ManifestError, match=r"elsewhere: masks must lie under the manifest's folder .* or the data root"):
+        imported(labelme_dir, tmp_path / "out", masks_out=tmp_path / "elsewhere")
+
+
+def test_a_mask_of_the_users_is_never_overwritten(labelme_dir: Path, tmp_path: Path) -> None:
+    mine = save_mask(labelme_dir / "ids" / "set_1" / "b.png", {1: 4})
+    before = mine.read_bytes()
+    with pytest.raises(ManifestError, match=r"ids/set_1/b.png: the file exists and differs from the mask to be written; give an empty"):
+        imported(labelme_dir, tmp_path / "out", masks_out=labelme_dir / "ids")
+    assert mine.read_bytes() == before and [path.name for path in mine.parent.iterdir()] == ["b.png"]
+    assert not (tmp_path / "out").exists()
+
+
+def test_nothing_is_left_when_the_manifest_cannot_be_written(labelme_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full_disk(*_: object) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr("medseg.manifest.table.write_bytes", full_disk)
+    with pytest.raises(OSError, match="no space left"):
+        imported(labelme_dir, tmp_path / "out" / "v1")
+    assert not list(tmp_path.glob("out/**/*.*"))
+
+
+def test_the_same_photograph_twice_is_said(labelme_dir: Path, tmp_path: Path) -> None:
+    save_picture(labelme_dir / "set_2" / "x.jpg", seed=0)  # as set_1/a.jpg
+    report, _ = imported(labelme_dir, tmp_path / "out")
+    assert report.notes == ["the same image bytes as another sample (give them one group): 2 files (set_1/a, set_2/x)"]
+
+
+# --- bad input: one message that names file, rule and way out; nothing written
+
+SHAPE = polygon("tongue", 0, 0, 9, 9)
+BAD_JSON = {
+    "no image": ({"imagePath": "gone.jpg"}, AnnotationError, r"x.json: imagePath 'gone.jpg' names no file, .*; put"),
+    "leaves": ({"imagePath": "..\\..\\x.jpg"}, AnnotationError, r"x.json: imagePath .* leaves .*src; import the folder"),
+    "absolute": ({"imagePath": "/etc/x.jpg"}, AnnotationError, r"x.json: imagePath '/etc/x.jpg' leaves .*src; .*to 'x.jpg'"),
+    "drive": ({"imagePath": "C:\\Users\\x.jpg"}, AnnotationError, r"x.json: imagePath .* leaves .*src; .*to 'x.jpg'"),
+    "size": ({"imageHeight": 21}, AnnotationError, r"x.json: annotated at 30 x 21, the image x.jpg is 30 x 20 .*; put"),
+    "bad size": ({"imageWidth": "30"}, AnnotationError, r"x.json: imageHeight and imageWidth must be positive.*'30'"),
+    "half size": ({"imageWidth": None}, AnnotationError, r"x.json: imageHeight and imageWidth must be .* got 20 and None; save"),
+    "shapes": ({"shapes": {}}, AnnotationError, r"x.json: `shapes` must be a list; save the annotation again"),
+    "kind": ({"shapes": [SHAPE | {"shape_type": "mask"}]}, AnnotationError, r"x.json: shape 0 \('tongue'\) is a 'mask', known are"),
+    "no label": ({"shapes": [SHAPE, SHAPE | {"label": " "}]}, AnnotationError, r"x.json: shape 1 has no label; label it"),
+    "two points": ({"shapes": [SHAPE | {"points": [[0, 0], [1, 1]]}]}, AnnotationError, r"of 2 points, it needs at least 3;"),
+    "three corners": (
+        {"shapes": [SHAPE | {"shape_type": "rectangle"}]}, AnnotationError, r"is a rectangle of 4 points, it needs 2; draw",
+    ),
+    "nan": (
+        {"shapes": [SHAPE | {"points": [[0, 0], [1, float("nan")], [2, 2]]}]},
+        AnnotationError, r"x.json: shape 0 \('tongue'\) has a point that is not two finite numbers",
+    ),
+    "far": ({"shapes": [SHAPE | {"points": [[0, 0], [1, 1e300], [2, 2]]}]}, AnnotationError, r"within 1,000,000 px"),
+    "text point": ({"shapes": [SHAPE | {"points": [["0", 0], [1, 1], [2, 2]]}]}, AnnotationError, r"not two finite numbers"),
+    "embedded broken": ({"imagePath": "gone.jpg", "imageData": "AAAA"}, ImageError, r"x.json: not a readable image .*; export"),
+    "unknown class": ({"shapes": [SHAPE | {"label": "lung"}]}, LabelError, r"x.json: the label 'lung' is no class .*; name"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("changes", "error", "message"), BAD_JSON.values(), ids=BAD_JSON)
+def test_bad_annotation(labelme_dir: Path, tmp_path: Path, changes: dict[str, object], error: type[MedsegError], message: str) -> None:
+    save_picture(labelme_dir / "x.jpg", seed=9)
+    save_json(labelme_dir / "x.json", [("tongue", 0, 0, 9, 9)], **changes)
+    if changes.get("imagePath") == "gone.jpg":
+        (labelme_dir / "x.jpg").unlink()
+    with pytest.raises(error, match=message) as caught:
+        imported(labelme_dir, tmp_path / "out" / "v1")
+    assert caught.value.exit_code == 2 and not (tmp_path / "out").exists()
+
+
+def test_damaged_files(labelme_dir: Path, tmp_path: Path) -> None:
+    image, annotation = labelme_dir / "set_1" / "a.jpg", labelme_dir / "set_1" / "b.json"
+    whole = image.read_bytes()
+    image.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ImageError, match=r"a.jpg: (the image is truncated|not a readable image).*--skip-refused"):
+        imported(labelme_dir, tmp_path / "out")
+    image.write_text("no image")
+    with pytest.raises(ImageError, match=r"a.jpg: not a readable image"):
+        imported(labelme_dir, tmp_path / "out")
+    save_json(labelme_dir / "set_1" / "a.json", [], imageData=embedded())
+    with pytest.raises(ImageError, match=r"a.jpg: .*or remove it so that the embedded imageData is used"):
+        imported(labelme_dir, tmp_path / "out")
+    image.write_bytes(whole)
+    annotation.write_text('{"shapes": [')
+    with pytest.raises(AnnotationError, match=r"b.json: not valid JSON .*; save the annotation again, or pass --skip-refused"):
+        imported(labelme_dir, tmp_path / "out")
+    annotation.write_text("[" * 100_000)
+    with pytest.raises(AnnotationError, match=r"b.json: not valid JSON"):
+        imported(labelme_dir, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_every_refused_file_is_named(labelme_dir: Path, tmp_path: Path) -> None:
+    for name in "ab":
+        save_json(labelme_dir / "set_1" / f"{name}.json", [("tongue", 0, 0, 9, 9)], height=99)
+    save_picture(labelme_dir / "c.jpg", seed=5)
+    with pytest.raises(AnnotationError, match=r"(?s)src: 2 files cannot be imported:.*a.json: annotated.*b.json: annotated.*--skip-ref"):
+        imported(labelme_dir, tmp_path / "out")
+
+
+def test_skip_refused_imports_the_rest_and_lists_them(labelme_dir: Path, tmp_path: Path) -> None:
+    save_json(labelme_dir / "set_1" / "a.json", [("tongue", 0, 0, 9, 9)], height=99)
+    report, manifest = imported(labelme_dir, tmp_path / "out", skip_refused=True)
+    assert [row.sample_id for row in manifest] == ["set_1/b"]  # the image of a refused annotation is not "unlabelled"
+    with (tmp_path / "out" / "refused.csv").open() as stream:
+        listed = list(csv.DictReader(stream))
+    assert listed == [{"file": file, "reason": reason} for file, reason in report.refused]
+    assert listed[0]["file"] == "set_1/a.json" and "annotated at 30 x 99" in listed[0]["reason"]
+
+
+def test_unknown_class_is_never_skipped(labelme_dir: Path, tmp_path: Path) -> None:
+    with pytest.raises(LabelError, match=r"a.json: the label 'coating' is no class of the data set \(tongue\) .*in 2 files"):
+        imported(labelme_dir, tmp_path / "out", classes=["tongue"], skip_refused=True)
+
+
+def test_labels_that_cannot_be_class_names(tmp_path: Path) -> None:
+    save_picture(tmp_path / "src" / "a.jpg")
+    save_json(tmp_path / "src" / "a.json", [("舌", 0, 0, 9, 9)])
+    with pytest.raises(LabelError, match=r"the labels met: the class names \['舌'\] cannot be used"):
+        imported(tmp_path / "src", tmp_path / "out", classes=None)
+
+
+def test_one_image_annotated_twice(labelme_dir: Path, tmp_path: Path) -> None:
+    save_json(labelme_dir / "set_1" / "z.json", [("tongue", 0, 0, 9, 9)], imagePath="a.jpg")
+    with pytest.raises(AnnotationError, match=r"z.json: it annotates set_1/a.jpg, as a.json does; keep one"):
+        imported(labelme_dir, tmp_path / "out")
+
+
+def test_two_images_of_one_name(labelme_dir: Path, tmp_path: Path) -> None:
+    save_picture(labelme_dir / "set_1" / "a.png", seed=7)
+    with pytest.raises(AnnotationError, match=r"set_1/a.png: it would have the same sample id as set_1/a.jpg"):
+        imported(labelme_dir, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_symbolic_links_out_of_the_source(labelme_dir: Path, tmp_path: Path) -> None:
+    save_picture(tmp_path / "private" / "p.jpg", seed=8)
+    (labelme_dir / "p.jpg").symlink_to(tmp_path / "private" / "p.jpg")
+    with pytest.raises(AnnotationError, match=r"p.jpg: the file lies outside .*src \(through a symbolic link\)"):
+        imported(labelme_dir, tmp_path / "out")
+    save_json(labelme_dir / "p.json", [("tongue", 0, 0, 9, 9)])
+    with pytest.raises(AnnotationError, match=r"p.json: imagePath 'p.jpg' leaves"):
+        imported(labelme_dir, tmp_path / "out")
+
+
+def test_sources_without_annotation(tmp_path: Path) -> None:
+    with pytest.raises(AnnotationError, match=r"gone: the source folder is not there; check the path"):
+        imported(tmp_path / "gone", tmp_path / "out")
+    save_picture(tmp_path / "src" / "a.jpg")
+    with pytest.raises(AnnotationError, match=r"src: no labelme file \(.json with `shapes`\) under this folder"):
+        imported(tmp_path / "src", tmp_path / "out")
+
+
+def test_matches_labelmes_own_rule(tmp_path: Path) -> None:
+    """The oracle is labelme.utils.shapes_to_label in words: each polygon by ImageDraw on a mask of its own, pasted in order."""
+    from PIL import Image, ImageDraw
+
+    draw = np.random.default_rng(0)
+    shapes = [{"label": CLASSES[i % 2], "points": draw.uniform(-5, 35, (7, 2)).tolist()} for i in range(6)]
+    save_picture(tmp_path / "src" / "a.jpg")
+    save_json(tmp_path / "src" / "a.json", [], shapes=shapes)
+    expected = np.zeros((20, 30), np.uint8)
+    for shape in json.loads((tmp_path / "src" / "a.json").read_text())["shapes"]:
+        one = Image.new("L", (30, 20), 0)
+        ImageDraw.Draw(one).polygon([tuple(point) for point in shape["points"]], outline=1, fill=1)
+        expected[np.asarray(one, bool)] = 1 + CLASSES.index(shape["label"])
+    _, manifest = imported(tmp_path / "src", tmp_path / "out")
+    assert np.array_equal(mask_of(manifest, "a", tmp_path), expected)

@@ -1,0 +1,135 @@
+"""Every score against hand cases, a slow oracle and other libraries."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import confusion_matrix, jaccard_score, precision_recall_fscore_support
+from torchmetrics.classification import MulticlassJaccardIndex
+
+from medseg.labels import LabelSet
+from medseg.metrics.counts import Counts, confusion, counts_of, scored_names
+from medseg.metrics.scores import nan_mean, ratios, score
+from medseg.types import CaseResult
+from tests.oracles import random_mask, slow_scores
+
+LABELS = LabelSet.of("tongue", "coating", "lesion", regions={"whole_tongue": ["tongue", "coating", "lesion"]})
+
+
+def case(reference: np.ndarray, prediction: np.ndarray, name: str = "a") -> CaseResult:
+    return CaseResult(name, name, confusion(reference, prediction, LABELS))
+
+
+def mask(*rows: str) -> np.ndarray:
+    return np.array([[255 if cell == "x" else int(cell) for cell in row] for row in rows], np.uint8)
+
+
+def test_hand_case():
+    reference, prediction = mask("0011", "0012"), mask("0111", "0022")
+    counts = counts_of(confusion(reference, prediction, LABELS), (1,))
+    assert counts == Counts(tp=2, fp=1, fn=1, tn=4)
+    assert ratios(counts) == {"iou": 2 / 4, "recall": 2 / 3, "precision": 2 / 3, "dice": 4 / 6}
+
+
+@pytest.mark.parametrize(
+    ("reference", "prediction", "expected"),
+    [
+        ("00", "00", {"iou": math.nan, "recall": math.nan, "precision": math.nan, "dice": math.nan}),  # rightly absent
+        ("11", "00", {"iou": 0, "recall": 0, "precision": 0, "dice": 0}),  # missed: precision too
+        ("00", "11", {"iou": 0, "recall": math.nan, "precision": 0, "dice": 0}),  # invented: nothing to recall
+        ("11", "11", {"iou": 1, "recall": 1, "precision": 1, "dice": 1}),
+        ("1x", "12", {"iou": 1, "recall": 1, "precision": 1, "dice": 1}),  # the ignored pixel does not count
+        ("xx", "11", {"iou": math.nan, "recall": math.nan, "precision": math.nan, "dice": math.nan}),
+    ],
+)
+def test_the_undefined(reference, prediction, expected):
+    found = ratios(counts_of(confusion(mask(reference), mask(prediction), LABELS), (1,)))
+    assert found == pytest.approx(expected, nan_ok=True)
+
+
+def test_random_masks_against_the_slow_oracle():
+    generator = np.random.default_rng(0)
+    for _ in range(200):
+        reference, prediction = random_mask(generator, [0, 1, 2, 3, 255]), random_mask(generator, [0, 1, 2, 3])
+        matrix = confusion(reference, prediction, LABELS)
+        for ids in scored_names(LABELS).values():
+            assert ratios(counts_of(matrix, ids)) == pytest.approx(slow_scores(reference, prediction, set(ids), 255), nan_ok=True)
+
+
+def test_against_scikit_learn():
+    generator = np.random.default_rng(1)
+    for _ in range(50):
+        reference, prediction = random_mask(generator, [0, 1, 2, 3]), random_mask(generator, [0, 1, 2, 3])
+        matrix = confusion(reference, prediction, LABELS)
+        flat = reference.ravel(), prediction.ravel()
+        assert (matrix == confusion_matrix(*flat, labels=range(4))).all()
+        present = [k for k in range(4) if matrix[k].sum()]  # where scikit-learn's zero_division does not enter
+        precision, recall, f1, _ = precision_recall_fscore_support(*flat, labels=present, zero_division=0)
+        iou = jaccard_score(*flat, labels=present, average=None)
+        for k, *theirs in zip(present, iou, recall, precision, f1, strict=True):
+            assert list(ratios(counts_of(matrix, (k,))).values()) == pytest.approx(theirs, abs=1e-12)
+
+
+def test_pooled_iou_against_torchmetrics():
+    generator = np.random.default_rng(2)
+    cases = [(random_mask(generator, [0, 1, 2, 255]), random_mask(generator, [0, 1, 2])) for _ in range(30)]
+    theirs = MulticlassJaccardIndex(num_classes=4, average=None, ignore_index=255)
+    for reference, prediction in cases:
+        theirs.update(torch.as_tensor(prediction.astype(np.int64)), torch.as_tensor(reference.astype(np.int64)))
+    ours = score([case(*pair) for pair in cases], LABELS).pooled
+    assert [ours[name]["iou"] for name in LABELS.names[:3]] == pytest.approx(theirs.compute()[:3].tolist(), abs=1e-6)
+    assert math.isnan(ours["lesion"]["iou"])  # absent from the whole set is undefined, where torchmetrics says 0
+
+
+def test_dice_and_iou_belong_together():
+    generator = np.random.default_rng(3)
+    for _ in range(50):
+        found = ratios(counts_of(confusion(random_mask(generator, [0, 1]), random_mask(generator, [0, 1]), LABELS), (1,)))
+        if not math.isnan(found["iou"]):
+            assert found["dice"] == pytest.approx(2 * found["iou"] / (1 + found["iou"]))
+
+
+def test_pooled_and_per_image_are_different_averages_with_their_n():
+    small, large = case(mask("1000"), mask("0000"), "a"), case(mask("1111"), mask("1111"), "b")
+    absent = case(mask("0000"), mask("0000"), "c")
+    scores = score([small, large, absent], LABELS)
+    assert scores.pooled["tongue"]["iou"] == 4 / 5
+    assert (scores.per_image["tongue"]["iou"].mean, scores.per_image["tongue"]["iou"].n) == (0.5, 2)
+    assert scores.per_image["background"]["iou"].n == 2  # image b holds none
+    assert (scores.n_cases, scores.n_groups) == (3, 3)
+
+
+def test_a_false_positive_on_an_empty_image_is_never_dropped():
+    right, invented = case(mask("1111"), mask("1111"), "a"), case(mask("0000"), mask("0001"), "b")
+    assert score([right, invented], LABELS).per_image["tongue"]["iou"].mean == 0.5
+
+
+def test_missing_more_never_improves_a_mean():
+    half = case(mask("1111"), mask("1100"), "a")
+    found, missed = case(mask("1111"), mask("1111"), "b"), case(mask("1111"), mask("0000"), "b")
+    for metric in ("iou", "recall", "precision", "dice"):
+        better, worse = (score([half, other], LABELS).per_image["tongue"][metric].mean for other in (found, missed))
+        assert worse < better, metric
+
+
+def test_a_region_is_the_union_and_stays_out_of_the_means():
+    scores = score([case(mask("0123"), mask("0111"))], LABELS)
+    assert scores.pooled["whole_tongue"]["iou"] == 1.0
+    assert scores.summary["miou_pooled/without_background"] == pytest.approx((1 / 3 + 0 + 0) / 3)
+    assert scores.summary["miou_pooled/with_background"] == pytest.approx((1 + 1 / 3) / 4)
+    assert scores.summary["pixel_accuracy"] == 0.5
+    assert scores.summary["mean_class_accuracy/with_background"] == pytest.approx((1 + 1 + 0 + 0) / 4)
+
+
+def test_counts_survive_sizes_past_32_bits():
+    matrix = np.array([[3_000_000_000, 1], [1, 3_000_000_000]])
+    two = LabelSet.of("tongue")
+    scores = score([CaseResult(str(i), str(i), matrix) for i in range(3)], two)
+    assert counts_of(scores.confusion_KK, (1,)).tp == 9_000_000_000
+
+
+def test_nan_mean_of_nothing():
+    assert nan_mean([math.nan]).n == 0 and math.isnan(nan_mean([]).mean)
