@@ -48,16 +48,19 @@ def write_environment(run: RunFolder, gpus: Sequence[str] = ()) -> None:
 
 
 def describe_git(cwd: Path) -> dict[str, Any]:
-    """Commit, branch and whether anything, untracked files too, differs from the commit; all None outside a repository.
+    """Commit, branch and whether tracked files differ from the commit or untracked Python lies about; all None outside a repository.
+
+    Untracked data (a manifest just imported, photographs) does not make code dirty: the run's digests speak for it.
 
     >>> describe_git(Path("/"))
     {'commit': None, 'branch': None, 'dirty': None}
     """
-    status = _git(cwd, "status", "--porcelain")
+    changed = _git(cwd, "status", "--porcelain", "--untracked-files=no")
+    untracked_code = _git(cwd, "ls-files", "--others", "--exclude-standard", "--", "*.py")
     return {
         "commit": _git(cwd, "rev-parse", "--verify", "--quiet", "HEAD"),
         "branch": _git(cwd, "symbolic-ref", "--short", "--quiet", "HEAD"),
-        "dirty": None if status is None else status != "",
+        "dirty": None if changed is None else bool(changed or untracked_code),
     }
 
 

@@ -59,8 +59,11 @@ def test_the_diff_is_of_the_whole_repository(repository: Path, run: RunFolder, m
     assert "+two" in run.dirty_diff.read_text()
 
 
-def test_an_untracked_file_is_dirty_without_a_diff(repository: Path, run: RunFolder) -> None:
+def test_untracked_code_is_dirty_without_a_diff_and_untracked_data_is_not(repository: Path, run: RunFolder) -> None:
     (repository / "new.txt").write_text("three\n")
+    write_environment(run)
+    assert json.loads(run.environment_json.read_text())["git"]["dirty"] is False
+    (repository / "new.py").write_text("three = 3\n")
     write_environment(run)
     assert json.loads(run.environment_json.read_text())["git"]["dirty"] is True
     assert not run.dirty_diff.exists()
