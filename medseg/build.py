@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from lightning.fabric import Fabric
+from lightning.fabric.utilities.rank_zero import rank_zero_module
 
 from medseg.config import Config
 from medseg.data.decode import DecodedSet, decode_all
@@ -26,7 +27,7 @@ from medseg.seeding import seed_of
 from medseg.types import Size
 
 log = logging.getLogger(__name__)
-logging.getLogger("lightning.fabric.utilities.rank_zero").setLevel(logging.WARNING)  # config.yaml tells the precision already
+rank_zero_module.log.setLevel(logging.WARNING)  # Fabric announces the precision at every set-up; config.yaml tells it already
 FABRIC_PRECISION = {"float32": "32-true", "bfloat16": "bf16-mixed"}
 OnDecode = Callable[[str, int, int], None]  # (part of the split, done, total)
 

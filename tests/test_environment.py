@@ -85,7 +85,7 @@ def test_a_detached_head_has_no_branch(repository: Path) -> None:
 
 def test_a_repository_without_commits(tmp_path: Path, run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     git(tmp_path, "init", "-b", "work")
-    (tmp_path / "a.txt").write_text("one\n")
+    (tmp_path / "a.py").write_text("one = 1\n")
     monkeypatch.chdir(tmp_path)
     write_environment(run)
     assert describe_git(tmp_path) == {"commit": None, "branch": "work", "dirty": True}
