@@ -31,7 +31,7 @@ DEMO_DATA     := data/phantom
 DEMO_MANIFEST := data_manifests/phantom/v1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo phantom experiment train evaluate predict compare results mlflow-ui \
+.PHONY: help setup demo phantom experiment train evaluate predict compare record results reference mlflow-ui \
         test test-slow lint format bench clean distclean
 
 help: ## list the targets
@@ -58,8 +58,8 @@ demo: phantom ## draw the phantom, train, evaluate on its test split, print the 
 	$(MEDSEG) experiment experiments/$(DEMO_EXP).yaml $(ARGS) --data-root $(DEMO_DATA)
 
 phantom: $(INSTALLED) ## draw the phantom data set, import it and split it
-	rm -rf $(DEMO_MANIFEST)/manifest.csv $(DEMO_MANIFEST)/masks $(DEMO_MANIFEST)/splits
 	$(MEDSEG) phantom --out $(DEMO_DATA) --count $(DEMO_COUNT) --seed $(DEMO_SEED)
+	rm -rf $(DEMO_MANIFEST)/manifest.csv $(DEMO_MANIFEST)/masks $(DEMO_MANIFEST)/splits/$(DEMO_SPLIT).csv
 	$(MEDSEG) manifest import labelme $(DEMO_DATA) --out $(DEMO_MANIFEST)
 	$(MEDSEG) manifest split $(DEMO_MANIFEST) --name $(DEMO_SPLIT) --ratios $(DEMO_RATIOS) --seed $(DEMO_SEED)
 
@@ -80,8 +80,14 @@ predict: need-RUN need-IMAGES need-OUT $(INSTALLED) ## write masks for a folder 
 compare: need-RUNS $(INSTALLED) ## one table of several runs: RUNS="runs/<id> runs/<id>"
 	$(MEDSEG) compare $(RUNS) $(ARGS)
 
-results: $(INSTALLED) ## write docs/results.md anew from bench/results and the run folders
+record: need-RUNS $(INSTALLED) ## add evaluated runs to bench/results: RUNS="runs/<id> runs/<id>"
+	$(BIN)/python bench/record.py $(RUNS)
+
+results: $(INSTALLED) ## write docs/results.md anew from bench/results
 	$(BIN)/python bench/results.py
+
+reference: $(INSTALLED) ## write the table of keys in docs/experiments.md anew
+	$(BIN)/python docs/reference.py
 
 mlflow-ui: $(INSTALLED) ## browse the tracked runs: [PORT=5000] [MLFLOW_TRACKING_URI=]
 	@case '$(MLFLOW_TRACKING_URI)' in http*) echo 'these runs are on a server, open $(MLFLOW_TRACKING_URI)'; exit 1;; esac
@@ -106,9 +112,8 @@ format: $(INSTALLED) ## put imports and layout in order
 	$(BIN)/ruff check --fix --exit-zero .
 	$(BIN)/ruff format .
 
-bench: $(INSTALLED) ## measure this machine; each script adds lines to bench/results
-	@set -e; for script in $(filter-out bench/results.py,$(wildcard bench/*.py)); do \
-	  echo "$$script"; $(BIN)/python "$$script" $(ARGS); done
+bench: phantom ## measure this machine; each bench/bench_*.py adds lines to bench/results
+	@set -e; for script in $(wildcard bench/bench_*.py); do echo "$$script"; $(BIN)/python "$$script" $(ARGS); done
 
 # ---- cleaning: never runs/ or data/ ----
 
@@ -125,6 +130,7 @@ EXAMPLE_experiment = make experiment EXP=tongue/unet DATA_ROOT=/data/tongue
 EXAMPLE_train      = make train EXP=tongue/unet DATA_ROOT=/data/tongue
 EXAMPLE_evaluate   = make evaluate RUN=runs/<id> DATA_ROOT=/data/tongue
 EXAMPLE_predict    = make predict RUN=runs/<id> IMAGES=photos OUT=masks
+EXAMPLE_record     = make record RUNS="runs/<id> runs/<id>"
 EXAMPLE_compare    = make compare RUNS="runs/<id> runs/<id>"
 HINT_DATA_ROOT     := $(if ,) (the folder of the images; or set MEDSEG_DATA)
 

@@ -16,6 +16,7 @@ from medseg.data.decode import DecodedSet, decode_all
 from medseg.data.sampling import equals_uniform, image_weights, presence
 from medseg.engine.optim import make_optimizer
 from medseg.engine.train import Training
+from medseg.environment import processor_flags
 from medseg.errors import ConfigError
 from medseg.labels import LabelSet
 from medseg.losses import make_loss
@@ -50,12 +51,7 @@ def _has_bfloat16(device: str) -> bool:
     """Whether bfloat16 has arithmetic of its own here; without it autocast only costs."""
     if device == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    # read from the kernel's list: torch has no public question for it on every version we support
-    try:
-        flags = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return False
-    return "avx512_bf16" in flags or "amx_bf16" in flags
+    return bool(processor_flags())
 
 
 def make_fabric(config: Config) -> Fabric:
@@ -76,6 +72,7 @@ def build_training(config: Config, manifest: Manifest, split: Split, data_root: 
     fabric = make_fabric(config)
     model = build_model(config, manifest.labels)
     wrapped, optimizer = fabric.setup(model, make_optimizer(config.optim, model))
+    split.ids("val")  # a split without val is told before an hour of decoding
     train_set = decode_part(config, manifest, split, "train", data_root, on_decode)
     val_set = decode_part(config, manifest, split, "val", data_root, on_decode)
     return Training(config, fabric, wrapped, optimizer, train_set, val_set, sampling_weights(config, train_set))
@@ -93,7 +90,7 @@ def sampling_weights(config: Config, train_set: DecodedSet) -> np.ndarray:
     """The sampler's weight of each training image; warns where a balanced sampler would draw like a uniform one."""
     present = presence(train_set.rows, train_set.labels)
     weights = image_weights(config.sampling, present)
-    if config.sampling.name != "uniform" and equals_uniform(weights):
+    if config.sampling.name != "uniform" and equals_uniform(weights, present):
         shares = ", ".join(f"{name} {share:.0%}" for name, share in zip(train_set.labels.foreground, present.mean(axis=0), strict=True))
         log.warning("sampling %s equals uniform here: images with each class: %s", config.sampling.name, shares)
     return weights

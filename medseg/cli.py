@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -32,23 +31,30 @@ SkipRefused = Annotated[bool, typer.Option("--skip-refused", help="import the re
 
 
 def main() -> None:
-    """The console script: one line for a user's mistake and exit code 2; 130 for Ctrl-C."""
+    """The console script: one line and exit code 2 for what a user can mend; Ctrl-C exits with 130 (by typer)."""
     try:
-        app(standalone_mode=True)
+        app()
     except MedsegError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
+        _stop(str(error), error.exit_code)
+    except OSError as error:  # no space, no permission: the operating system's own words name the file
+        _stop(f"{error.filename or 'input/output'}: {error.strerror or error}; check the path, its permissions and the free space", 2)
+
+
+def _stop(message: str, exit_code: int) -> NoReturn:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(exit_code)
 
 
 @app.callback()
 def _before_every_verb() -> None:
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    _mark_dead(Path("runs"))
+
+
+def _mark_dead(runs: Path) -> None:
     from medseg.runfolder import mark_dead_runs
 
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    for run in mark_dead_runs(Path("runs")):
+    for run in mark_dead_runs(runs):
         print(f"note: {run.path} had ended without a word and is now marked killed", file=sys.stderr)
         if run.mlflow_json.exists():
             from medseg.tracking import mark_killed
@@ -70,7 +76,7 @@ def phantom(
     from medseg.types import Size
 
     with bar("drawing") as show:
-        write_phantoms(out, count, seed, Size(height_px, width_px), jobs=os.cpu_count() or 1, on_done=lambda done: show(done, count))
+        write_phantoms(out, count, seed, Size(height_px, width_px), jobs=0, on_done=lambda done: show(done, count))
     print(f"{count} photographs and their annotations are in {out}")
 
 
@@ -186,13 +192,14 @@ def predict(
     paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="images or folders of images")],
     out: Annotated[Path, typer.Option(help="folder for masks and overlays")],
     checkpoint: Checkpoint = "best",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace earlier predictions in OUT")] = False,
 ) -> None:
     """Segment photographs: a mask at each image's own size and an overlay beside it."""
     from medseg import run as verbs
     from medseg.progress import bar
 
     with bar("predicting") as show:
-        written = verbs.predict(run, paths, out, checkpoint, verbs.Progress(on_case=show))
+        written = verbs.predict(run, paths, out, checkpoint, overwrite, verbs.Progress(on_case=show))
     print(f"{len(written)} masks and overlays are in {out}")
 
 
@@ -211,6 +218,7 @@ def _train(experiment: Path, overrides: list[str], data_root: Path | None, runs:
     from medseg import run as verbs
     from medseg.progress import TrainingBars
 
+    _mark_dead(runs)
     with TrainingBars() as bars:
         done = verbs.train(experiment, overrides, data_root, runs, verbs.Progress(bars.decode, bars.start, bars.step))
     return done.path
@@ -220,8 +228,8 @@ def _evaluate(run: Path, split: str, data_root: Path | None, checkpoint: str) ->
     from medseg import run as verbs
     from medseg.progress import bar
 
-    with bar(f"evaluating {split}") as show:
-        verbs.evaluate(run, split, data_root, checkpoint, verbs.Progress(on_case=show))
-    folder = run / "evaluation" / split
+    with bar(f"decoding {split}") as show_decode, bar(f"evaluating {split}") as show:
+        progress = verbs.Progress(on_decode=lambda part, done, total: show_decode(done, total), on_case=show)
+        folder = verbs.evaluate(run, split, data_root, checkpoint, progress).folder
     print((folder / "table.md").read_text(encoding="utf-8"))
     print(f"written: {folder}")

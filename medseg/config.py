@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from medseg.errors import ConfigError
 from medseg.yamlio import dump_yaml, first_problem, parse_value, read_yaml
@@ -24,7 +24,18 @@ PixelSize = Annotated[int, Field(ge=16, le=4096)]
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=False, allow_inf_nan=False)
+    """Shared rules: frozen, no unknown key, no infinity. Numbers may be written as YAML 1.1 misreads them (1e-3 is a text there)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _truth_values_are_no_numbers(cls, value: Any, info: ValidationInfo) -> Any:
+        assert info.field_name is not None
+        wants_truth = cls.model_fields[info.field_name].annotation is bool
+        if wants_truth is not isinstance(value, bool) and (wants_truth or isinstance(value, bool)):
+            raise ValueError("must be true or false" if wants_truth else "must not be true or false")
+        return value
 
 
 class DataConfig(Section):
@@ -47,6 +58,8 @@ class ModelConfig(Section):
 
     @model_validator(mode="after")
     def _one_stride_less(self) -> ModelConfig:
+        if len(self.channels) < 2:
+            raise ValueError(f"a U-Net needs two levels or more, got channels {list(self.channels)}")
         if len(self.strides) != len(self.channels) - 1:
             raise ValueError(f"{len(self.channels)} channels need {len(self.channels) - 1} strides, got {len(self.strides)}")
         return self
@@ -146,8 +159,9 @@ class Config(Section):
     @model_validator(mode="after")
     def _grid_fits_the_network(self) -> Config:
         factor = math.prod(self.model.strides)
-        if any(side % factor for side in self.data.size_px):
-            raise ValueError(f"data.size_px {self.data.size_px} must be divisible by {factor}, the product of model.strides")
+        if any(side % factor or side < 2 * factor for side in self.data.size_px):
+            rule = f"must be divisible by {factor}, the product of model.strides, and at least twice that"
+            raise ValueError(f"data.size_px {self.data.size_px} {rule}")
         return self
 
     def to_yaml(self) -> str:
@@ -224,7 +238,7 @@ def _apply(content: dict[str, Any], override: str) -> None:
         raise ConfigError(override, "an override is written section.key=value", "for example optim.lr=0.001")
     try:
         value = parse_value(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, TypeError):
         raise ConfigError(
             override, "the value is not valid YAML", "quote it for the shell, for example 'data.size_px=[256, 256]'"
         ) from None

@@ -20,7 +20,7 @@ PACKAGES = (
     "mlflow", "lightning", "pydantic", "pillow",
 )  # fmt: skip
 # What decides whether bfloat16 pays on a processor.
-CPU_FLAGS = ("amx_bf16", "avx512_bf16")
+CPU_FLAGS = ("amx_bf16", "avx512_bf16")  # bfloat16 arithmetic in hardware
 DIFF_LIMIT_BYTES = 5_000_000
 GIT_TIMEOUT_S = 20
 
@@ -111,13 +111,18 @@ def _package_versions() -> dict[str, str]:
     return versions
 
 
+def processor_flags() -> list[str]:
+    """Which of CPU_FLAGS the processor has, by the kernel's word: torch has no public question for them on every version we support."""
+    flags = _first_processor().get("flags", "").split()
+    return [flag for flag in CPU_FLAGS if flag in flags]
+
+
 def _hardware() -> dict[str, Any]:
     facts = _first_processor()
-    flags = facts.get("flags", "").split()
     return {
         "cpu": facts.get("model name") or platform.processor() or None,
         "cpu_cores_usable": _usable_cores(),
-        "cpu_flags": [flag for flag in CPU_FLAGS if flag in flags],
+        "cpu_flags": processor_flags(),
         "memory_gib": _memory_gib(),
     }
 

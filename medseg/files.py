@@ -6,12 +6,49 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from medseg.errors import MedsegError
+
+
+@contextmanager
+def staged_folder(target: Path) -> Iterator[Path]:
+    """Yield an empty folder beside `target` that takes its place on success; on an error it is removed and `target` stays as it was."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    stage = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent))
+    stage.chmod(0o755)
+    old = stage.with_suffix(".old")
+    try:
+        yield stage
+        if target.exists():
+            os.replace(target, old)
+        os.replace(stage, target)
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def staged_files(target: Path) -> Iterator[Path]:
+    """Yield an empty folder whose files are moved into `target` on success, beside what is there; on an error nothing appears there."""
+    made = not target.exists()
+    target.mkdir(parents=True, exist_ok=True)
+    stage = Path(tempfile.mkdtemp(prefix=".", suffix=".part", dir=target))
+    try:
+        yield stage
+        for path in sorted(path for path in stage.rglob("*") if path.is_file()):
+            place = target / path.relative_to(stage)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(path, place)
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+        if made and not any(target.iterdir()):
+            target.rmdir()
 
 
 @contextmanager
@@ -69,11 +106,6 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def sha256_text(text: str) -> str:
-    """The SHA-256 of a text's UTF-8 bytes, in hex."""
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
 def posix(relative: str) -> str:
     r"""A relative path with Windows separators turned round.
 
@@ -106,3 +138,13 @@ def resolve_under(root: Path, relative: str, error: type[MedsegError], where: ob
     if leaves_root(relative) or not path.resolve().is_relative_to(root.resolve()):
         raise error(where, f"the path {relative!r} leaves {root}", "move the file under that folder or correct the path")
     return path
+
+
+def walk(root: Path, suffixes: Sequence[str], skip: Iterable[Path] = ()) -> list[Path]:
+    """Files of the given suffixes under `root`, sorted; hidden ones (macOS leaves `._a.jpg`) and folders in `skip` left out."""
+    skipped = {path.resolve() for path in skip}
+    found: list[Path] = []
+    for folder, folders, names in os.walk(root):
+        folders[:] = [name for name in folders if not name.startswith(".") and Path(folder, name).resolve() not in skipped]
+        found += [Path(folder, name) for name in names if not name.startswith(".") and name.lower().endswith(tuple(suffixes))]
+    return sorted(found)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import struct
 import warnings
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -21,8 +22,9 @@ from medseg.files import atomic_path
 from medseg.types import Size
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif")
-MAX_PIXELS = 200_000_000  # a 200-megapixel photograph decodes to 600 MB
+MAX_PIXELS = 178_956_970  # Pillow's own limit for an error; such a photograph decodes to 540 MB
 MAX_JSON_BYTES = 512 * 1024**2  # of a labelme file that carries its image
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # below the limit is below the limit
 _SIXTEEN_BIT = ("I;16", "I;16B", "I;16L", "I", "F")
 _ORIENTATION_TAG = 0x0112
 _QUARTER_TURNS = (5, 6, 7, 8)
@@ -32,12 +34,12 @@ def _open(source: Path | BinaryIO, where: object) -> Image.Image:
     if isinstance(source, Path) and source.suffix.lower() == ".json":
         source = io.BytesIO(embedded_image(source))
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(source)
+        image = Image.open(source)
     except FileNotFoundError:
         raise ImageError(where, "there is no such file", "check the path and the data root") from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except Image.DecompressionBombError:
+        raise ImageError(where, f"more than {MAX_PIXELS:,} pixels", "scale the image down first") from None
+    except (OSError, ValueError, SyntaxError, struct.error) as error:
         raise ImageError(where, f"not a readable image ({_first_line(error)})", "export or copy the file again") from None
     if image.width * image.height > MAX_PIXELS:
         size = f"{image.width} x {image.height}"
@@ -49,9 +51,17 @@ def _open(source: Path | BinaryIO, where: object) -> Image.Image:
 def _decode(image: Image.Image, where: object) -> Image.Image:
     try:
         image.load()
-        return ImageOps.exif_transpose(image)
-    except (OSError, ValueError, SyntaxError, EOFError, MemoryError, Image.DecompressionBombError) as error:
+        return ImageOps.exif_transpose(image) if _orientation(image) > 1 else image
+    except (OSError, ValueError, SyntaxError, EOFError, MemoryError, struct.error, Image.DecompressionBombError) as error:
         raise ImageError(where, f"the image is truncated or damaged ({_first_line(error)})", "export or copy the file again") from None
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 to 8; 1 where there is none, or EXIF that cannot be read (every viewer shows such a file as it is)."""
+    try:
+        return int(image.getexif().get(_ORIENTATION_TAG, 1))
+    except (OSError, ValueError, SyntaxError, TypeError, KeyError, struct.error):
+        return 1
 
 
 def _first_line(error: Exception) -> str:
@@ -80,7 +90,7 @@ def embedded_image(path: Path) -> bytes:
 def read_size(path: Path) -> Size:
     """The upright size of an image in pixels, from its header alone."""
     with _open(path, path) as image:
-        turned = image.getexif().get(_ORIENTATION_TAG) in _QUARTER_TURNS
+        turned = _orientation(image) in _QUARTER_TURNS
         return Size(image.width, image.height) if turned else Size(image.height, image.width)
 
 
@@ -88,16 +98,11 @@ def read_image(path: Path) -> np.ndarray:
     """Decode a photograph to uint8 (H, W, 3) RGB, upright.
 
     Grey becomes three equal channels; an alpha channel is composited over black; 16-bit values are scaled from the smallest of 8, 10,
-    12, 14 or 16 bits that holds their maximum, so 12-bit data in a 16-bit file is not left dark. Raises ImageError.
+    12, 14 or 16 bits that holds their maximum, so 12-bit data in a 16-bit file is not left dark; floats in [0, 1] by 255. Raises
+    ImageError.
     """
     with _open(path, path) as image:
         return _to_rgb(_decode(image, path))
-
-
-def decode_image(content: bytes, where: object) -> np.ndarray:
-    """`read_image` for bytes already in memory (labelme's imageData, an upload); `where` names them in errors."""
-    with _open(io.BytesIO(content), where) as image:
-        return _to_rgb(_decode(image, where))
 
 
 def _to_rgb(image: Image.Image) -> np.ndarray:
@@ -113,6 +118,8 @@ def _to_rgb(image: Image.Image) -> np.ndarray:
 def _to_eight_bits(grey: np.ndarray) -> np.ndarray:
     values = np.nan_to_num(grey.astype(np.float32), posinf=0.0, neginf=0.0).clip(0.0)
     highest = float(values.max(initial=0.0))
+    if highest <= 1.0 and np.issubdtype(grey.dtype, np.floating):
+        return np.round(values * 255.0).astype(np.uint8)
     top = next((2.0**bits - 1 for bits in (8, 10, 12, 14, 16) if highest <= 2.0**bits - 1), highest)
     return np.round(values * (255.0 / top)).astype(np.uint8)
 

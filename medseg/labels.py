@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from medseg.errors import LabelError
 
+BACKGROUND = "background"
 Byte = Annotated[int, Field(ge=0, le=255)]
 Colour = tuple[Byte, Byte, Byte]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w .+-]*$", max_length=64)]
@@ -34,19 +35,21 @@ class LabelSet(BaseModel):
     classes: dict[int, Name]
     colours: dict[str, Colour] = {}
     ignore_id: Byte = 255
-    regions: dict[Name, tuple[str, ...]] = {}
+    regions: dict[Name, Annotated[tuple[str, ...], Field(min_length=1)]] = {}
     left_right_pairs: tuple[tuple[str, str], ...] = ()
 
     @classmethod
     def of(cls, *foreground: str, **fields: Any) -> LabelSet:
         """A label set with background 0 and `foreground` as 1, 2, ... in the order given."""
-        return cls(classes=dict(enumerate(("background", *foreground))), **fields)
+        return cls(classes=dict(enumerate((BACKGROUND, *foreground))), **fields)
 
     @field_validator("classes")
     @classmethod
     def _ids_have_no_gap(cls, classes: dict[int, str]) -> dict[int, str]:
         if sorted(classes) != list(range(len(classes))) or len(classes) < 2:
             raise ValueError(f"class ids must be 0 (background), 1, 2, ... without a gap, got {sorted(classes)}")
+        if classes[0] != BACKGROUND:
+            raise ValueError(f"class 0 must be named {BACKGROUND!r}, got {classes[0]!r}")
         if len(set(classes.values())) != len(classes):
             raise ValueError("two classes have one name")
         return dict(sorted(classes.items()))
@@ -86,6 +89,18 @@ class LabelSet(BaseModel):
         """The class ids a region unites."""
         return tuple(self.id_of(name) for name in self.regions[region])
 
+    @property
+    def mirrored_ids(self) -> tuple[int, ...]:
+        """What each id becomes in a mirror image: left-right pairs exchanged, the rest as it is.
+
+        >>> LabelSet.of("tongue", "left", "right", left_right_pairs=[["left", "right"]]).mirrored_ids
+        (0, 1, 3, 2)
+        """
+        ids = list(self.classes)
+        for left, right in self.left_right_pairs:
+            ids[self.id_of(left)], ids[self.id_of(right)] = self.id_of(right), self.id_of(left)
+        return tuple(ids)
+
     def valid(self, mask: Any) -> Any:
         """Where a mask (array or tensor) counts: True off the ignore id. Losses and metrics both ask here."""
         return mask != self.ignore_id
@@ -106,7 +121,7 @@ class LabelSet(BaseModel):
         """The colour of a class or region: the one in dataset.yaml, else one spread evenly over the hues."""
         if name in self.colours:
             return self.colours[name]
-        if name == "background":
+        if name == BACKGROUND:
             return (0, 0, 0)
         order = [*self.foreground, *self.regions].index(name)
         red, green, blue = colorsys.hsv_to_rgb((0.95 + 0.618034 * order) % 1.0, 0.75, 0.95)

@@ -5,18 +5,17 @@ Legend: B batch, K classes, H W space. Soft Dice: Milletari et al., V-Net, 3DV 2
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
-from monai.losses import DiceLoss
 from torch import Tensor
 from torch.nn.functional import one_hot
 
 from medseg.config import LossConfig
 from medseg.labels import LabelSet
+from medseg.monai_parts import DiceLoss
+from medseg.types import Loss
 
-Loss = Callable[[Tensor, Tensor], dict[str, Tensor]]
 DEFAULT_GAMMA = 2.0
+SMALLEST_MISS = 1e-7  # of 1 - p_t: the gradient of a power below 1 is infinite at 0
 
 
 def soft_dice(logits_BKHW: Tensor, mask_BHW: Tensor, valid_BHW: Tensor, over_batch: bool, include_background: bool) -> Tensor:
@@ -31,7 +30,7 @@ def focal(logits_BKHW: Tensor, mask_BHW: Tensor, valid_BHW: Tensor, gamma: float
     """Mean of (1 - p_t)^gamma * -log p_t over the valid pixels; gamma 0 is the cross-entropy. 0 where no pixel is valid."""
     log_p = torch.log_softmax(logits_BKHW, dim=1)
     log_pt = log_p.gather(1, torch.where(valid_BHW, mask_BHW, 0)[:, None])[:, 0]
-    per_pixel = -log_pt if gamma == 0 else -((1.0 - log_pt.exp()).clamp(min=0.0) ** gamma) * log_pt
+    per_pixel = -log_pt if gamma == 0 else -((1.0 - log_pt.exp()).clamp(min=SMALLEST_MISS) ** gamma) * log_pt
     return (per_pixel * valid_BHW).sum() / valid_BHW.sum().clamp(min=1)
 
 

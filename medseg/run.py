@@ -14,17 +14,17 @@ import torch
 from medseg import images
 from medseg.build import build_model, build_training, decode_part, make_fabric, resolve
 from medseg.config import Config, load_config, validate_config
-from medseg.data.decode import read_original_image, read_original_mask
+from medseg.data.decode import DecodedSet, read_original_image, read_original_mask
 from medseg.engine.checkpoint import load_weights
 from medseg.engine.evaluate import original_grid_masks
 from medseg.engine.infer import predict_image
 from medseg.engine.train import train as run_training
 from medseg.environment import write_environment
 from medseg.errors import ConfigError, ImageError, RunError
-from medseg.files import write_json, write_text
+from medseg.files import staged_files, staged_folder, walk, write_json, write_text
 from medseg.labels import LabelSet
 from medseg.manifest.schema import Dataset, Manifest, Split
-from medseg.manifest.table import check_data_root, read_dataset, read_manifest, read_split
+from medseg.manifest.table import check_data_root, dataset_text, read_dataset, read_manifest, read_split
 from medseg.metrics.counts import confusion
 from medseg.metrics.protocol import Protocol
 from medseg.metrics.scores import Scores, score
@@ -32,8 +32,8 @@ from medseg.report.figures import overlay_sheet
 from medseg.report.tables import comparison, read_scores, write_per_case, write_scores, write_tables
 from medseg.runfolder import RunFolder, create_run, open_run
 from medseg.seeding import seed_of
-from medseg.types import CaseResult, Row, Size
-from medseg.yamlio import dump_yaml, read_yaml
+from medseg.types import CaseResult, Size
+from medseg.yamlio import read_yaml
 
 if TYPE_CHECKING:
     from medseg.tracking import Tracker
@@ -68,7 +68,16 @@ def train(
     root = check_data_root(_path(data_root))
     manifest = read_manifest(Path(config.data.manifest))
     split = read_split(manifest, config.data.split)
+    _check_tracking(config)
     return train_config(config, manifest, split, root, Path(runs), progress or Progress())
+
+
+def _check_tracking(config: Config) -> None:
+    """Refuse an address that can never work before hours of decoding, and before it is written to a run folder."""
+    if config.tracking.enabled:
+        from medseg.tracking import tracking_uri  # mlflow takes seconds to import, and only tracked runs need it
+
+        tracking_uri(config)
 
 
 def train_config(config: Config, manifest: Manifest, split: Split, root: Path, runs: Path, progress: Progress) -> RunFolder:
@@ -76,11 +85,11 @@ def train_config(config: Config, manifest: Manifest, split: Split, root: Path, r
     with torch.random.fork_rng():  # dropout draws from the global state; leave that as found
         torch.manual_seed(seed_of(config.seed, "training"))
         training = build_training(config, manifest, split, root, progress.on_decode)
-        run = create_run(runs, manifest.dataset.name, config.name, config.seed)
-        _describe(run, config, manifest, split)
-        tracker = _start_tracking(run, config, manifest, split)
-        progress.on_start(run, training.total_steps)
+        run, tracker = create_run(runs, manifest.dataset.name, config.name, config.seed), None
         try:
+            _describe(run, config, manifest, split)
+            tracker = _start_tracking(run, config, manifest, split)
+            progress.on_start(run, training.total_steps)
             run_training(training, run, progress.on_step)
         except BaseException as cause:
             status: Literal["interrupted", "failed"] = "interrupted" if isinstance(cause, KeyboardInterrupt) else "failed"
@@ -97,7 +106,7 @@ def train_config(config: Config, manifest: Manifest, split: Split, root: Path, r
 def _describe(run: RunFolder, config: Config, manifest: Manifest, split: Split) -> None:
     """Everything the run needs to be read elsewhere: config, classes, digests, environment."""
     write_text(run.config_yaml, config.to_yaml())
-    write_text(run.dataset_yaml, dump_yaml(manifest.dataset.model_dump(mode="json")))
+    write_text(run.dataset_yaml, dataset_text(manifest.dataset))
     parts = {str(part): int(n) for part, n in split.frame["split"].value_counts().sort_index().items()}
     digests = {"manifest": config.data.manifest, "manifest_sha256": manifest.digest, "split": split.name, "split_sha256": split.digest}
     write_json(run.digests_json, digests | {"images": parts})
@@ -108,7 +117,7 @@ def _describe(run: RunFolder, config: Config, manifest: Manifest, split: Split) 
 def _start_tracking(run: RunFolder, config: Config, manifest: Manifest, split: Split) -> Tracker | None:
     if not config.tracking.enabled:
         return None
-    from medseg.tracking import start_tracking  # mlflow takes seconds to import, and only tracked runs need it
+    from medseg.tracking import start_tracking  # see _check_tracking
 
     return start_tracking(run, config, manifest, split)
 
@@ -141,22 +150,51 @@ def load_run(path: PathLike, checkpoint: str = "best") -> LoadedRun:
     return LoadedRun(run, config, dataset, fabric.setup_module(model).eval(), fabric.device, facts | {"checkpoint": checkpoint})
 
 
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """The scores of a run and the folder that holds them, with per_case.csv, tables and pictures."""
+
+    folder: Path
+    scores: Scores
+
+
 def evaluate(
     run: PathLike, split: str = "test", data_root: PathLike | None = None, checkpoint: str = "best", progress: Progress | None = None
-) -> Scores:
-    """Score a run on one part of its split, on each image's own grid, and write evaluation/<split>/ into its folder."""
+) -> Evaluation:
+    """Score a run on one part of its split, on each image's own grid, and write evaluation/<split>/ (for the checkpoint `last`
+    evaluation/<split>_last/) into its folder, whole or not at all."""
     loaded = load_run(run, checkpoint)
     root = check_data_root(_path(data_root))
     manifest, the_split = _same_data(loaded)
     progress = progress or Progress()
     data = decode_part(loaded.config, manifest, the_split, split, root, progress.on_decode)
-    cases = []
-    for row, mask in original_grid_masks(loaded.model, data, loaded.config.infer.batch_size, loaded.config.infer.flip_tta, loaded.device):
-        images.write_mask(_prediction_path(loaded.run, split, row.sample_id), mask, loaded.labels.palette)
+    name = split if checkpoint == "best" else f"{split}_{checkpoint}"
+    with staged_folder(loaded.run.evaluation(name)) as folder:
+        cases = _predict_and_count(loaded, manifest, data, root, folder, progress)
+        scores = _write_evaluation(loaded, manifest, the_split, split, cases, folder)
+        _write_overlays(manifest, data, root, cases, folder)
+    if loaded.run.mlflow_json.exists() and loaded.config.tracking.enabled:
+        from medseg.tracking import log_evaluation  # see _check_tracking
+
+        log_evaluation(loaded.run, name)
+    return Evaluation(loaded.run.evaluation(name), scores)
+
+
+def _predict_and_count(
+    loaded: LoadedRun, manifest: Manifest, data: DecodedSet, root: Path, folder: Path, progress: Progress
+) -> list[CaseResult]:
+    """Predict each image, keep its mask as predictions/<sample_id>.png, and count it against the reference as annotated."""
+    cases, infer = [], loaded.config.infer
+    for row, mask in original_grid_masks(loaded.model, data, infer.batch_size, infer.flip_tta, loaded.device):
+        images.write_mask(_prediction(folder, row.sample_id), mask, loaded.labels.palette)
         reference = read_original_mask(manifest, row, root)
         cases.append(CaseResult(row.sample_id, row.group_id, confusion(reference, mask, loaded.labels)))
         progress.on_case(len(cases), len(data))
-    return _write_evaluation(loaded, manifest, the_split, split, root, cases, {row.sample_id: row for row in data.rows})
+    return cases
+
+
+def _prediction(folder: Path, sample_id: str) -> Path:
+    return folder / "predictions" / f"{sample_id}.png"
 
 
 def _same_data(loaded: LoadedRun) -> tuple[Manifest, Split]:
@@ -165,43 +203,35 @@ def _same_data(loaded: LoadedRun) -> tuple[Manifest, Split]:
     manifest = read_manifest(Path(loaded.config.data.manifest))
     split = read_split(manifest, loaded.config.data.split)
     for what, now in (("manifest", manifest.digest), ("split", split.digest)):
-        if digests[f"{what}_sha256"] != now:
+        if digests.get(f"{what}_sha256") != now:
             raise RunError(loaded.run.path, f"the {what} has changed since this run was trained", "put the old one back, or train again")
     return manifest, split
 
 
-def _prediction_path(run: RunFolder, split: str, sample_id: str) -> Path:
-    return run.evaluation(split) / "predictions" / f"{sample_id}.png"
-
-
-def _write_evaluation(
-    loaded: LoadedRun, manifest: Manifest, split: Split, part: str, root: Path, cases: Sequence[CaseResult], rows: dict[str, Row]
-) -> Scores:
-    folder, labels = loaded.run.evaluation(part), loaded.labels
-    scores = score(cases, labels)
-    protocol = _protocol(loaded)
+def _write_evaluation(loaded: LoadedRun, manifest: Manifest, split: Split, part: str, cases: Sequence[CaseResult], folder: Path) -> Scores:
+    scores, protocol = score(cases, loaded.labels), _protocol(loaded)
     facts = {"split": part, "manifest_sha256": manifest.digest, "split_sha256": split.digest, "checkpoint": loaded.facts}
-    write_per_case(folder / "per_case.csv", cases, labels)
-    np.save(folder / "confusion.npy", scores.confusion_KK)
+    write_per_case(folder / "per_case.csv", cases, loaded.labels)
+    np.save(folder / "confusion.npy", np.stack([case.confusion_KK for case in cases]))
     write_scores(folder / "scores.json", scores, protocol, facts)
     write_tables(folder, scores, protocol, f"{manifest.dataset.name} / {loaded.config.name}: {part}", _notes(loaded, manifest, split))
+    return scores
+
+
+def _write_overlays(manifest: Manifest, data: DecodedSet, root: Path, cases: Sequence[CaseResult], folder: Path) -> None:
+    rows = {row.sample_id: row for row in data.rows}
 
     def read(case: CaseResult) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        row = rows[case.sample_id]
-        mask = images.read_mask(_prediction_path(loaded.run, part, case.sample_id))
+        row, mask = rows[case.sample_id], images.read_mask(_prediction(folder, case.sample_id))
         return read_original_image(manifest, row, root), read_original_mask(manifest, row, root), mask
 
-    overlay_sheet(folder / "overlays.jpg", cases, labels, read)
-    if loaded.run.mlflow_json.exists() and loaded.config.tracking.enabled:
-        from medseg.tracking import log_evaluation  # see _start_tracking
-
-        log_evaluation(loaded.run, part)
-    return scores
+    overlay_sheet(folder / "overlays.jpg", cases, manifest.labels, read)
 
 
 def _protocol(loaded: LoadedRun) -> Protocol:
     passes = "mean over the image and its mirror image" if loaded.config.infer.flip_tta else "single forward pass"
-    return Protocol(ignore_id=loaded.labels.ignore_id, test_time=passes)
+    chosen = "chosen on val" if loaded.facts["checkpoint"] == "best" else "of the last epoch"
+    return Protocol(ignore_id=loaded.labels.ignore_id, test_time=passes, checkpoint=chosen)
 
 
 def _notes(loaded: LoadedRun, manifest: Manifest, split: Split) -> list[str]:
@@ -223,32 +253,40 @@ class Predicted:
 
 
 def predict(
-    run: PathLike, paths: Sequence[PathLike], out: PathLike, checkpoint: str = "best", progress: Progress | None = None
+    run: PathLike,
+    paths: Sequence[PathLike],
+    out: PathLike,
+    checkpoint: str = "best",
+    overwrite: bool = False,
+    progress: Progress | None = None,
 ) -> list[Predicted]:
     """Segment images (files or folders) at their own size: `<stem>.png` (ids with a palette) and `<stem>_overlay.jpg` below `out`.
 
-    Every path is checked before the first is predicted; MedsegError names the first that cannot be read.
+    All or nothing: files appear in `out` when the last image is done. Raises ImageError for an image that cannot be read, for two that
+    would have one name, and for files that are there already (unless `overwrite`; the images themselves are never overwritten).
     """
-    loaded, progress = load_run(run, checkpoint), progress or Progress()
-    found = find_images(paths)
-    outputs = [
-        Predicted(path, Path(out) / name.with_suffix(".png"), Path(out) / f"{name.with_suffix('')}_overlay.jpg") for path, name in found
-    ]
-    _no_clash(outputs)
-    for done, item in enumerate(outputs, start=1):
-        image = images.read_image(item.image)
-        mask = predict_image(loaded.model, image, Size(*loaded.config.data.size_px), loaded.config.infer.flip_tta, loaded.device)
-        images.write_mask(item.mask, mask, loaded.labels.palette)
-        images.write_image(item.overlay, images.blend(image, mask, loaded.labels.palette))
-        progress.on_case(done, len(outputs))
+    loaded, progress, out = load_run(run, checkpoint), progress or Progress(), Path(out)
+    found = find_images([Path(path) for path in paths], out)
+    names = [(path, name.with_suffix(".png"), Path(f"{name.with_suffix('')}_overlay.jpg")) for path, name in found]
+    outputs = [Predicted(path, out / mask, out / overlay) for path, mask, overlay in names]
+    _no_clash(outputs, overwrite)
+    frame, mirror = Size(*loaded.config.data.size_px), loaded.labels if loaded.config.infer.flip_tta else None
+    with staged_files(out) as stage:
+        for done, (path, mask_name, overlay_name) in enumerate(names, start=1):
+            image = images.read_image(path)
+            mask = predict_image(loaded.model, image, frame, loaded.device, mirror)
+            images.write_mask(stage / mask_name, mask, loaded.labels.palette)
+            images.write_image(stage / overlay_name, images.blend(image, mask, loaded.labels.palette))
+            progress.on_case(done, len(names))
     return outputs
 
 
-def find_images(paths: Sequence[PathLike]) -> list[tuple[Path, Path]]:
-    """(path, name below the output folder) of each image; a folder is searched through, its inner folders kept. Headers are read."""
+def find_images(paths: Sequence[Path], out: Path) -> list[tuple[Path, Path]]:
+    """(path, name below the output folder) of each image; a folder is searched through without hidden files and `out`, its inner
+    folders kept. Headers are read, so that a file that is no image is told before the first is predicted."""
     found: list[tuple[Path, Path]] = []
-    for path in map(Path, paths):
-        inner = sorted(p for p in path.rglob("*") if p.suffix.lower() in images.IMAGE_SUFFIXES) if path.is_dir() else [path]
+    for path in paths:
+        inner = walk(path, images.IMAGE_SUFFIXES, skip=[out]) if path.is_dir() else [path]
         if not inner:
             raise ImageError(path, f"holds no image ({', '.join(images.IMAGE_SUFFIXES)})", "name a folder of photographs")
         found += [(p, p.relative_to(path) if path.is_dir() else Path(p.name)) for p in inner]
@@ -259,14 +297,18 @@ def find_images(paths: Sequence[PathLike]) -> list[tuple[Path, Path]]:
     return found
 
 
-def _no_clash(outputs: Sequence[Predicted]) -> None:
+def _no_clash(outputs: Sequence[Predicted], overwrite: bool) -> None:
+    inputs = {item.image.resolve() for item in outputs}
     seen: dict[Path, Path] = {}
     for item in outputs:
-        if item.mask in seen:
-            raise ImageError(item.image, f"and {seen[item.mask]} would both be written to {item.mask}", "predict them into two folders")
-        seen[item.mask] = item.image
-        if item.image.resolve() in (item.mask.resolve(), item.overlay.resolve()):
-            raise ImageError(item.image, "would be overwritten by its own prediction", "choose another --out")
+        for path in (item.mask, item.overlay):
+            if path in seen:
+                raise ImageError(item.image, f"and {seen[path]} would both be written to {path}", "predict them into two folders")
+            seen[path] = item.image
+            if path.resolve() in inputs:
+                raise ImageError(path, "is one of the images, and would be overwritten by a prediction", "choose another --out")
+            if path.exists() and not overwrite:
+                raise ImageError(path, "is there already", "choose another --out, or allow it with --overwrite")
 
 
 def compare(runs: Sequence[PathLike], split: str = "test") -> str:

@@ -18,16 +18,18 @@ import secrets
 import socket
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
 from medseg.errors import RunError
-from medseg.files import write_json, write_text
+from medseg.files import write_json
 
 Status = Literal["running", "finished", "failed", "interrupted", "killed"]
 FORMAT = 1
+STATE_KEYS = {"status", "error", "dataset", "name", "host", "pid", "process_started"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +92,8 @@ class RunFolder:
             state = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
             raise RunError(self.path, "not a medseg run folder (no readable run.json)", "give a folder below runs/") from None
-        if not isinstance(state, dict) or state.get("format") != FORMAT:
-            raise RunError(self.path, f"run.json is not of format {FORMAT}", "use the medseg version that made the run")
+        if not isinstance(state, dict) or state.get("format") != FORMAT or not set(state) >= STATE_KEYS:
+            raise RunError(self.path, f"run.json is not whole, or not of format {FORMAT}", "use the medseg version that made the run")
         return state
 
     def set_status(self, status: Status, error: str | None = None) -> None:
@@ -134,8 +136,9 @@ def mark_dead_runs(runs: Path) -> list[RunFolder]:
     for run in _all_runs(runs):
         state = run.state()
         if state["status"] == "running" and state["host"] == socket.gethostname() and not _alive(state):
-            run.set_status("killed", "the process ended without a word")
-            marked.append(run)
+            with suppress(OSError):  # somebody else's folder, or a full disk: not this command's business
+                run.set_status("killed", "the process ended without a word")
+                marked.append(run)
     return marked
 
 
@@ -173,11 +176,6 @@ def _process_start(pid: int) -> str | None:
         return None
     fields = stat.rpartition(")")[2].split()
     return None if fields[0] == "Z" else f"{boot}:{fields[19]}"
-
-
-def write_config(run: RunFolder, text: str) -> None:
-    """Write the resolved config's canonical text."""
-    write_text(run.config_yaml, text)
 
 
 def _now() -> str:

@@ -505,10 +505,15 @@ def _end_killed(sender: Sender) -> None:
 def log_evaluation(run: RunFolder, split: str) -> None:
     """Send the scores, files and table of an evaluation to the run's MLflow run, where it has one; may be repeated.
 
-    Scores become `evaluation/<split>/<score>_pooled/<class>`. Call it after Tracker.close: until then there may be no run.
+    Scores become `test/<score>_pooled/<class>`. Call it after Tracker.close: until then there may be no run.
     """
     sent = Sent.read(run)
-    if sent is None or sent.run_id is None:
+    if sent is None:
+        return
+    if sent.run_id is None:
+        log.warning(
+            "the evaluation of %s is not in MLflow: %s was away when the run was trained; it is whole in %s", run.id, sent.uri, run.path
+        )
         return
     run_id, uri = sent.run_id, _live_uri(sent.uri)
     _within(
@@ -521,10 +526,13 @@ def log_evaluation(run: RunFolder, split: str) -> None:
 def _send_evaluation(client: MlflowClient, run_id: str, folder: Path, split: str) -> None:
     known = client.get_run(run_id).data.metrics
     flat = _flat_scores(_read_json(folder / "scores.json") or {})
-    scores = {_metric_name(f"{EVALUATION_PREFIX}/{split}/{name}"): value for name, value in flat}
+    # at step 0 of `val/...` the scores would bend the curve of the training's own validation, so only test has its plain name
+    prefix = split if split == "test" else f"evaluation/{split}"
+    scores = {_metric_name(f"{prefix}/{name}"): value for name, value in flat}
     now_ms = int(time.time() * 1000)
     client.log_batch(run_id, metrics=[Metric(name, value, now_ms, 0) for name, value in scores.items() if known.get(name) != value])
-    client.log_artifacts(run_id, str(folder), f"evaluation/{split}")
+    for path in sorted(path for path in folder.iterdir() if path.is_file()):  # the folder of predicted masks stays at home
+        client.log_artifact(run_id, str(path), f"evaluation/{split}")
     if (folder / "table.csv").is_file():
         _send_table(client, run_id, folder / "table.csv", f"tables/{split}.json")
 
@@ -532,8 +540,8 @@ def _send_evaluation(client: MlflowClient, run_id: str, folder: Path, split: str
 def _flat_scores(scores: dict[str, Any]) -> Iterator[tuple[str, float]]:
     """Names and values of scores.json; what is undefined or not a number has no line.
 
-    >>> dict(_flat_scores({"pooled": {"t": {"iou": 0.5}}, "summary": {"miou": None, "miou_with_background": 0.75}}))
-    {'iou_pooled/t': 0.5, 'miou_with_background': 0.75}
+    >>> dict(_flat_scores({"pooled": {"t": {"iou": 0.5}}, "summary": {"miou": {"mean": None, "n": 0}, "acc": {"mean": 0.75, "n": 4}}}))
+    {'iou_pooled/t': 0.5, 'acc': 0.75}
     >>> dict(_flat_scores({"per_image": {"t": {"iou": {"mean": 0.25, "n": 2}}}}))
     {'iou_per_image/t': 0.25, 'iou_per_image_n/t': 2.0}
     """
@@ -543,8 +551,8 @@ def _flat_scores(scores: dict[str, Any]) -> Iterator[tuple[str, float]]:
                 for part, number in _items(value) if isinstance(value, dict) else [("mean", value)]:
                     suffix = "" if part == "mean" else f"_{part}"
                     yield from _defined(f"{score}_{section}{suffix}/{name}", number)
-    for name, number in _items(scores.get("summary")):
-        yield from _defined(name, number)
+    for name, mean in _items(scores.get("summary")):
+        yield from _defined(name, mean.get("mean") if isinstance(mean, dict) else mean)
 
 
 def _items(content: Any) -> list[tuple[str, Any]]:

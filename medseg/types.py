@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import numpy as np
     from torch import Tensor
 
@@ -91,6 +93,9 @@ class Prediction(NamedTuple):
 
     probs_BKHW: Tensor | None
     mask_BHW: Tensor
+
+
+Loss: TypeAlias = "Callable[[Tensor, Tensor], dict[str, Tensor]]"  # (logits_BKHW, mask_BHW) -> named weighted terms
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,7 +36,7 @@ def read_yaml(path: Path, error: type[MedsegError]) -> dict[str, Any]:
         raise error(path, "there is no such file", "check the path") from None
     except (OSError, UnicodeDecodeError) as cause:
         raise error(path, f"cannot be read ({cause})", "check that it is a text file") from None
-    except (yaml.YAMLError, TypeError) as cause:
+    except (yaml.YAMLError, ValueError, TypeError) as cause:
         raise error(path, f"not valid YAML ({' '.join(str(cause).split())})", "correct the line named") from None
     if not isinstance(content, dict):
         raise error(path, "must hold a mapping of keys to values", "see docs/ for the layout")

@@ -26,6 +26,10 @@ def test_base_then_deviation_then_override(tmp_path):
     )
 
 
+def test_numbers_that_yaml_takes_for_text(tmp_path):
+    assert load_config(write(tmp_path, "c.yaml", "data: {manifest: m}\noptim: {lr: 1e-4}\n")).optim.lr == 1e-4
+
+
 def test_canonical_yaml_round_trips(tmp_path):
     config = validate_config(BASE, "w")
     assert load_config(write(tmp_path, "c.yaml", config.to_yaml())) == config
@@ -43,6 +47,11 @@ def test_canonical_yaml_round_trips(tmp_path):
         ("loss.gamma=2", "loss: gamma belongs to dice_focal"),
         ("model.strides=[2, 2]", "model: 5 channels need 4 strides, got 2"),
         ("data.size_px=[250, 256]", r"data.size_px \(250, 256\) must be divisible by 16"),
+        ("data.size_px=[16, 256]", r"data.size_px \(16, 256\) must be .* at least twice that"),
+        ("model={channels: [8], strides: []}", "a U-Net needs two levels or more"),
+        ("train.epochs=true", "train.epochs: must not be true or false"),
+        ("infer.flip_tta=no way", "infer.flip_tta: must be true or false"),
+        ("name=2024-13-45", "the value is not valid YAML"),
         ("train.epochs=0", "train.epochs: Input should be greater than or equal to 1"),
         ("optim.lr", "an override is written section.key=value"),
         ("data.size_px=[1", "not valid YAML"),

@@ -87,8 +87,10 @@ def test_nothing_valid_is_finite(pair):
     assert torch.isfinite(total) and torch.isfinite(logits.grad).all()
 
 
-def test_a_sure_and_wrong_pixel_keeps_a_finite_focal_gradient():
+@pytest.mark.parametrize("truth", [0, 1])
+@pytest.mark.parametrize("gamma", [0.5, 2.0])
+def test_a_sure_pixel_keeps_a_finite_focal_gradient(truth, gamma):
     logits = torch.tensor([[[[200.0]], [[-200.0]], [[0.0]]]], requires_grad=True)
-    loss = focal(logits, torch.tensor([[[0]]]), torch.tensor([[[True]]]), 0.5)
+    loss = focal(logits, torch.tensor([[[truth]]]), torch.tensor([[[True]]]), gamma)
     loss.backward()
     assert torch.isfinite(logits.grad).all()

@@ -155,19 +155,40 @@ def test_predict_equals_evaluate(world, tmp_path):
 
 def test_predict_refuses_before_it_writes(world, tmp_path):
     run = world[-1]
-    Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(tmp_path / "a.png")
-    Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(tmp_path / "a.jpg")
+    for name in ("a.png", "a.jpg", "b.jpg", "b_overlay.jpg"):
+        Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(tmp_path / name)
     (tmp_path / "empty").mkdir()
     for paths, message in [
-        ([tmp_path / "a.png", tmp_path / "gone.png"], "gone.png: there is no such file"),
-        ([tmp_path / "empty"], "holds no image"),
-        ([tmp_path / "a.png", tmp_path / "a.jpg"], "would both be written to"),
+        (["a.png", "gone.png"], "gone.png: there is no such file"),
+        (["empty"], "holds no image"),
+        (["a.png", "a.jpg"], "would both be written to"),
     ]:
         with pytest.raises(ImageError, match=message):
-            api.predict(run.path, paths, tmp_path / "out")
-    with pytest.raises(ImageError, match="overwritten by its own prediction"):
-        api.predict(run.path, [tmp_path / "a.png"], tmp_path)
+            api.predict(run.path, [tmp_path / path for path in paths], tmp_path / "out")
+    for paths in (["a.png"], ["b.jpg", "b_overlay.jpg"]):
+        with pytest.raises(ImageError, match="is one of the images, and would be overwritten by a prediction"):
+            api.predict(run.path, [tmp_path / path for path in paths], tmp_path)
+    with pytest.raises(ImageError, match="b_overlay.jpg: is there already; .*--overwrite"):
+        api.predict(run.path, [tmp_path / "b.jpg"], tmp_path)
     assert not (tmp_path / "out").exists()
+
+
+def test_one_damaged_photograph_leaves_nothing_half_written(world, tmp_path):
+    source, out = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
+    for name in ("a.png", "b.png", "c.png"):
+        noise.save(source / name)
+    (source / "._hidden.png").write_bytes(b"left by a file manager")
+    whole = (source / "b.png").read_bytes()
+    (source / "b.png").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ImageError, match="b.png: the image is truncated or damaged"):
+        api.predict(world[-1].path, [source], out)
+    assert not out.exists()
+    (source / "b.png").write_bytes(whole)
+    first = api.predict(world[-1].path, [source], source / "out")
+    again = api.predict(world[-1].path, [source], source / "out", overwrite=True)  # its own results are not taken for photographs
+    assert first == again and len(first) == 3 and len(list((source / "out").iterdir())) == 6
 
 
 def test_compare_two_runs_and_refuse_unlike_ones(world, tmp_path):
@@ -192,6 +213,56 @@ def test_data_roots_that_are_not_there(world, tmp_path):
         api.train(experiment, [], None, tmp_path)
     with pytest.raises(ManifestError, match="nowhere"):
         api.train(experiment, [], tmp_path / "nowhere", tmp_path)
+
+
+def test_a_wrong_data_root_is_seen_with_a_warm_cache_too(world, tmp_path):
+    _, _, _, experiment, run = world
+    before = sorted(path.name for path in run.path.rglob("*"))
+    with pytest.raises(ManifestError, match="manifest.csv row .*there is no image .*; check --data-root"):
+        api.evaluate(run.path, "test", tmp_path)
+    with pytest.raises(ManifestError, match="there is no image"):
+        api.train(experiment, [], tmp_path, tmp_path / "runs")
+    assert sorted(path.name for path in run.path.rglob("*")) == before and not (tmp_path / "runs").exists()
+
+
+def test_the_last_checkpoint_has_scores_of_its_own(world):
+    _, _, data_root, _, run = world
+    done = api.evaluate(run.path, "test", data_root, checkpoint="last")
+    assert done.folder.name == "test_last" and "checkpoint of the last epoch" in (done.folder / "table.md").read_text()
+    assert "checkpoint chosen on val" in (run.evaluation("test") / "table.md").read_text()
+    with pytest.raises(CheckpointError, match="the checkpoints are best and last"):
+        api.evaluate(run.path, "test", data_root, checkpoint="first")
+
+
+def test_confusion_npy_holds_every_image_in_the_order_of_per_case(world):
+    run = world[-1]
+    matrices = np.load(run.evaluation("test") / "confusion.npy")
+    with (run.evaluation("test") / "per_case.csv").open() as stream:
+        records = [record for record in csv.DictReader(stream) if record["name"] == "disc"]
+    assert matrices[:, 1, 1].tolist() == [int(record["tp"]) for record in records]
+
+
+def test_an_address_that_cannot_work_leaves_no_run_folder(world, tmp_path, monkeypatch):
+    _, _, data_root, experiment, _ = world
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    for uri in ("mlruns", "postgresql://me:secret@host/db"):
+        with pytest.raises(ConfigError, match="tracking.uri"):
+            api.train(experiment, ["tracking.enabled=true", f"tracking.uri={uri}"], data_root, tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_groups_are_those_of_the_split(tmp_path):
+    _, _, data_root, experiment = make_all(tmp_path)
+    path = tmp_path / "manifest/splits/main.csv"
+    lines = path.read_text().splitlines()
+    tests = [place for place, line in enumerate(lines) if ",test" in line][:2]
+    for place in tests:  # two test images of one patient
+        sample, _, *rest = lines[place].split(",")
+        lines[place] = ",".join([sample, "patient", *rest])
+    path.write_text("\n".join(lines) + "\n")
+    run = api.train(experiment, ["train.epochs=1"], data_root, tmp_path / "runs")
+    scores = api.evaluate(run.path, "test", data_root).scores
+    assert (scores.n_cases, scores.n_groups) == (4, 3)
 
 
 def test_a_split_without_images(world, tmp_path):

@@ -23,10 +23,10 @@ from mlflow.entities import Run
 from medseg import tracking
 from medseg.config import Config, validate_config
 from medseg.errors import ConfigError
-from medseg.files import write_json
+from medseg.files import write_json, write_text
 from medseg.labels import LabelSet
 from medseg.manifest.schema import COLUMNS, Dataset, Manifest, Split
-from medseg.runfolder import RunFolder, create_run, write_config
+from medseg.runfolder import RunFolder, create_run
 from medseg.tracking import Sent, log_evaluation, mark_killed, start_tracking, tracking_uri
 
 POLL_S = 0.05
@@ -72,7 +72,7 @@ def make_config(uri: str = "sqlite:///mlflow.db") -> Config:
 @pytest.fixture
 def run(here: Path) -> RunFolder:
     run = create_run(here / "runs", "tongues", "baseline", 7)
-    write_config(run, make_config().to_yaml())
+    write_text(run.config_yaml, make_config().to_yaml())
     write_json(run.environment_json, {"git": {"commit": "f" * 40, "branch": "main", "dirty": True}})
     write_json(run.digests_json, {"manifest": MANIFEST_DIGEST})
     run.dirty_diff.write_text("+a\n")
@@ -551,6 +551,6 @@ def test_a_real_server(run: RunFolder, start: Start, server: str, capfd: pytest.
     found = tracked(run)
     assert found.info.status == "FINISHED" and found.info.artifact_uri.startswith("mlflow-artifacts:/")
     assert history(run, "train/loss") == [(10, 1.0)]
-    assert found.data.metrics["evaluation/test/iou_pooled/tongue"] == 0.5
+    assert found.data.metrics["test/iou_pooled/tongue"] == 0.5
     assert (Path.cwd() / "artefacts" / found.info.experiment_id / found.info.run_id / "artifacts/checkpoints/best.safetensors").is_file()
     assert capfd.readouterr().out == ""

@@ -37,15 +37,16 @@ def draw(place: int, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     return np.clip(colours[mask] + generator.normal(0, 12, (*size, 3)), 0, 255).astype(np.uint8), mask
 
 
-def make_data(root: Path, count: int = 20) -> Manifest:
-    """Write images and masks below root/data and their manifest at root/manifest; sizes vary."""
+def make_data(root: Path, count: int = 20, out: Path | None = None) -> Manifest:
+    """Write images and masks below root/data and their manifest at `out` (root/manifest where not given); sizes vary."""
+    out = out or root / "manifest"
     palette = LabelSet.of(*CLASSES).palette
     for place in range(count):
         photograph, mask = draw(place, (40 + 3 * (place % 4), 60 + 7 * (place % 3)))
         images.write_image(root / "data/images" / f"case_{place:02d}.png", photograph)
         images.write_mask(root / "data/masks" / f"case_{place:02d}.png", mask, palette)
-    import_masks(root / "data/images", root / "data/masks", root / "manifest", classes=list(CLASSES))
-    return read_manifest(root / "manifest")
+    import_masks(root / "data/images", root / "data/masks", out, classes=list(CLASSES))
+    return read_manifest(out)
 
 
 def make_all(root: Path) -> tuple[Manifest, Split, Path, Path]:

@@ -59,7 +59,7 @@ def draw_change(config: AugmentConfig, seed: int, epoch: int, position: int) -> 
 
 
 def apply_changes(batch: Batch, changes: Sequence[Change], labels: LabelSet) -> Batch:
-    """Warp and recolour a batch; what comes from outside the frame is black and has the ignore id."""
+    """Warp and recolour a batch; what comes from outside the frame has the ignore id (and is black before the change of contrast)."""
     image, mask = _warp(batch, changes, labels)
     return batch._replace(image_BCHW=_recolour(image, changes), mask_BHW=mask)
 
@@ -89,8 +89,7 @@ def _swap_sides(mask: Tensor, flipped: Sequence[bool], labels: LabelSet) -> Tens
     if not labels.left_right_pairs or not any(flipped):
         return mask
     table = torch.arange(256, device=mask.device)
-    for left, right in labels.left_right_pairs:
-        table[labels.id_of(left)], table[labels.id_of(right)] = labels.id_of(right), labels.id_of(left)
+    table[: labels.num_classes] = torch.tensor(labels.mirrored_ids, device=mask.device)
     chosen = torch.tensor(flipped, device=mask.device)[:, None, None]
     return torch.where(chosen, table[mask], mask)
 

@@ -110,7 +110,13 @@ class DecodedSet:
 def decode_all(
     manifest: Manifest, rows: Sequence[Row], data_root: Path, frame: Size, cache: Path, progress: Progress | None = None
 ) -> DecodedSet:
-    """Decode labelled rows into the cache, or map what is there. `progress(done, total)` is called as it goes."""
+    """Decode labelled rows into the cache, or map what is there. `progress(done, total)` is called as it goes.
+
+    Every image must be there, cached or not: a wrong data root must not go unseen until a file is opened.
+    """
+    for row in rows:
+        if not (path := manifest.image_path(row, data_root)).is_file():
+            raise ManifestError(manifest.where(row), f"there is no image {path}", "check --data-root")
     paths = tuple(cache / f"{_key(manifest, rows, frame)}.{kind}.npy" for kind in ("images", "masks"))
     if not all(path.exists() for path in paths):
         _fill(manifest, rows, data_root, frame, paths, progress)

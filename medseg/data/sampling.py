@@ -51,9 +51,10 @@ def epoch_draws(weights: np.ndarray, draws: int, seed: int, epoch: int) -> np.nd
     return generator.permutation(chosen)
 
 
-def equals_uniform(weights: np.ndarray) -> bool:
-    """True where the weights treat all images alike, so that balancing changes nothing."""
-    return bool(np.allclose(weights, weights[0]))
+def equals_uniform(weights: np.ndarray, present: np.ndarray) -> bool:
+    """True where drawing by the weights shows each class in the same share of images as drawing uniformly (within half a per cent)."""
+    drawn = weights @ present / weights.sum()
+    return bool(np.allclose(drawn, present.mean(axis=0), atol=0.005))
 
 
 def realised_shares(present: np.ndarray, drawn: np.ndarray, labels: LabelSet) -> dict[str, float]:

@@ -22,18 +22,19 @@ def save_checkpoint(path: Path, model: nn.Module, facts: dict[str, Any]) -> None
     """Write a model's weights; `facts` (epoch, score, classes, ...) go into the header as JSON."""
     weights = {name: tensor.detach().contiguous().cpu() for name, tensor in model.state_dict().items()}
     with atomic_path(path) as temporary:
-        save_file(weights, temporary, metadata={"format": FORMAT, "facts": json.dumps(facts, sort_keys=True)})
+        # one key only: safetensors writes several in random order, and equal runs shall have equal bytes
+        save_file(weights, temporary, metadata={FORMAT: json.dumps(facts, sort_keys=True)})
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """(weights, facts) of a checkpoint; CheckpointError where it is missing, truncated or not ours."""
     if not path.is_file():
-        raise CheckpointError(path, "there is no such checkpoint", "give a run folder whose training has finished an epoch")
+        raise CheckpointError(path, "there is no such checkpoint", "the checkpoints are best and last, written after the first epoch")
     try:
         with safe_open(path, framework="pt") as stream:
             header = stream.metadata() or {}
             weights = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 (safe_open is no dict)
-        facts = json.loads(header["facts"]) if header.get("format") == FORMAT else None
+        facts = json.loads(header[FORMAT]) if FORMAT in header else None
     except (SafetensorError, OSError, KeyError, ValueError) as cause:
         raise CheckpointError(path, f"truncated, or not a checkpoint ({str(cause).splitlines()[0]})", WAY_OUT) from None
     if facts is None:

@@ -26,7 +26,7 @@ def network_grid_cases(model: nn.Module, data: DecodedSet, batch_size: int, devi
 def _network_grid_masks(model: nn.Module, data: DecodedSet, batch_size: int, device: torch.device) -> Iterator[tuple[Row, np.ndarray]]:
     rows = iter(data.rows)
     for batch in eval_batches(data, batch_size, device):
-        masks = predict_probs(model, batch.image_BCHW, flip_tta=False).argmax(dim=1).to(torch.uint8).cpu().numpy()
+        masks = predict_probs(model, batch.image_BCHW).argmax(dim=1).to(torch.uint8).cpu().numpy()
         yield from ((next(rows), mask) for mask in masks)
 
 
@@ -36,6 +36,6 @@ def original_grid_masks(
     """Each row with its predicted class ids, uint8 (H, W), on the image's own pixel grid."""
     rows = iter(data.rows)
     for batch in eval_batches(data, batch_size, device):
-        for probs in predict_probs(model, batch.image_BCHW, flip_tta):
+        for probs in predict_probs(model, batch.image_BCHW, data.labels if flip_tta else None):
             row = next(rows)
             yield row, to_original_grid(probs, fit_letterbox(row.size, data.frame)).cpu().numpy()

@@ -19,7 +19,8 @@ COUNT = 6
 def preview_positions(data: DecodedSet) -> list[int]:
     """Up to COUNT images spread over the set, those with the rarest class first, so that it is there to see."""
     px = np.array([[row.px[name] for name in data.labels.foreground] for row in data.rows])
-    rarest = int(np.argmin((px > 0).sum(axis=0)))
+    images_with = (px > 0).sum(axis=0)
+    rarest = int(np.argmin(np.where(images_with > 0, images_with, len(data) + 1)))
     with_rarest = np.flatnonzero(px[:, rarest] > 0)[: COUNT // 2].tolist()
     spread = np.linspace(0, len(data) - 1, min(COUNT, len(data))).astype(int).tolist()
     return list(dict.fromkeys([*with_rarest, *spread]))[:COUNT]
@@ -28,7 +29,7 @@ def preview_positions(data: DecodedSet) -> list[int]:
 def write_preview(path: Path, model: nn.Module, data: DecodedSet, device: torch.device) -> None:
     """Write the strip as an image: rows photograph, reference, prediction; columns the chosen images."""
     positions = preview_positions(data)
-    probs = predict_probs(model, collate(data, positions, device).image_BCHW, flip_tta=False)
+    probs = predict_probs(model, collate(data, positions, device).image_BCHW)
     predicted = probs.argmax(dim=1).to(torch.uint8).cpu().numpy()
     columns = [
         _column(data.images_NCHW[position].transpose(1, 2, 0), data.masks_NHW[position], mask, data)

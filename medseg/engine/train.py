@@ -115,7 +115,7 @@ def _validate(training: Training) -> dict[str, float]:
 
 def scores_as_metrics(scores: Scores, part: str) -> dict[str, float]:
     """Flat names for a log: `val/iou_pooled/<class>`, `val/iou_per_image/<class>`, `val/miou_pooled/without_background`, ..."""
-    flat = {f"{part}/{name}": value for name, value in scores.summary.items()}
+    flat = {f"{part}/{name}": mean.mean for name, mean in scores.summary.items()}
     for name in scores.pooled:
         for metric in METRICS:
             flat[f"{part}/{metric}_pooled/{name}"] = scores.pooled[name][metric]

@@ -121,6 +121,6 @@ class Split:
             raise ManifestError(
                 self.path,
                 f"no image in the split {part!r} (it has {parts or 'no rows'})",
-                "make the split again with more images",
+                "name a part it has, or make the split again with more images",
             )
         return ids

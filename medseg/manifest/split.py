@@ -14,12 +14,14 @@ import pandas as pd
 
 from medseg.errors import ManifestError
 from medseg.files import posix, sha256_file
+from medseg.images import IMAGE_SUFFIXES
 from medseg.manifest.schema import PIXEL_PREFIX, SPLIT_NAMES, Manifest, Split
 from medseg.manifest.table import check_assignment, read_csv, split_path, write_split
 from medseg.seeding import numpy_generator
 
 SAMPLE_KEYS = ("sample_id", "sample", "image")
 GROUP_KEYS = ("group_id", "group")
+FORMS = 2  # of a path in `_ends`
 
 
 # --- a new split
@@ -129,6 +131,7 @@ def given_split(manifest: Manifest, name: str, table: Path) -> tuple[Split, list
     if kept.empty:
         raise ManifestError(table, "every image it lists is unlabelled: a split with no image", "annotate some and import them again")
     check_assignment(kept, table, manifest, first_line=2)
+    _check_patients(kept, manifest, table)
     return write_split(manifest, name, kept, {"from": table.name, "from_sha256": sha256_file(table)}), warnings
 
 
@@ -156,14 +159,20 @@ def _match_samples(keys: pd.Series, manifest: Manifest) -> pd.Series:
 
 
 def _match_images(keys: pd.Series, manifest: Manifest, table: Path) -> pd.Series:
-    """The sample whose image ends as the key does, or the other way round; the longest end decides, suffixes may differ."""
+    """The sample whose image path ends with the whole key, or else whose whole image path the key ends with; suffixes may differ."""
     by_end: dict[str, set[str]] = {}
+    by_path: dict[str, set[str]] = {}
     for sample, image in zip(manifest.frame["sample_id"], manifest.frame["image"], strict=True):
         for end in _ends(str(image)):
             by_end.setdefault(end, set()).add(str(sample))
+        for path in _ends(str(image))[:FORMS]:
+            by_path.setdefault(path, set()).add(str(sample))
     found = []
     for position, key in enumerate(keys):
-        samples = next((by_end[end] for end in _ends(str(key)) if end in by_end), set())
+        ends = _ends(str(key))
+        samples = next((by_end[whole] for whole in ends[:FORMS] if whole in by_end), None) or next(
+            (by_path[end] for end in ends if end in by_path), set()
+        )
         if len(samples) > 1:
             rule = f"{key!r} fits several samples: {', '.join(sorted(samples)[:3])}"
             raise ManifestError(f"{table} row {position + 2}", rule, "write the image path as the manifest does")
@@ -172,14 +181,18 @@ def _match_images(keys: pd.Series, manifest: Manifest, table: Path) -> pd.Series
 
 
 def _ends(image: str) -> list[str]:
-    """A path and its ends, longest first, with the suffix and then without.
+    """A path and its ends, longest first, each in FORMS ways: with the suffix of an image, and without it.
 
-    >>> _ends("a/b.png")
-    ['a/b.png', 'a/b', 'b.png', 'b']
+    >>> _ends("a/b.1.png")
+    ['a/b.1.png', 'a/b.1', 'b.1.png', 'b.1']
     """
     parts = [part for part in PurePosixPath(posix(image)).parts if part not in ("/", ".", "..")]
     ends = ["/".join(parts[start:]) for start in range(len(parts))]
-    return [form for end in ends for form in dict.fromkeys((end, str(PurePosixPath(end).with_suffix(""))))]
+    return [form for end in ends for form in (end, _without_image_suffix(end))]
+
+
+def _without_image_suffix(path: str) -> str:
+    return path[: -len(PurePosixPath(path).suffix)] if path.lower().endswith(IMAGE_SUFFIXES) else path
 
 
 def _check_once(sample: pd.Series, keys: pd.Series, table: Path) -> None:
@@ -195,6 +208,12 @@ def _groups(raw: pd.DataFrame, sample: pd.Series, manifest: Manifest) -> pd.Seri
     if column is not None:
         return raw[column]
     return sample.map(manifest.frame.set_index("sample_id")["group_id"])
+
+
+def _check_patients(kept: pd.DataFrame, manifest: Manifest, table: Path) -> None:
+    """The table's own groups may be finer than the manifest's: a group of the manifest must not be torn either."""
+    known = kept["sample_id"].map(manifest.frame.set_index("sample_id")["group_id"])
+    check_assignment(kept.assign(group_id=known), table, manifest, first_line=2)
 
 
 def _warnings(keys: pd.Series, sample: pd.Series, kept: pd.DataFrame, labelled: set[str]) -> list[str]:

@@ -11,6 +11,7 @@ import io
 import re
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -119,14 +120,15 @@ def _check_columns(raw: pd.DataFrame, table: Path, labels: LabelSet) -> None:
 
 
 def _refuse(bad: pd.Series, raw: pd.DataFrame, table: Path, rule: str, fix: str) -> None:
-    """Raise ManifestError for the first row where `bad`; `rule` may use the row's cells as {column}."""
+    """Raise ManifestError for the first row where `bad`; `rule` may show the row's cells as {column} or {column!r}."""
     if not bad.any():
         return
     position = int(bad.to_numpy().argmax())
-    cells = {str(key): value for key, value in raw.iloc[position].items()}
+    cells = {name: raw[name].iloc[position] for name in raw.columns}
     more = f" (and {int(bad.sum()) - 1} more rows)" if bad.sum() > 1 else ""
     where = f"{table} row {position + 2} ({cells['sample_id']})"
-    raise ManifestError(where, rule.format(**cells) + more, fix)
+    shown = re.sub(r"\{([^{}!]+)(!r)?\}", lambda m: (repr if m[2] else str)(cells.get(m[1], m[0])), rule)
+    raise ManifestError(where, shown + more, fix)
 
 
 def _check_names(raw: pd.DataFrame, table: Path) -> None:
@@ -343,7 +345,7 @@ def check_assignment(frame: pd.DataFrame, path: Path, manifest: Manifest, first_
 def write_split(manifest: Manifest, name: str, frame: pd.DataFrame, facts: Mapping[str, object]) -> Split:
     """Write splits/<name>.csv with `facts` (seed, ratios, source) in its first line; nothing where it is there and equal.
 
-    Raises ManifestError where the frame breaks a rule, has an empty part named in it, or another split of that name exists.
+    Raises ManifestError where the frame breaks a rule, or another split of that name exists.
     """
     path = split_path(manifest, name)
     ordered = frame.assign(fold="")[list(SPLIT_COLUMNS)].sort_values("sample_id", kind="stable").reset_index(drop=True)
@@ -360,10 +362,12 @@ def write_split(manifest: Manifest, name: str, frame: pd.DataFrame, facts: Mappi
 
 
 def select(manifest: Manifest, split: Split, part: str) -> list[Row]:
-    """The labelled rows of one part, by sample id. ManifestError where there is none."""
+    """The labelled rows of one part, by sample id, with the group the split gives them. ManifestError where there is none."""
     wanted = set(split.ids(part))
     chosen = manifest.frame["sample_id"].isin(wanted) & manifest.frame["mask"].notna()
-    rows = [manifest.row(int(position)) for position in chosen.to_numpy().nonzero()[0]]
+    group_of = dict(zip(split.frame["sample_id"], split.frame["group_id"].astype(str), strict=True))
+    found = (manifest.row(int(position)) for position in chosen.to_numpy().nonzero()[0])
+    rows = [replace(row, group_id=group_of[row.sample_id]) for row in found]
     if not rows:
         raise ManifestError(split.path, f"no labelled image in the split {part!r}", "annotate some, or make the split again")
     return rows

@@ -20,7 +20,7 @@ class Protocol:
     ignore_id: int = 255
     background: str = "background"
     test_time: str = "single forward pass"
-    chosen_on: str = "val"
+    checkpoint: str = "chosen on val"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for scores.json."""
@@ -31,5 +31,5 @@ class Protocol:
         return (
             f"Scored on {self.grid}. Pooled: {self.pooled}. Per image: {self.per_image}. Class in neither mask: {self.both_empty}. "
             f"Missed: {self.missed}. Reference empty: {self.reference_empty}. Ignored id: {self.ignore_id}. "
-            f"Prediction: {self.test_time}; checkpoint chosen on {self.chosen_on}."
+            f"Prediction: {self.test_time}; checkpoint {self.checkpoint}."
         )

@@ -51,14 +51,15 @@ class Mean:
 class Scores:
     """pooled[name][metric]: one ratio of the summed counts. per_image[name][metric]: mean of the images' ratios, with n.
 
-    `summary` holds the means over classes (regions never enter a mean) and the accuracies, each by a name that says which.
+    `summary` holds the means over classes and the accuracies, each by a name that says which. A mean's n is the number of classes (regions
+    never enter one), an accuracy's the number of pixels.
     """
 
     n_cases: int
     n_groups: int
     pooled: dict[str, dict[str, float]]
     per_image: dict[str, dict[str, Mean]]
-    summary: dict[str, float]
+    summary: dict[str, Mean]
     confusion_KK: np.ndarray
 
 
@@ -81,15 +82,15 @@ def score(cases: Sequence[CaseResult], labels: LabelSet) -> Scores:
 
 def _summary(
     total: np.ndarray, pooled: dict[str, dict[str, float]], per_image: dict[str, dict[str, Mean]], labels: LabelSet
-) -> dict[str, float]:
+) -> dict[str, Mean]:
     every, foreground = labels.names, labels.foreground
     pixels = int(total.sum())
     return {
-        "miou_pooled/with_background": nan_mean([pooled[name]["iou"] for name in every]).mean,
-        "miou_pooled/without_background": nan_mean([pooled[name]["iou"] for name in foreground]).mean,
-        "miou_per_image/with_background": nan_mean([per_image[name]["iou"].mean for name in every]).mean,
-        "miou_per_image/without_background": nan_mean([per_image[name]["iou"].mean for name in foreground]).mean,
-        "mean_dice_pooled/without_background": nan_mean([pooled[name]["dice"] for name in foreground]).mean,
-        "pixel_accuracy": int(np.trace(total)) / pixels if pixels else math.nan,
-        "mean_class_accuracy/with_background": nan_mean([pooled[name]["recall"] for name in every]).mean,
+        "miou_pooled/with_background": nan_mean([pooled[name]["iou"] for name in every]),
+        "miou_pooled/without_background": nan_mean([pooled[name]["iou"] for name in foreground]),
+        "miou_per_image/with_background": nan_mean([per_image[name]["iou"].mean for name in every]),
+        "miou_per_image/without_background": nan_mean([per_image[name]["iou"].mean for name in foreground]),
+        "mean_dice_pooled/without_background": nan_mean([pooled[name]["dice"] for name in foreground]),
+        "mean_class_accuracy/with_background": nan_mean([pooled[name]["recall"] for name in every]),
+        "pixel_accuracy": Mean(int(np.trace(total)) / pixels if pixels else math.nan, pixels),
     }

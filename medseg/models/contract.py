@@ -5,14 +5,11 @@ Legend: B batch, C channels, K classes, H W space.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 
-from medseg.types import Batch, Losses, Prediction
+from medseg.types import Batch, Loss, Losses, Prediction
 
-Loss = Callable[[Tensor, Tensor], dict[str, Tensor]]
 MEAN, DEVIATION = 0.5, 0.25  # of a channel in [0, 1]; brings photographs to about zero mean and unit deviation
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from monai.networks.nets import UNet
 from torch import nn
 
 from medseg.config import ModelConfig
+from medseg.monai_parts import UNet
 
 RGB = 3
 

@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
@@ -31,17 +30,17 @@ def case_score(case: CaseResult, labels: LabelSet) -> float:
 
 def best_median_worst(cases: Sequence[CaseResult], labels: LabelSet) -> dict[str, list[CaseResult]]:
     """Up to PER_KIND cases of each kind by case_score, no case twice; cases without a score are left out."""
-    scored = [(case_score(case, labels), case) for case in cases]
-    order = [case for value, case in sorted(scored, key=lambda pair: (-pair[0], pair[1].sample_id)) if not math.isnan(value)]
-    each = min(PER_KIND, len(order) // 3) or min(1, len(order))
-    middle = max(0, (len(order) - each) // 2)
-    chosen = {"best": order[:each], "median": order[middle : middle + each], "worst": order[-each:][::-1] if each else []}
-    return {kind: each_kind for kind, each_kind in chosen.items() if each_kind}
+    scored = [(value, case) for case in cases if not math.isnan(value := case_score(case, labels))]
+    order = [case for _, case in sorted(scored, key=lambda pair: (-pair[0], pair[1].sample_id))]
+    each = min(PER_KIND, len(order) // 3)
+    if each == 0:  # one or two cases: nothing to choose from
+        return {"all": order} if order else {}
+    middle = (len(order) - each) // 2
+    return {"best": order[:each], "median": order[middle : middle + each], "worst": order[-each:][::-1]}
 
 
 def overlay_sheet(path: Path, cases: Sequence[CaseResult], labels: LabelSet, read: ReadTriple) -> None:
     """Write the sheet: a row a kind, each case as photograph with the reference beside photograph with the prediction."""
-    matplotlib.use("Agg")
     kinds = best_median_worst(cases, labels)
     if not kinds:
         return
@@ -56,7 +55,7 @@ def overlay_sheet(path: Path, cases: Sequence[CaseResult], labels: LabelSet, rea
             axis.set_title(f"{kind}: {case.sample_id}   mIoU {case_score(case, labels):.3f}", fontsize=8)
     handles = [Patch(color=to_hex(labels.palette[labels.id_of(name)] / 255), label=name) for name in labels.foreground]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=8, frameon=False)
-    figure.suptitle("Left: reference.  Right: prediction.", fontsize=9)
+    figure.suptitle("Left: reference.  Right: prediction.  mIoU: mean over the foreground classes in the image.", fontsize=9)
     with atomic_path(path) as temporary:
         figure.savefig(temporary)
 

@@ -12,13 +12,14 @@ from typing import Any
 
 from medseg.errors import RunError
 from medseg.files import write_json, write_text
-from medseg.labels import LabelSet
+from medseg.labels import BACKGROUND, LabelSet
 from medseg.metrics.counts import Counts, counts_of, scored_names
 from medseg.metrics.protocol import Protocol
 from medseg.metrics.scores import METRICS, Scores, ratios
 from medseg.types import CaseResult
 
 TITLES = {"iou": "IoU", "recall": "Recall", "precision": "Precision", "dice": "Dice"}
+KEYS = {"protocol", "split", "checkpoint", "manifest_sha256", "split_sha256", "pooled", "per_image", "summary", "n_cases"}
 SUMMARY_TITLES = {
     "miou_pooled/with_background": "mIoU, pooled, with background",
     "miou_pooled/without_background": "mIoU, pooled, without background",
@@ -70,7 +71,7 @@ def write_scores(path: Path, scores: Scores, protocol: Protocol, facts: dict[str
         "per_image": {
             name: {metric: {"mean": mean.mean, "n": mean.n} for metric, mean in each.items()} for name, each in scores.per_image.items()
         },
-        "summary": scores.summary,
+        "summary": {name: {"mean": mean.mean, "n": mean.n} for name, mean in scores.summary.items()},
         "confusion": scores.confusion_KK.tolist(),
     }
     write_json(path, facts | content)
@@ -82,7 +83,8 @@ def read_scores(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         raise RunError(path, "no readable scores.json", "run `medseg evaluate RUN --split test` first") from None
-    assert isinstance(content, dict)
+    if not isinstance(content, dict) or not set(content) >= KEYS:
+        raise RunError(path, "not a scores.json of this version", "run `medseg evaluate RUN --split test` again")
     return content
 
 
@@ -122,7 +124,9 @@ def markdown(scores: Scores, protocol: Protocol, title: str, notes: Sequence[str
         [name, *(number(pooled[metric]) for metric in METRICS), *(_mean_cell(scores, name, metric) for metric in METRICS)]
         for name, pooled in scores.pooled.items()
     ]
-    lines = [f"# {title}", "", *markdown_table(header, body), "", *markdown_table(["Summary", "Value"], _summary_rows(scores.summary)), ""]
+    summary = [[text, number(scores.summary[key].mean), f"{scores.summary[key].n:,}"] for key, text in SUMMARY_TITLES.items()]
+    lines = [f"# {title}", "", *markdown_table(header, body), ""]
+    lines += [*markdown_table(["Summary", "Value", "n (classes; pixels of the pixel accuracy)"], summary), ""]
     lines += [f"{scores.n_cases} images of {scores.n_groups} groups. {protocol.sentence()}", "", *(f"- {note}" for note in notes)]
     return "\n".join(lines) + "\n"
 
@@ -130,10 +134,6 @@ def markdown(scores: Scores, protocol: Protocol, title: str, notes: Sequence[str
 def _mean_cell(scores: Scores, name: str, metric: str) -> str:
     mean = scores.per_image[name][metric]
     return f"{number(mean.mean)} ({mean.n})"
-
-
-def _summary_rows(summary: dict[str, float]) -> list[list[str]]:
-    return [[title, number(summary[key])] for key, title in SUMMARY_TITLES.items()]
 
 
 def markdown_table(header: Sequence[str], body: Iterable[Sequence[str]]) -> list[str]:
@@ -156,13 +156,13 @@ def comparison(runs: Sequence[tuple[str, dict[str, Any]]]) -> str:
         for key in ("protocol", "split", "manifest_sha256", "split_sha256"):
             if content[key] != first[key]:
                 raise RunError(label, f"its {key} differs from that of {first_label}", "evaluate both on one split by one protocol")
-    names = list(first["pooled"])
-    header = ["Run", *(f"{TITLES[m]} {name}" for name in names if name != "background" for m in METRICS), "mIoU without background"]
+    names = [name for name in first["pooled"] if name != BACKGROUND]
+    header = ["Run", *(f"{TITLES[m]} {name}" for name in names for m in METRICS), "mIoU without background"]
     body = [
         [
             label,
-            *(number(content["pooled"][name][m]) for name in names if name != "background" for m in METRICS),
-            number(content["summary"]["miou_pooled/without_background"]),
+            *(number(content["pooled"][name][m]) for name in names for m in METRICS),
+            number(content["summary"]["miou_pooled/without_background"]["mean"]),
         ]
         for label, content in runs
     ]

@@ -65,10 +65,19 @@ def test_another_grid_or_other_files_make_another_cache(data):
 
 def test_a_failed_decode_leaves_nothing_behind(data):
     manifest, root, cache = data
-    (root / manifest.row(3).image).unlink()
-    with pytest.raises(images.ImageError, match="case_03.png: there is no such file"):
+    path = root / manifest.row(3).image
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(images.ImageError, match="case_03.png: the image is truncated or damaged"):
         decode_all(manifest, list(manifest), root, FRAME, cache)
     assert not list(cache.iterdir())
+
+
+def test_a_missing_image_is_named_by_row_before_any_is_decoded(data):
+    manifest, root, cache = data
+    (root / manifest.row(3).image).unlink()
+    with pytest.raises(ManifestError, match=r"manifest.csv row 5 \(case_03\): there is no image .*case_03.png; check --data-root"):
+        decode_all(manifest, list(manifest), root, FRAME, cache)
+    assert not cache.exists()
 
 
 def test_a_file_of_another_size_is_refused_by_row(data):

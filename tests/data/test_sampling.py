@@ -31,7 +31,12 @@ def test_an_image_without_any_class_has_weight_one():
 
 def test_a_class_in_no_image_has_no_say():
     present = np.array([[True, False], [True, False]])
-    assert equals_uniform(image_weights(SamplingConfig(), present))
+    assert equals_uniform(image_weights(SamplingConfig(), present), present)
+
+
+def test_weights_that_differ_without_changing_any_class_s_share_are_uniform():
+    present = np.array([[True], [True], [False], [False]])
+    assert equals_uniform(np.array([3.0, 1.0, 2.0, 2.0]), present) and not equals_uniform(np.array([3.0, 1.0, 1.0, 1.0]), present)
 
 
 def test_uniform_draws_each_image_once():

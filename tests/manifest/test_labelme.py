@@ -328,6 +328,18 @@ def test_every_refused_file_is_named(labelme_dir: Path, tmp_path: Path) -> None:
         imported(labelme_dir, tmp_path / "out")
 
 
+def test_one_file_alone_that_leaves_src_is_told_for_what_it_is(tmp_path: Path) -> None:
+    save_json(tmp_path / "src" / "a.json", [("tongue", 0, 0, 9, 9)], imagePath="..\\..\\elsewhere\\a.jpg")
+    with pytest.raises(AnnotationError, match=r"a.json: imagePath .* leaves "):
+        import_labelme(tmp_path / "src", tmp_path / "out")  # no dataset.yaml and no classes either
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_name_that_heads_no_data_set(labelme_dir: Path, tmp_path: Path) -> None:
+    with pytest.raises(ManifestError, match=r"--name: a data set's name is Latin letters, .* got 'my data'"):
+        imported(labelme_dir, tmp_path / "out", dataset_name="my data")
+
+
 def test_skip_refused_imports_the_rest_and_lists_them(labelme_dir: Path, tmp_path: Path) -> None:
     save_json(labelme_dir / "set_1" / "a.json", [("tongue", 0, 0, 9, 9)], height=99)
     report, manifest = imported(labelme_dir, tmp_path / "out", skip_refused=True)

@@ -141,7 +141,7 @@ def test_keys(manifest: Manifest, tmp_path: Path, text: str) -> None:
 
 
 def test_the_tables_groups_replace_the_manifests(manifest: Manifest, tmp_path: Path) -> None:
-    split, _ = taken(manifest, tmp_path, "sample,group,split\nx/1,a,train\nx/2,b,test\nx/3,a,train\n")
+    split, _ = taken(manifest, tmp_path, "sample,group,split\nx/1,a,train\nx/2,b,train\nx/3,a,train\n")
     assert split.frame["group_id"].tolist() == ["a", "b", "a"]
 
 
@@ -168,6 +168,7 @@ BAD_TABLES = {
     "twice": ("sample,split\nx/1,train\nx/1,train\n", r"pairs.csv row 3 \(x/1\): the sample 'x/1' is listed twice; keep one"),
     "torn": ("sample,split\nx/1,train\nx/2,test\n", r"pairs.csv: the group 'p' is in two splits: train and test; put all"),
     "torn here": ("sample,group,split\nx/1,g,val\nx/3,g,test\n", r"the group 'g' is in two splits: val and test"),
+    "torn patient": ("sample,group,split\nx/1,g,val\nx/2,h,test\n", r"the group 'p' is in two splits: val and test"),
     "blank group": ("sample,group,split\nx/1,,val\n", r"pairs.csv row 2 \(x/1\): group_id is blank"),
     "unlabelled": ("sample,split\nx/4,test\n", r"every image it lists is unlabelled: a split with no image; annotate"),
     "no row": ("sample,split\n", r"pairs.csv: the table has no row; list each image"),
@@ -186,6 +187,14 @@ def test_ambiguous_image(make_manifest: Make, tmp_path: Path) -> None:
     manifest = make_manifest([{"sample_id": "a/1"}, {"sample_id": "b/1"}])
     with pytest.raises(ManifestError, match=r"pairs.csv row 2: '1.png' fits several samples: a/1, b/1; write the image path"):
         taken(manifest, tmp_path, "image,split\n1.png,train\n")
+
+
+def test_a_part_of_another_path_is_no_match(make_manifest: Make, tmp_path: Path) -> None:
+    """set_1/104 was refused at the import: its row must not be taken for set_2/104."""
+    manifest = make_manifest([{"sample_id": "set_2/104"}, {"sample_id": "set_2/105"}])
+    split, warnings = taken(manifest, tmp_path, "image,split\nset_1/104.jpg,test\nset_2/105.jpg,train\n105.1,test\n")
+    assert dict(zip(split.frame["sample_id"], split.frame["split"], strict=True)) == {"set_2/105": "train"}
+    assert warnings[0] == "2 listed, but not in the manifest (set_1/104.jpg, 105.1)"
 
 
 def test_missing_table(manifest: Manifest, tmp_path: Path) -> None:

@@ -276,7 +276,9 @@ def test_bad_split(make_manifest: Make, old: str, new: str, message: str) -> Non
 def test_split_without_an_image(make_manifest: Make) -> None:
     manifest, frame = three(make_manifest)
     split = write_split(manifest, "a", frame[frame["split"] == "train"], {})
-    with pytest.raises(ManifestError, match=r"a.csv: no image in the split 'test' \(it has train: 1\); make the split again"):
+    with pytest.raises(
+        ManifestError, match=r"a.csv: no image in the split 'test' \(it has train: 1\); name a part it has, or make the split again"
+    ):
         select(manifest, split, "test")
     split = write_split(manifest, "b", frame[frame["sample_id"] == "s003"], {})
     with pytest.raises(ManifestError, match=r"b.csv: no labelled image in the split 'test'; annotate some"):

@@ -20,7 +20,7 @@ import pandas as pd
 from pydantic import ValidationError
 
 from medseg.errors import AnnotationError, LabelError, ManifestError, MedsegError
-from medseg.files import sha256_file, write_text
+from medseg.files import sha256_file, walk, write_text
 from medseg.images import IMAGE_SUFFIXES, read_image
 from medseg.labels import LabelSet
 from medseg.manifest.schema import COLUMNS, PIXEL_PREFIX, Dataset
@@ -34,7 +34,7 @@ Progress = Callable[[int, int], None]
 MasksUnder = Literal["data_root", "manifest"]
 REFUSED_FILE = "refused.csv"
 WORKERS = 2  # decoding and hashing release the interpreter lock; more threads only hold more photographs in memory
-SHOWN = 10  # refused files a message names
+SHOWN = 10_000  # refused files a message names: all, but not a million lines
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,16 +94,6 @@ def folder_at(path: Path, what: str) -> Path:
     if not path.is_dir():
         raise AnnotationError(path, f"the {what} folder is not there", "check the path")
     return path.resolve()
-
-
-def walk(root: Path, suffixes: Sequence[str], skip: Iterable[Path] = ()) -> list[Path]:
-    """Files of the given suffixes under `root`, sorted; hidden ones (macOS leaves `._a.jpg`) and folders in `skip` left out."""
-    skipped = {path.resolve() for path in skip}
-    found: list[Path] = []
-    for folder, folders, names in os.walk(root):
-        folders[:] = [name for name in folders if not name.startswith(".") and Path(folder, name).resolve() not in skipped]
-        found += [Path(folder, name) for name in names if not name.startswith(".") and name.lower().endswith(tuple(suffixes))]
-    return sorted(found)
 
 
 def images_under(root: Path, skip: Iterable[Path] = ()) -> list[Path]:
@@ -215,6 +205,14 @@ def default_name(out: Path) -> str:
     return re.sub(r"[^\w.-]+", "_", parts[-1]).lstrip("_.-") if parts else ""
 
 
+def _named(name: str, labels: LabelSet, under: MasksUnder) -> Dataset:
+    try:
+        return Dataset(name=name, labels=labels, masks_under=under)
+    except ValidationError:
+        rule = f"a data set's name is Latin letters, digits, '.', '-' and '_', got {name!r}"
+        raise ManifestError("--name", rule, "give it one with --name") from None
+
+
 def described(out: Path, classes: Sequence[str] | None, name: str | None, under: MasksUnder, met: Sequence[str]) -> Dataset:
     """The Dataset of an import: the dataset.yaml in `out` if there is one, else the classes given, else those `met`, by name.
 
@@ -223,7 +221,7 @@ def described(out: Path, classes: Sequence[str] | None, name: str | None, under:
     path = out / DATASET_FILE
     if not path.exists():
         labels = label_set(classes or sorted(met), "--classes" if classes else "the labels met")
-        return Dataset(name=name or default_name(out) or "dataset", labels=labels, masks_under=under)
+        return _named(name or default_name(out) or "dataset", labels, under)
     dataset = read_dataset(path)
     wanted = tuple(name for name in classes or dataset.labels.foreground if name != "background")
     if wanted != dataset.labels.foreground:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from medseg.errors import AnnotationError, ImageError, LabelError, ManifestError, MedsegError
-from medseg.files import posix
+from medseg.files import posix, walk
 from medseg.images import IMAGE_SUFFIXES, MAX_JSON_BYTES, write_mask
 from medseg.labels import LabelSet
 from medseg.manifest.importers.common import (
@@ -42,7 +42,6 @@ from medseg.manifest.importers.common import (
     relative,
     staging,
     stem_of,
-    walk,
     without_clashes,
     write_all,
     write_refused,
@@ -101,6 +100,8 @@ def import_labelme(
     annotations, refused = _read_all(files, root, notes, advance)
     if not annotations and not refused:
         raise AnnotationError(src, "no labelme file (.json with `shapes`) under this folder", "check the path")
+    if not annotations:
+        raise_refused(refused, str(src))  # no label was met, and that would be the wrong thing to complain about
     dataset = described(out, classes, dataset_name, under, _labels_met(annotations))
     _check_classes(annotations, dataset.labels, root)
     plain, damaged = _unlabelled(photographs, annotations, refused, root, advance)
@@ -220,7 +221,7 @@ def _find_image(stated: Any, path: Path, root: Path) -> tuple[Path | None, list[
 
     Raises AnnotationError where imagePath leads out of SRC: judged by where it arrives, since `..\\set_1\\104.jpg` may not leave.
     """
-    if not isinstance(stated, str) or not stated.strip():
+    if not isinstance(stated, str) or not stated.strip() or "\0" in stated:
         return _namesake(path, [])
     target = Path(os.path.normpath(path.parent / posix(stated)))
     drive = posix(stated)[1:3] == ":/"

@@ -76,7 +76,7 @@ def import_masks(
     pairs, refused = _pairs(images, masks, mask_suffix, out, notes)
     if not pairs:
         raise AnnotationError(images, "no image under this folder", "check --images")
-    if refused and all(pair.mask is None for pair in pairs):
+    if all(pair.mask is None for pair in pairs):
         raise AnnotationError(masks, f"no mask has the name of an image ({_examples(pairs, refused)})", "check --masks and --mask-suffix")
     results = list(each(partial(_record, root=root, labels=dataset.labels), pairs, counter(len(pairs), on_progress)))
     refused += [result for result in results if isinstance(result, MedsegError)]

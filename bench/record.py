@@ -1,0 +1,76 @@
+"""Evaluated runs -> one JSON line each in bench/results/<date>_<machine>.jsonl, the only store of measured numbers.
+
+python bench/record.py runs/<id> [runs/<id> ...]
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from medseg.environment import describe_environment
+from medseg.errors import RunError
+from medseg.report.tables import read_scores
+from medseg.runfolder import RunFolder, open_run
+from medseg.yamlio import dump_yaml, read_yaml
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def machine() -> str:
+    """A short name of this machine: processor and usable cores."""
+    hardware = describe_environment(Path.cwd())["hardware"]
+    model = "".join(c if c.isalnum() else "-" for c in str(hardware["cpu"]).lower()).strip("-")
+    return f"{model}_{hardware['cpu_cores_usable']}cores"
+
+
+def append(record: dict[str, Any]) -> Path:
+    """Append one line, dated and with the machine's name."""
+    date = datetime.now(UTC).strftime("%Y-%m-%d")
+    path = RESULTS / f"{date}_{machine()}.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as stream:
+        stream.write(json.dumps({"date": date, "machine": machine(), **record}, sort_keys=True) + "\n")
+    return path
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    """The records of a .jsonl file."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def of_run(run: RunFolder) -> dict[str, Any]:
+    """What an evaluated run measured on its test split, and how long its training took."""
+    config = read_yaml(run.config_yaml, RunError)
+    environment = json.loads(run.environment_json.read_text(encoding="utf-8"))
+    scores = read_scores(run.evaluation("test") / "scores.json")
+    timings = [line["timings"] for line in lines(run.timings_jsonl)]
+    return {
+        "what": "experiment",
+        "experiment": f"{run.state()['dataset']}/{config['name']}",
+        "run": run.id,
+        "seed": config["seed"],
+        "config_sha256": hashlib.sha256(dump_yaml({**config, "seed": None}).encode()).hexdigest(),
+        "commit": environment["git"]["commit"],
+        "dirty": environment["git"]["dirty"],
+        "epochs": config["train"]["epochs"],
+        "size_px": config["data"]["size_px"],
+        "precision": config["train"]["precision"],
+        "training_s": round(sum(t["train_s"] + t["val_s"] for t in timings), 1),
+        "n_test": scores["n_cases"],
+        "best_epoch": scores["checkpoint"]["epoch"],
+        "pooled": scores["pooled"],
+        "per_image": scores["per_image"],
+        "miou_pooled": scores["summary"]["miou_pooled/without_background"]["mean"],
+        "manifest_sha256": scores["manifest_sha256"],
+        "split_sha256": scores["split_sha256"],
+    }
+
+
+if __name__ == "__main__":
+    for folder in sys.argv[1:]:
+        print(append(of_run(open_run(Path(folder)))))

@@ -1,0 +1,96 @@
+"""bench/results/*.jsonl -> docs/results.md. Every number there comes from a recorded line; none is typed.
+
+python bench/results.py
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from record import RESULTS, lines
+
+from medseg.files import write_text
+from medseg.labels import BACKGROUND
+from medseg.report.tables import markdown_table, number
+
+PAGE = Path(__file__).parent.parent / "docs" / "results.md"
+HEAD = """# Results
+
+Written by `make results` from the lines in `bench/results/`; do not edit. Checkpoints are chosen on val, test is scored once per run.
+"pooled" is the ratio of summed counts; "per image" is the mean over the images in which the score is defined, with their number.
+Time is the training with its validations, on the machine named, nothing else running unless a line says so.
+"""
+
+
+def experiments(records: Iterable[dict[str, Any]]) -> list[str]:
+    """A section for each experiment, config, split and machine: a row a run, then the mean over its seeds."""
+    groups: dict[tuple[str, ...], list[dict[str, Any]]] = defaultdict(list)
+    for record in records:
+        groups[tuple(record[key] for key in ("experiment", "machine", "config_sha256", "split_sha256"))].append(record)
+    text: list[str] = []
+    for (name, machine, *_), runs in sorted(groups.items()):
+        assert len({run["seed"] for run in runs}) == len(runs), f"{name}: one seed is recorded twice"
+        dates = " to ".join(sorted({run["date"] for run in runs}))
+        text += [f"## {name} ({dates}, {machine})", "", *_run_table(runs), "", _provenance(runs), ""]
+    return text
+
+
+def _run_table(runs: list[dict[str, Any]]) -> list[str]:
+    names = [name for name in runs[0]["pooled"] if name != BACKGROUND]
+    header = ["Seed", "Training, min", *(f"IoU {n}, pooled" for n in names), *(f"IoU {n}, per image (n)" for n in names)]
+    header += ["mIoU without background, pooled"]
+    body = [[str(run["seed"]), number(run["training_s"] / 60, 1), *_cells(run, names), number(run["miou_pooled"])] for run in runs]
+    if len(runs) > 1:
+        body.append(_mean_row(runs, names))
+    return markdown_table(header, body)
+
+
+def _cells(run: dict[str, Any], names: list[str]) -> list[str]:
+    means = [run["per_image"][name]["iou"] for name in names]
+    return [*(number(run["pooled"][name]["iou"]) for name in names), *(f"{number(m['mean'])} ({m['n']})" for m in means)]
+
+
+def _mean_row(runs: list[dict[str, Any]], names: list[str]) -> list[str]:
+    pooled = [number(fmean(run["pooled"][name]["iou"] for run in runs)) for name in names]
+    per_image = [number(fmean(run["per_image"][name]["iou"]["mean"] for run in runs)) for name in names]
+    time = number(fmean(run["training_s"] for run in runs) / 60, 1)
+    return [f"mean of {len(runs)}", time, *pooled, *per_image, number(fmean(run["miou_pooled"] for run in runs))]
+
+
+def _provenance(runs: list[dict[str, Any]]) -> str:
+    first = runs[0]
+    commits = sorted({f"{str(run['commit'])[:10]}{'+' if run['dirty'] else ''}" for run in runs})
+    size = "x".join(map(str, first["size_px"]))
+    return (
+        f"{first['n_test']} test images; {first['epochs']} epochs at {size}, {first['precision']}; commit"
+        f" {', '.join(commits)} (+ uncommitted changes); manifest {first['manifest_sha256'][:10]}, split {first['split_sha256'][:10]}."
+    )
+
+
+def others(records: Iterable[dict[str, Any]]) -> list[str]:
+    """Commands that were timed, and runs that were repeated."""
+    rows = []
+    for record in records:
+        if record["what"] == "command":
+            outcome = f"{record['wall_s']:.0f} s, exit code {record['exit_code']}"
+            rows.append([record["name"], outcome, record["date"], record["machine"], str(record["commit"])[:10]])
+        if record["what"] == "repeat":
+            equal = ", ".join(f"{Path(name).name}: {'equal' if same else 'DIFFERENT'}" for name, same in record["equal"].items())
+            rows.append([f"{record['experiment']} twice", equal, record["date"], record["machine"], str(record["commit"])[:10]])
+    return ["## Commands", "", *markdown_table(["What", "Outcome", "Date", "Machine", "Commit"], rows), ""] if rows else []
+
+
+def page() -> str:
+    """The whole page."""
+    every = [record for path in sorted(RESULTS.glob("*.jsonl")) for record in lines(path)]
+    parts = [HEAD, *experiments(r for r in every if r["what"] == "experiment"), *others(every)]
+    return "\n".join(parts).rstrip() + "\n"
+
+
+if __name__ == "__main__":
+    write_text(PAGE, page())
+    print(PAGE)

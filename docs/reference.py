@@ -1,0 +1,62 @@
+"""medseg.config -> the table of keys in docs/experiments.md, between its two marks.
+
+python docs/reference.py
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic_core import PydanticUndefined
+
+from medseg.config import Config
+from medseg.files import write_text
+
+PAGE = Path(__file__).parent / "experiments.md"
+START, END = "<!-- keys: written by `make reference` -->", "<!-- end of keys -->"
+
+
+def key_table() -> str:
+    """Every key with its type, default and meaning, a heading a section."""
+    text = ["| key | type | default | meaning |", "| --- | --- | --- | --- |"]
+    for name, field in Config.model_fields.items():
+        section = field.annotation
+        if isinstance(section, type) and issubclass(section, BaseModel):
+            text.append(f"| **{name}** | | | {' '.join((section.__doc__ or '').split())} |")
+            text += [_line(f"{name}.{inner}", inner_field) for inner, inner_field in section.model_fields.items()]
+        else:
+            text.append(_line(name, field))
+    return "\n".join(text)
+
+
+def _line(key: str, field: Any) -> str:
+    default = "required" if field.default is PydanticUndefined else f"`{field.default}`"
+    return f"| `{key}` | {_type(field.annotation)} | {default} | {field.description or ''} |"
+
+
+def _type(annotation: Any) -> str:
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is None:
+        return "" if annotation is type(None) else annotation.__name__
+    if str(origin) == "typing.Literal":
+        return ", ".join(f"`{value}`" for value in arguments)
+    if origin is tuple:
+        return "list of " + _type(arguments[0])
+    if origin is Annotated:
+        return _type(arguments[0])
+    names = [name for argument in arguments if (name := _type(argument))]
+    return " or ".join([*names, "null"] if type(None) in arguments else names)
+
+
+def with_table(page: str) -> str:
+    """The page with its table made anew."""
+    before, _, rest = page.partition(START)
+    _, _, after = rest.partition(END)
+    return f"{before}{START}\n\n{key_table()}\n\n{END}{after}"
+
+
+if __name__ == "__main__":
+    write_text(PAGE, with_table(PAGE.read_text(encoding="utf-8")))
+    print(PAGE)

@@ -1,0 +1,104 @@
+"""The command line: manifest verbs end to end, one line and exit code 2 for each mistake, nothing half written."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from medseg import images
+from medseg.labels import LabelSet
+from medseg.manifest.table import read_manifest, read_split
+
+
+def medseg(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "medseg", *map(str, arguments)], capture_output=True, text=True, cwd=cwd)
+
+
+def annotate(folder: Path, name: str, **changes: object) -> None:
+    """A 12 x 16 photograph and its labelme file with one tongue polygon."""
+    images.write_image(folder / f"{name}.jpg", np.full((12, 16, 3), 99, np.uint8))
+    shape = {"label": "tongue", "points": [[1, 1], [9, 1], [9, 8]], "shape_type": "polygon", "group_id": None, "flags": {}}
+    content = {
+        "version": "5.6.1",
+        "flags": {},
+        "shapes": [shape],
+        "imagePath": f"{name}.jpg",
+        "imageData": None,
+        "imageHeight": 12,
+        "imageWidth": 16,
+    }
+    (folder / f"{name}.json").write_text(json.dumps(content | changes))
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    for place in range(10):
+        annotate(tmp_path / "src", f"p{place // 2}_{place % 2}")
+    return tmp_path / "src"
+
+
+def test_import_and_split_by_hand(source: Path, tmp_path: Path) -> None:
+    done = medseg("manifest", "import", "labelme", source, "--out", "data_manifests/t/v1", "--group-pattern", "^(p.)_", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "10 annotated images, 0 unlabelled, 0 refused" in done.stdout
+    done = medseg("manifest", "split", "data_manifests/t/v1", "--name", "main", "--ratios", "0.6", "0.2", "0.2", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    manifest = read_manifest(tmp_path / "data_manifests/t/v1")
+    split = read_split(manifest, "main")
+    assert split.frame.groupby("group_id")["split"].nunique().max() == 1
+    assert re.search(r"train +6 +3", done.stdout) and re.search(r"test +2 +1", done.stdout)
+
+
+def test_masks_by_hand(tmp_path: Path) -> None:
+    for place in range(4):
+        images.write_image(tmp_path / "d/images" / f"{place}.png", np.full((5, 6, 3), 9, np.uint8))
+        images.write_mask(tmp_path / "d/masks" / f"{place}.png", np.eye(5, 6, dtype=np.uint8), LabelSet.of("tongue").palette)
+    out = tmp_path / "m/v1"
+    done = medseg(
+        "manifest", "import", "masks", "--images", "d/images", "--masks", "d/masks", "--classes", "tongue", "--out", out, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert read_manifest(out).row(0).px == {"background": 25, "tongue": 5}
+
+
+MISTAKES = {
+    "imagePath leaves SRC": ({"imagePath": "..\\..\\x\\104.jpg"}, r"p0_0.json: imagePath .* leaves"),
+    "another size": ({"imageHeight": 99}, r"p0_0.json: annotated at 16 x 99, the image p0_0.jpg is 16 x 12"),
+}
+
+
+@pytest.mark.parametrize(("changes", "message"), MISTAKES.values(), ids=MISTAKES)
+def test_a_file_that_cannot_be_imported(source: Path, tmp_path: Path, changes: dict[str, object], message: str) -> None:
+    annotate(source, "p0_0", **changes)
+    done = medseg("manifest", "import", "labelme", source, "--out", "out", cwd=tmp_path)
+    assert_one_error(done, message)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_class_that_dataset_yaml_does_not_name(source: Path, tmp_path: Path) -> None:
+    done = medseg("manifest", "import", "labelme", source, "--out", "out", "--classes", "lips", cwd=tmp_path)
+    assert_one_error(done, r"p0_0.json: the label 'tongue' is no class of the data set \(lips\)")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_manifest_and_a_source_that_are_not_there(tmp_path: Path) -> None:
+    assert_one_error(medseg("manifest", "split", "nowhere", cwd=tmp_path), "nowhere")
+    assert_one_error(medseg("manifest", "import", "labelme", "nowhere", "--out", "out", cwd=tmp_path), "the source folder is not there")
+    assert_one_error(medseg("manifest", "split", "nowhere", "--from", "x.csv", cwd=tmp_path), "nowhere")
+
+
+def test_a_folder_that_cannot_be_written(source: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    assert_one_error(medseg("manifest", "import", "labelme", source, "--out", "file/v1", cwd=tmp_path), "file")
+
+
+def assert_one_error(done: subprocess.CompletedProcess[str], message: str) -> None:
+    lines = [line for line in done.stderr.splitlines() if line.strip() and "━" not in line]
+    assert done.returncode == 2 and len(lines) == 1 and "Traceback" not in done.stderr, done
+    assert lines[0].startswith("error: ") and re.search(message, lines[0]), lines[0]

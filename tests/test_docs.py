@@ -1,0 +1,67 @@
+"""The documents say what the code does."""
+
+from __future__ import annotations
+
+import json
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+
+from medseg import api
+from medseg.config import Config, load_config
+from medseg.manifest.split import make_split
+from medseg.metrics.protocol import Protocol
+from tests.tiny import make_data
+
+ROOT = Path(__file__).parent.parent
+EXPERIMENTS = sorted(path for path in (ROOT / "experiments").glob("*/*.yaml") if path.name != "base.yaml")
+
+
+def test_the_table_of_keys_is_the_config_s_own():
+    page = (ROOT / "docs/experiments.md").read_text()
+    assert runpy.run_path(str(ROOT / "docs/reference.py"))["with_table"](page) == page, "run `make reference`"
+    assert all(f"`{key}`" in page for key in Config(name="x", data={"manifest": "m"}).flat())
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_each_experiment_loads_and_its_header_holds_question_and_command(path):
+    config = load_config(path)
+    assert config.name == path.stem
+    lines = path.read_text().splitlines()
+    assert lines[0].startswith("# Question: ")
+    assert re.search(rf"# Command:  make experiment EXP={path.parent.name}/{path.stem} DATA_ROOT=", path.read_text())
+    assert f"{path.parent.name}/{path.stem}`" in (ROOT / "docs/experiments.md").read_text()
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_each_experiment_comes_to_its_first_steps(path, tmp_path, monkeypatch):
+    """What the header's command does, on a tiny data set that stands at the place of the experiment's own."""
+    config = load_config(path)
+    monkeypatch.chdir(tmp_path)
+    manifest = make_data(tmp_path, count=20, out=tmp_path / config.data.manifest)
+    make_split(manifest, config.data.split, (0.6, 0.2, 0.2))
+    short = ["train.epochs=1", "sampling.draws_per_epoch=8", "tracking.enabled=false"]
+    run = api.train(path, short, tmp_path / "data")
+    assert json.loads(run.metrics_jsonl.read_text())["metrics"]["train/loss/total"] > 0
+
+
+@pytest.mark.parametrize(
+    "page", [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("**/*.md"))], ids=lambda p: p.name
+)
+def test_links_between_pages_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+        if "://" not in target:
+            assert (page.parent / target).exists(), target
+
+
+def test_the_protocol_s_sentence_names_every_rule():
+    protocol = Protocol()
+    assert all(str(value) in protocol.sentence() for key, value in protocol.to_dict().items() if key not in ("version", "background"))
+
+
+def test_the_results_page_comes_from_the_recorded_lines(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "bench"))
+    results = runpy.run_path(str(ROOT / "bench/results.py"))
+    assert results["page"]() == (ROOT / "docs/results.md").read_text(), "run `make results`"
