@@ -22,7 +22,7 @@ HEAD = """# Results
 
 Written by `make results` from the lines in `bench/results/`; do not edit. Checkpoints are chosen on val, test is scored once per run.
 "pooled" is the ratio of summed counts; "per image" is the mean over the images in which the score is defined, with their number.
-Time is the training with its validations, on the machine named, nothing else running unless a line says so.
+Time is the training with its validations, on the machine named, no other job running.
 """
 
 
@@ -65,9 +65,10 @@ def _provenance(runs: list[dict[str, Any]]) -> str:
     first = runs[0]
     commits = sorted({f"{str(run['commit'])[:10]}{'+' if run['dirty'] else ''}" for run in runs})
     size = "x".join(map(str, first["size_px"]))
+    legend = " (+: with uncommitted changes)" if any(run["dirty"] for run in runs) else ""
     return (
-        f"{first['n_test']} test images; {first['epochs']} epochs at {size}, {first['precision']}; commit"
-        f" {', '.join(commits)} (+ uncommitted changes); manifest {first['manifest_sha256'][:10]}, split {first['split_sha256'][:10]}."
+        f"{first['n_test']} test images; {first['epochs']} epochs at {size}, {first['precision']}; trained at"
+        f" commit {', '.join(commits)}{legend}; manifest {first['manifest_sha256'][:10]}, split {first['split_sha256'][:10]}."
     )
 
 

@@ -36,9 +36,13 @@ def bar(description: str) -> Iterator[Callable[[int, int], None]]:
             tasks.append(progress.add_task(description))
             progress.start()
         progress.update(tasks[0], completed=done, total=total)
+        if done == total:
+            progress.stop()  # at once, so that what comes next stands below
 
     try:
         yield show
+        if tasks and not progress.finished:  # a file that turned out to be nothing to do was counted in the total
+            progress.update(tasks[0], completed=progress.tasks[0].total)
     finally:
         if tasks:
             progress.stop()
