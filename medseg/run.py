@@ -18,6 +18,7 @@ from medseg.data.decode import DecodedSet, read_original_image, read_original_ma
 from medseg.engine.checkpoint import load_weights
 from medseg.engine.evaluate import original_grid_masks
 from medseg.engine.infer import predict_image
+from medseg.engine.train import Training
 from medseg.engine.train import train as run_training
 from medseg.environment import write_environment
 from medseg.errors import ConfigError, ImageError, RunError
@@ -32,6 +33,7 @@ from medseg.report.figures import overlay_sheet
 from medseg.report.tables import comparison, read_scores, write_per_case, write_scores, write_tables
 from medseg.runfolder import RunFolder, create_run, open_run
 from medseg.seeding import seed_of
+from medseg.stopping import stop_between_steps
 from medseg.types import CaseResult, Size
 from medseg.yamlio import read_yaml
 
@@ -90,7 +92,7 @@ def train_config(config: Config, manifest: Manifest, split: Split, root: Path, r
             _describe(run, config, manifest, split)
             tracker = _start_tracking(run, config, manifest, split)
             progress.on_start(run, training.total_steps)
-            run_training(training, run, progress.on_step)
+            _train_until_stopped(training, run, progress)
         except BaseException as cause:
             status: Literal["interrupted", "failed"] = "interrupted" if isinstance(cause, KeyboardInterrupt) else "failed"
             run.set_status(status, f"{type(cause).__name__}: {cause}")
@@ -101,6 +103,16 @@ def train_config(config: Config, manifest: Manifest, split: Split, root: Path, r
     if tracker:
         tracker.close("finished")
     return run
+
+
+def _train_until_stopped(training: Training, run: RunFolder, progress: Progress) -> None:
+    with stop_between_steps() as check:
+
+        def on_step(step: int, val_score: float | None) -> None:
+            progress.on_step(step, val_score)
+            check()
+
+        run_training(training, run, on_step)
 
 
 def _describe(run: RunFolder, config: Config, manifest: Manifest, split: Split) -> None:

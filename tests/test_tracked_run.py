@@ -85,7 +85,10 @@ def start_long_training(world) -> tuple[subprocess.Popen[str], RunFolder]:
 def test_ctrl_c_marks_the_run_and_exits_with_130(world):
     process, run = start_long_training(world)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    try:
+        _, errors = process.communicate(timeout=90)
+    finally:
+        process.kill()
     assert process.returncode == 130, errors
     assert "Traceback" not in errors
     assert open_run(run.path).state()["status"] == "interrupted" and tracked(run)[1].info.status == "KILLED"

@@ -1,0 +1,53 @@
+"""Ctrl-C is never lost, and acts between two steps."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+
+import pytest
+
+from medseg.stopping import stop_between_steps
+
+
+class Swallower:
+    """A destructor in which an exception would be printed and lost."""
+
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+        for _ in range(1000):
+            pass
+
+
+def test_ctrl_c_in_a_destructor_still_stops_the_next_step():
+    with stop_between_steps() as check:
+        check()
+        Swallower()
+        with pytest.raises(KeyboardInterrupt):
+            check()
+
+
+def test_a_second_ctrl_c_acts_at_once_and_the_handler_is_put_back():
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt), stop_between_steps():
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        for _ in range(1000):
+            pass
+        pytest.fail("the second Ctrl-C did nothing")
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_in_another_thread_it_does_nothing():
+    seen = []
+
+    def work():
+        with stop_between_steps() as check:
+            check()
+            seen.append(True)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [True]
