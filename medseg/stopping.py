@@ -1,7 +1,7 @@
 """Ctrl-C between two steps of a training.
 
 Python raises KeyboardInterrupt wherever the main thread happens to be. Inside a destructor or a callback from C (autograd's, a weak
-reference's) it is printed and lost, and the training would go on; seen once in some fifty interrupts.
+reference's) it is printed and lost, and the training would go on (a test hung on it).
 """
 
 from __future__ import annotations
