@@ -5,6 +5,7 @@ python docs/reference.py
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin
 
@@ -32,7 +33,8 @@ def key_table() -> str:
 
 
 def _line(key: str, field: Any) -> str:
-    default = "required" if field.default is PydanticUndefined else f"`{field.default}`"
+    undefined = "" if key == "name" else "required"
+    default = undefined if field.default is PydanticUndefined else f"`{json.dumps(field.default)}`"
     return f"| `{key}` | {_type(field.annotation)} | {default} | {field.description or ''} |"
 
 

@@ -55,7 +55,7 @@ def _mark_dead(runs: Path) -> None:
     from medseg.runfolder import mark_dead_runs
 
     for run in mark_dead_runs(runs):
-        print(f"note: {run.path} had ended without a word and is now marked killed", file=sys.stderr)
+        print(f"note: the process of {run.path} is gone; the run is now marked killed", file=sys.stderr)
         if run.mlflow_json.exists():
             from medseg.tracking import mark_killed
 

@@ -144,7 +144,7 @@ class TrackingConfig(Section):
 class Config(Section):
     """One experiment."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*$")]
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*$", description="the file's name where not given")]
     seed: Annotated[int, Field(ge=0)] = 0
     data: DataConfig
     model: ModelConfig = ModelConfig()
@@ -199,7 +199,8 @@ def validate_config(content: dict[str, Any], where: object) -> Config:
         return Config.model_validate(content)
     except ValidationError as cause:
         key, message = first_problem(cause)
-        raise ConfigError(where, f"{key}: {message}", _way_out(cause)) from None
+        unknown = cause.errors()[0]["type"] == "extra_forbidden"
+        raise ConfigError(where, f"{key}: {'there is no such key' if unknown else message}", _way_out(cause)) from None
 
 
 def _way_out(cause: ValidationError) -> str:

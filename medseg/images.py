@@ -36,11 +36,11 @@ def _open(source: Path | BinaryIO, where: object) -> Image.Image:
     try:
         image = Image.open(source)
     except FileNotFoundError:
-        raise ImageError(where, "there is no such file", "check the path and the data root") from None
+        raise ImageError(where, "there is no such file", "check the path") from None
     except Image.DecompressionBombError:
         raise ImageError(where, f"more than {MAX_PIXELS:,} pixels", "scale the image down first") from None
     except (OSError, ValueError, SyntaxError, struct.error) as error:
-        raise ImageError(where, f"not a readable image ({_first_line(error)})", "export or copy the file again") from None
+        raise ImageError(where, f"not a readable image ({_first_line(error)})", "give a photograph, or export it again") from None
     if image.width * image.height > MAX_PIXELS:
         size = f"{image.width} x {image.height}"
         image.close()
@@ -81,7 +81,7 @@ def embedded_image(path: Path) -> bytes:
         if isinstance(text, str) and text:
             return base64.b64decode(text)
     except FileNotFoundError:
-        raise ImageError(path, "there is no such file", "check the path and the data root") from None
+        raise ImageError(path, "there is no such file", "check the path") from None
     except (OSError, ValueError, RecursionError) as error:
         raise ImageError(path, f"its imageData cannot be read ({_first_line(error)})", "save the annotation again") from None
     raise ImageError(path, "it carries no imageData", "save the annotation again with the image in it")

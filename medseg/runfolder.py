@@ -137,7 +137,7 @@ def mark_dead_runs(runs: Path) -> list[RunFolder]:
         state = run.state()
         if state["status"] == "running" and state["host"] == socket.gethostname() and not _alive(state):
             with suppress(OSError):  # somebody else's folder, or a full disk: not this command's business
-                run.set_status("killed", "the process ended without a word")
+                run.set_status("killed", "the process is gone")
                 marked.append(run)
     return marked
 

@@ -1,7 +1,7 @@
 """Ctrl-C between two steps of a training.
 
 Python raises KeyboardInterrupt wherever the main thread happens to be. Inside a destructor or a callback from C (autograd's, a weak
-reference's) it is printed and lost, and the training would go on (a test hung on it).
+reference's) it is printed and lost, and the training would go on.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from typing import Any
 def stop_between_steps() -> Iterator[Callable[[], None]]:
     """Yield a check that raises KeyboardInterrupt once Ctrl-C was pressed; a second Ctrl-C acts at once, as it did before.
 
-    Outside the main thread, where signals cannot be caught, the check does nothing.
+    Outside the main thread, where signals cannot be caught, and where the shell has SIGINT ignored (a background job), the check does nothing.
     """
-    if threading.current_thread() is not threading.main_thread():
+    before, asked = signal.getsignal(signal.SIGINT), threading.Event()
+    if threading.current_thread() is not threading.main_thread() or before in (signal.SIG_IGN, None):
         yield lambda: None
         return
-    before, asked = signal.getsignal(signal.SIGINT) or signal.default_int_handler, threading.Event()
 
     def ask(number: int, frame: Any) -> None:
         asked.set()

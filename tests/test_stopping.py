@@ -11,6 +11,14 @@ import pytest
 from medseg.stopping import stop_between_steps
 
 
+@pytest.fixture(autouse=True)
+def foreground():
+    """As in a terminal: a job in the background of a script inherits an ignored SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 class Swallower:
     """A destructor in which an exception would be printed and lost."""
 
@@ -51,3 +59,10 @@ def test_in_another_thread_it_does_nothing():
     thread.start()
     thread.join()
     assert seen == [True]
+
+
+def test_an_ignored_ctrl_c_stays_ignored():
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with stop_between_steps() as check:
+        os.kill(os.getpid(), signal.SIGINT)
+        check()

@@ -70,7 +70,9 @@ def start_long_training(world) -> tuple[subprocess.Popen[str], RunFolder]:
     """A training of its own process, of which one epoch is done and tracked."""
     data_root, experiment = world
     command = [sys.executable, "-m", "medseg", "train", str(experiment), *TRACKED, "train.epochs=5000", "--data-root", str(data_root)]
+    ours = signal.signal(signal.SIGINT, signal.default_int_handler)  # a script's background job inherits an ignored SIGINT, and hands it on
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    signal.signal(signal.SIGINT, ours)
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and process.poll() is None:
         for path in Path("runs").glob("*/mlflow.json"):
@@ -101,5 +103,5 @@ def test_the_next_command_marks_a_killed_run(world):
     process.communicate()
     assert open_run(run.path).state()["status"] == "running"
     next_command = subprocess.run([sys.executable, "-m", "medseg", "manifest", "split", "nowhere"], capture_output=True, text=True)
-    assert next_command.returncode == 2 and f"note: {run.path} had ended without a word" in next_command.stderr
+    assert next_command.returncode == 2 and f"note: the process of {run.path} is gone" in next_command.stderr
     assert open_run(run.path).state()["status"] == "killed" and tracked(run)[1].info.status == "KILLED"
