@@ -40,7 +40,7 @@ def _open(source: Path | BinaryIO, where: object) -> Image.Image:
     except Image.DecompressionBombError:
         raise ImageError(where, f"more than {MAX_PIXELS:,} pixels", "scale the image down first") from None
     except (OSError, ValueError, SyntaxError, struct.error) as error:
-        raise ImageError(where, f"not a readable image ({_first_line(error)})", "give a photograph, or export it again") from None
+        raise ImageError(where, f"not a readable image ({_first_line(error)})", "export it as a photograph again") from None
     if image.width * image.height > MAX_PIXELS:
         size = f"{image.width} x {image.height}"
         image.close()

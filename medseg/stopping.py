@@ -17,7 +17,8 @@ from typing import Any
 def stop_between_steps() -> Iterator[Callable[[], None]]:
     """Yield a check that raises KeyboardInterrupt once Ctrl-C was pressed; a second Ctrl-C acts at once, as it did before.
 
-    Outside the main thread, where signals cannot be caught, and where the shell has SIGINT ignored (a background job), the check does nothing.
+    Outside the main thread, where signals cannot be caught, and where the shell has SIGINT ignored (a background job), the check does
+    nothing.
     """
     before, asked = signal.getsignal(signal.SIGINT), threading.Event()
     if threading.current_thread() is not threading.main_thread() or before in (signal.SIG_IGN, None):
