@@ -108,6 +108,15 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def sha256_array(array: Any, *more: Any) -> str:
+    """The SHA-256 of arrays by type, shape and values, in hex: the same whatever encoder wrote the file they came from."""
+    digest = hashlib.sha256()
+    for part in (array, *more):
+        digest.update(f"{part.dtype.str} {part.shape}\n".encode())
+        digest.update(part.tobytes())
+    return digest.hexdigest()
+
+
 def posix(relative: str) -> str:
     r"""A relative path with Windows separators turned round.
 

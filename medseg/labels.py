@@ -35,6 +35,7 @@ class LabelSet(BaseModel):
     classes: dict[int, Name]
     colours: dict[str, Colour] = {}
     ignore_id: Byte = 255
+    ignore_colour: Colour | None = None
     regions: dict[Name, Annotated[tuple[str, ...], Field(min_length=1)]] = {}
     left_right_pairs: tuple[tuple[str, str], ...] = ()
 
@@ -133,5 +134,5 @@ class LabelSet(BaseModel):
         table = np.zeros((256, 3), np.uint8)
         for class_id, name in self.classes.items():
             table[class_id] = self.colour_of(name)
-        table[self.ignore_id] = (128, 128, 128)
+        table[self.ignore_id] = self.ignore_colour or (128, 128, 128)
         return table

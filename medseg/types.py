@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+Spacing: TypeAlias = "tuple[float | None, float | None, float | None]"  # mm along x (width), y (height), z (depth)
+
+
 class Size(NamedTuple):
     """Height and width in pixels, in this order."""
 
@@ -25,7 +28,11 @@ class Size(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of a manifest. `mask` is None for an unlabelled image; `px` holds its pixels per class, empty if unlabelled."""
+    """One line of a manifest. `mask` is None for an unlabelled image; `px` holds its pixels per class, empty if unlabelled.
+
+    depth_px: None for a photograph.  spacing_mm: x, y, z along width, height and depth, None where unknown.  instances: the file
+    of the separate objects beside the class mask, where the annotation told them apart.
+    """
 
     sample_id: str
     group_id: str
@@ -35,6 +42,9 @@ class Row:
     image_sha256: str
     mask_sha256: str | None
     px: Mapping[str, int]
+    depth_px: int | None = None
+    spacing_mm: Spacing = (None, None, None)
+    instances: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

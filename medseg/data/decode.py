@@ -17,7 +17,7 @@ import numpy as np
 
 from medseg import images
 from medseg.errors import ManifestError
-from medseg.files import atomic_path, sha256_file
+from medseg.files import atomic_path, sha256_array, sha256_file
 from medseg.labels import LabelSet
 from medseg.manifest.schema import Manifest
 from medseg.types import Letterbox, Row, Sample, Size
@@ -61,7 +61,8 @@ def read_original_image(manifest: Manifest, row: Row, data_root: Path) -> np.nda
     """The photograph as annotated, uint8 (H, W, 3); ManifestError where the file is not the one the manifest describes."""
     path = manifest.image_path(row, data_root)
     image = images.read_image(path)
-    _check(manifest, row, path, image.shape[:2], row.image_sha256)
+    derived = manifest.dataset.images_under == "manifest"
+    _check(manifest, row, path, image.shape[:2], row.image_sha256, sha256_array(image) if derived else sha256_file(path))
     return image
 
 
@@ -70,16 +71,17 @@ def read_original_mask(manifest: Manifest, row: Row, data_root: Path) -> np.ndar
     path = manifest.mask_path(row, data_root)
     mask = images.read_mask(path)
     assert row.mask_sha256 is not None
-    _check(manifest, row, path, mask.shape, row.mask_sha256)
+    derived = manifest.dataset.masks_under == "manifest"
+    _check(manifest, row, path, mask.shape, row.mask_sha256, sha256_array(mask) if derived else sha256_file(path))
     manifest.labels.check(mask, path)
     return mask
 
 
-def _check(manifest: Manifest, row: Row, path: Path, shape: tuple[int, ...], sha256: str) -> None:
+def _check(manifest: Manifest, row: Row, path: Path, shape: tuple[int, ...], stated: str, found: str) -> None:
     if shape != tuple(row.size):
         rule = f"{path} is {shape[1]} x {shape[0]} pixels, the manifest says {row.size.width_px} x {row.size.height_px}"
         raise ManifestError(manifest.where(row), rule, "import the data set again as a new version")
-    if sha256_file(path) != sha256:
+    if found != stated:
         raise ManifestError(manifest.where(row), f"{path} has changed since the import", "import it again as a new version")
 
 

@@ -6,7 +6,7 @@ read here.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,13 +18,16 @@ from pydantic import BaseModel, ConfigDict, Field
 from medseg.errors import ManifestError
 from medseg.files import resolve_under
 from medseg.labels import LabelSet
-from medseg.types import Row, Size
+from medseg.types import Row, Size, Spacing
 
 COLUMNS = (
     "sample_id", "group_id", "image", "mask", "height_px", "width_px", "depth_px",
     "spacing_x_mm", "spacing_y_mm", "spacing_z_mm", "image_sha256", "mask_sha256",
 )  # fmt: skip
+OPTIONAL_COLUMNS = ("study_id", "instances", "instances_sha256")  # a manifest has those that its annotations give
+FLAG_PREFIX = "flag_"  # flag_<name>: true, false or blank, as the annotator ticked it
 PIXEL_PREFIX = "px_"
+SPACINGS = ("spacing_x_mm", "spacing_y_mm", "spacing_z_mm")
 SPLIT_COLUMNS = ("sample_id", "group_id", "split", "fold")
 SPLIT_NAMES = ("train", "val", "test")
 
@@ -32,13 +35,16 @@ SPLIT_NAMES = ("train", "val", "test")
 class Dataset(BaseModel):
     """dataset.yaml: the data set's name, labels and provenance.
 
-    masks_under: whether `mask` paths hang on the data root (the user's own masks) or on the manifest's folder (derived masks).
+    masks_under, images_under: whether such paths hang on the data root (the user's own files) or on the manifest's folder (derived
+    ones, with the instances). A user's file is known by the SHA-256 of its bytes; a derived one by that of its decoded array
+    (`files.sha256_array`), because another version of zlib or nibabel may write the same array in other bytes.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = Field(pattern=r"^[A-Za-z0-9][\w.-]*$")
     labels: LabelSet
+    images_under: Literal["data_root", "manifest"] = "data_root"
     masks_under: Literal["data_root", "manifest"] = "data_root"
     licence: str = "not stated"
     citation: str = ""
@@ -82,6 +88,9 @@ class Manifest:
             image_sha256=str(record["image_sha256"]),
             mask_sha256=str(record["mask_sha256"]) if labelled else None,
             px={name: int(record[PIXEL_PREFIX + name]) for name in self.labels.names} if labelled else {},
+            depth_px=int(record["depth_px"]) if pd.notna(record["depth_px"]) else None,
+            spacing_mm=_spacing(record),
+            instances=str(record["instances"]) if pd.notna(record.get("instances")) else None,
         )
 
     def where(self, row: Row) -> str:
@@ -94,14 +103,26 @@ class Manifest:
         return {str(sample): int(order) + 2 for sample, order in zip(self.frame["sample_id"], self.frame.index, strict=True)}
 
     def image_path(self, row: Row, data_root: Path) -> Path:
-        """The image's path; ManifestError where it leaves the data root."""
-        return resolve_under(data_root, row.image, ManifestError, self.where(row))
+        """The image's path, under the data root or the manifest's folder as dataset.yaml says; ManifestError where it leaves it."""
+        root = data_root if self.dataset.images_under == "data_root" else self.folder
+        return resolve_under(root, row.image, ManifestError, self.where(row))
 
     def mask_path(self, row: Row, data_root: Path) -> Path:
         """The mask's path, under the data root or the manifest's folder as dataset.yaml says; the row must be labelled."""
         assert row.mask is not None, row.sample_id
         root = data_root if self.dataset.masks_under == "data_root" else self.folder
         return resolve_under(root, row.mask, ManifestError, self.where(row))
+
+
+def _spacing(record: dict[str, Any]) -> Spacing:
+    x, y, z = (float(record[f"spacing_{axis}_mm"]) if pd.notna(record[f"spacing_{axis}_mm"]) else None for axis in "xyz")
+    return x, y, z
+
+
+def columns_of(found: Sequence[str], labels: LabelSet) -> list[str]:
+    """The columns of a manifest in their one order: the fixed ones, of the optional ones and flags those `found`, px_<class>."""
+    flags = sorted(name for name in found if name.startswith(FLAG_PREFIX))
+    return [*COLUMNS, *(name for name in OPTIONAL_COLUMNS if name in found), *flags, *(PIXEL_PREFIX + name for name in labels.names)]
 
 
 @dataclass(frozen=True)

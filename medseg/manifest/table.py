@@ -20,14 +20,23 @@ from pydantic import ValidationError
 from medseg.errors import ManifestError
 from medseg.files import leaves_root, write_bytes, write_text
 from medseg.labels import LabelSet
-from medseg.manifest.schema import COLUMNS, PIXEL_PREFIX, SPLIT_COLUMNS, SPLIT_NAMES, Dataset, Manifest, Split
+from medseg.manifest.schema import (
+    FLAG_PREFIX,
+    PIXEL_PREFIX,
+    SPACINGS,
+    SPLIT_COLUMNS,
+    SPLIT_NAMES,
+    Dataset,
+    Manifest,
+    Split,
+    columns_of,
+)  # fmt: skip
 from medseg.types import Row
 from medseg.yamlio import dump_yaml, first_problem, read_yaml
 
 MANIFEST_FILE, DATASET_FILE, SPLITS_FOLDER = "manifest.csv", "dataset.yaml", "splits"
 SPLIT_HEADER = "# medseg-split 1"
 _SIZES = ("height_px", "width_px")
-_SPACINGS = ("spacing_x_mm", "spacing_y_mm", "spacing_z_mm")
 _HEX = r"[0-9a-f]{64}"
 # A sample id becomes the name of output files: parts between '/', none '.' or '..', no drive letter, backslash or control sign.
 _SAMPLE_ID = r"(?![A-Za-z]:)(?!\.{1,2}(?:/|$))[^/\\\x00-\x1f]+(?:/(?!\.{1,2}(?:/|$))[^/\\\x00-\x1f]+)*"
@@ -111,7 +120,8 @@ def pixel_columns(labels: LabelSet) -> list[str]:
 
 
 def _check_columns(raw: pd.DataFrame, table: Path, labels: LabelSet) -> None:
-    expected, found = [*COLUMNS, *pixel_columns(labels)], list(raw.columns)
+    found = list(raw.columns)
+    expected = columns_of(found, labels)
     missing = [name for name in expected if name not in found]
     unknown = [name for name in found if name not in expected]
     if missing or unknown:
@@ -138,7 +148,7 @@ def _check_names(raw: pd.DataFrame, table: Path) -> None:
     _refuse(raw["sample_id"].duplicated(), raw, table, "sample_id {sample_id!r} stands twice", "sample ids must be unique")
     _refuse(raw["group_id"].str.strip() == "", raw, table, "group_id is blank", "name the patient, or repeat the sample_id")
     _refuse(raw["image"] == "", raw, table, "image is blank", "give the path relative to the data root")
-    for column in ("image", "mask"):
+    for column in ("image", "mask", *({"instances"} & set(raw.columns))):
         rule = f"the {column} path {{{column}!r}} leaves its root"
         _refuse(
             _leaving(raw[column]),
@@ -161,7 +171,7 @@ def _check_numbers(raw: pd.DataFrame, table: Path, labels: LabelSet) -> None:
         _refuse(~raw[column].str.fullmatch(r"0*[1-9]\d{0,8}"), raw, table, rule, "write the upright size in pixels")
     rule = "depth_px must be blank or a positive whole number, got {depth_px!r}"
     _refuse(~raw["depth_px"].str.fullmatch(r"|0*[1-9]\d{0,8}"), raw, table, rule, "leave it blank for a photograph")
-    for column in _SPACINGS:
+    for column in SPACINGS:
         number = pd.to_numeric(raw[column].where(raw[column] != ""), errors="coerce")
         good = (raw[column] == "") | ((number > 0) & (number < float("inf")))
         _refuse(~good, raw, table, f"{column} must be blank or positive, got {{{column}!r}}", "write millimetres per pixel")
@@ -173,6 +183,12 @@ def _check_numbers(raw: pd.DataFrame, table: Path, labels: LabelSet) -> None:
 def _check_labelled(raw: pd.DataFrame, table: Path, labels: LabelSet) -> None:
     rule = "image_sha256 must be 64 hexadecimal digits, got {image_sha256!r}"
     _refuse(~raw["image_sha256"].str.fullmatch(_HEX), raw, table, rule, "import the images again")
+    for column in raw.columns[raw.columns.str.startswith(FLAG_PREFIX)]:
+        rule = f"{column} must be true, false or blank, got {{{column}!r}}"
+        _refuse(~raw[column].isin(["", "true", "false"]), raw, table, rule, "correct the cell")
+    if {"instances", "instances_sha256"} <= set(raw.columns):
+        bad = (raw["instances"] != "") & ~raw["instances_sha256"].str.fullmatch(_HEX)
+        _refuse(bad, raw, table, "a row with instances needs instances_sha256, got {instances_sha256!r}", "import the set again")
     labelled = raw["mask"] != ""
     rule = "a row with a mask needs mask_sha256, got {mask_sha256!r}"
     _refuse(labelled & ~raw["mask_sha256"].str.fullmatch(_HEX), raw, table, rule, "import the masks again")
@@ -185,10 +201,10 @@ def _check_labelled(raw: pd.DataFrame, table: Path, labels: LabelSet) -> None:
 
 def _typed(raw: pd.DataFrame, labels: LabelSet) -> pd.DataFrame:
     """Text as str, counts as Int64, spacing as float64; a blank cell is missing."""
-    frame = raw[[*COLUMNS, *pixel_columns(labels)]].mask(raw == "")
+    frame = raw[columns_of(list(raw.columns), labels)].mask(raw == "")
     for column in (*_SIZES, "depth_px", *pixel_columns(labels)):
         frame[column] = pd.to_numeric(frame[column]).astype("Int64")
-    for column in _SPACINGS:
+    for column in SPACINGS:
         frame[column] = pd.to_numeric(frame[column]).astype("float64")
     return frame
 
@@ -203,7 +219,7 @@ def _check_pixels(frame: pd.DataFrame, table: Path, labels: LabelSet) -> None:
 
 def manifest_bytes(frame: pd.DataFrame, labels: LabelSet) -> bytes:
     """manifest.csv as bytes: sorted by sample id, whole numbers without a point, '\\n' line ends."""
-    ordered = frame[[*COLUMNS, *pixel_columns(labels)]].sort_values("sample_id", kind="stable")
+    ordered = frame[columns_of(list(frame.columns), labels)].sort_values("sample_id", kind="stable")
     return ordered.to_csv(index=False, lineterminator="\n").encode()
 
 

@@ -8,10 +8,10 @@ import os
 import re
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -20,19 +20,19 @@ import pandas as pd
 from pydantic import ValidationError
 
 from medseg.errors import AnnotationError, LabelError, ManifestError, MedsegError
-from medseg.files import sha256_file, walk, write_text
+from medseg.files import sha256_array, sha256_file, walk, write_json, write_text
 from medseg.images import IMAGE_SUFFIXES, read_image
 from medseg.labels import LabelSet
-from medseg.manifest.schema import COLUMNS, PIXEL_PREFIX, Dataset
+from medseg.manifest.schema import PIXEL_PREFIX, SPACINGS, Dataset, columns_of
 from medseg.manifest.table import DATASET_FILE, check_version, pixel_columns, read_dataset, write_manifest
-from medseg.types import Size
+from medseg.types import Size, Spacing
 from medseg.yamlio import first_problem
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 Progress = Callable[[int, int], None]
 MasksUnder = Literal["data_root", "manifest"]
-REFUSED_FILE = "refused.csv"
+REFUSED_FILE, IMPORT_FILE = "refused.csv", "import.json"
 WORKERS = 2  # decoding and hashing release the interpreter lock; more threads only hold more photographs in memory
 SHOWN = 10_000  # refused files a message names: all, but not a million lines
 
@@ -51,7 +51,11 @@ class ImportReport:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One row to be: paths relative to their roots; mask, mask_sha256 and px are None for an unlabelled image."""
+    """One row to be: paths relative to their roots; mask, mask_sha256 and px are None for an unlabelled image.
+
+    group_id: the patient where the annotation names one; it stands back for --group-pattern and else for the sample itself.
+    more: cells of the optional columns and of flag_<name>, by column.
+    """
 
     sample_id: str
     image: str
@@ -60,6 +64,10 @@ class Record:
     mask: str | None = None
     mask_sha256: str | None = None
     px: dict[str, int] | None = None
+    group_id: str | None = None
+    depth_px: int | None = None
+    spacing_mm: Spacing = (None, None, None)
+    more: Mapping[str, str] = field(default_factory=dict)
 
 
 def listed(names: Sequence[str], most: int) -> str:
@@ -261,20 +269,24 @@ def count_pixels(mask_HW: np.ndarray, labels: LabelSet) -> dict[str, int]:
 
 
 def frame_of(records: Sequence[Record], labels: LabelSet, group_pattern: str | None) -> pd.DataFrame:
-    """The manifest's table; depth and spacing stay blank, because a photograph has none."""
+    """The manifest's table; depth and spacing stay blank where a photograph has none."""
     groups = group_ids([record.sample_id for record in records], group_pattern)
+    if group_pattern is None:
+        groups = [record.group_id or group for record, group in zip(records, groups, strict=True)]
     rows = [
         {
             "sample_id": record.sample_id, "group_id": group, "image": record.image, "mask": record.mask,
             "height_px": record.size.height_px, "width_px": record.size.width_px,
-            "image_sha256": record.image_sha256, "mask_sha256": record.mask_sha256,
+            "depth_px": record.depth_px, **dict(zip(SPACINGS, record.spacing_mm, strict=True)),
+            "image_sha256": record.image_sha256, "mask_sha256": record.mask_sha256, **record.more,
             **{PIXEL_PREFIX + name: count for name, count in (record.px or {}).items()},
         }
         for record, group in zip(records, groups, strict=True)
     ]  # fmt: skip
-    frame = pd.DataFrame(rows, columns=[*COLUMNS, *pixel_columns(labels)])
+    met = list(dict.fromkeys(name for record in records for name in record.more))
+    frame = pd.DataFrame(rows, columns=columns_of(met, labels))
     whole = ["height_px", "width_px", "depth_px", *pixel_columns(labels)]
-    return frame.astype(dict.fromkeys(whole, "Int64"))
+    return frame.astype({**dict.fromkeys(whole, "Int64"), **dict.fromkeys(SPACINGS, "float64")})
 
 
 def without_clashes(records: Iterable[Record]) -> tuple[list[Record], list[MedsegError]]:
@@ -303,6 +315,11 @@ def hashed(path: Path) -> str:
         return sha256_file(path)
     except FileNotFoundError:
         raise AnnotationError(path, "the file vanished during the import", "import again") from None
+
+
+def mask_hash(path: Path, mask: np.ndarray, under: MasksUnder) -> str:
+    """mask_sha256: of the decoded ids where the mask was derived into the manifest's folder, else of the file's bytes."""
+    return sha256_array(mask) if under == "manifest" else hashed(path)
 
 
 # --- writing all or nothing
@@ -339,12 +356,21 @@ def place(stage: Path, target: Path) -> list[Path]:
     return [goal for _, goal in fresh]
 
 
-def write_all(out: Path, frame: pd.DataFrame, dataset: Dataset, masks: tuple[Path, Path] | None = None) -> None:
-    """Write the manifest last, after moving `masks` (stage, target); on an error what was moved is removed again."""
+def write_all(
+    out: Path, frame: pd.DataFrame, dataset: Dataset, staged: Sequence[tuple[Path, Path]] = (), how: Mapping[str, object] | None = None
+) -> None:
+    """Write the manifest last, after moving each of `staged` (stage, target); on an error what was moved is removed again.
+
+    how: the importer and each choice that shaped the masks, kept beside the manifest in import.json.
+    """
     check_version(out, frame, dataset)
-    moved = place(*masks) if masks else []
+    moved: list[Path] = []
     try:
+        for stage, target in staged:
+            moved += place(stage, target)
         write_manifest(out, frame, dataset)
+        if how:
+            write_json(out / IMPORT_FILE, how)
     except BaseException:
         for path in moved:
             path.unlink(missing_ok=True)

@@ -36,6 +36,7 @@ from medseg.manifest.importers.common import (
     group_ids,
     hashed,
     images_under,
+    mask_hash,
     note_twins,
     raise_refused,
     refused_rows,
@@ -110,7 +111,7 @@ def import_labelme(
         raise_refused(refused, str(src))
     with staging(masks_dir) as stage:
         prefix = os.path.relpath(masks_dir.resolve(), out.resolve() if under == "manifest" else root)
-        drawing = partial(_draw, labels=dataset.labels, stage=stage, prefix=Path(prefix).as_posix())
+        drawing = partial(_draw, labels=dataset.labels, stage=stage, prefix=Path(prefix).as_posix(), under=under)
         drawn = list(each(drawing, annotations, advance))
         raise_refused([result for result in drawn if isinstance(result, MedsegError)], str(src))
         records, clashes = without_clashes([*(r for r in drawn if isinstance(r, Record)), *plain])
@@ -118,7 +119,7 @@ def import_labelme(
         if not skip_refused:
             raise_refused(clashes, str(src))
         note_twins(records, notes)
-        write_all(out, frame_of(records, dataset.labels, group_pattern), dataset, (stage, masks_dir))
+        write_all(out, frame_of(records, dataset.labels, group_pattern), dataset, [(stage, masks_dir)], {"importer": "labelme"})
     rows = refused_rows(refused, root)
     write_refused(out, rows)
     labelled = sum(record.mask is not None for record in records)
@@ -318,7 +319,7 @@ def _unlabelled_record(path: Path, root: Path) -> Record:
 # --- pass 2: every mask drawn
 
 
-def _draw(annotation: Annotation, labels: LabelSet, stage: Path, prefix: str) -> Record:
+def _draw(annotation: Annotation, labels: LabelSet, stage: Path, prefix: str, under: MasksUnder) -> Record:
     """Draw and write one mask into `stage`; `prefix` is where the masks will lie, relative to their root."""
     mask_HW = draw(((shape, labels.id_of(shape.label)) for shape in annotation.shapes), annotation.size)
     path = stage / f"{annotation.sample_id}.png"
@@ -326,5 +327,5 @@ def _draw(annotation: Annotation, labels: LabelSet, stage: Path, prefix: str) ->
     return Record(
         annotation.sample_id, annotation.image, annotation.size, annotation.image_sha256,
         f"{prefix}/{annotation.sample_id}.png" if prefix != "." else f"{annotation.sample_id}.png",
-        hashed(path), count_pixels(mask_HW, labels),
+        mask_hash(path, mask_HW, under), count_pixels(mask_HW, labels),
     )  # fmt: skip

@@ -5,29 +5,24 @@ from __future__ import annotations
 import logging
 import sys
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
+from medseg.cli.manifest import manifest_app
+from medseg.cli.options import DataRoot
 from medseg.errors import MedsegError
 
 app = typer.Typer(
     help="Annotated medical images in, a metric table you may publish out.", no_args_is_help=True, pretty_exceptions_enable=False
 )
-manifest_app = typer.Typer(help="Describe a data set: import, split.", no_args_is_help=True)
-import_app = typer.Typer(help="Make a manifest from annotations.", no_args_is_help=True)
 app.add_typer(manifest_app, name="manifest")
-manifest_app.add_typer(import_app, name="import")
 
 Experiment = Annotated[Path, typer.Argument(help="experiment file, e.g. experiments/tongue/unet.yaml")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="section.key=value ...")]
-DataRoot = Annotated[Path | None, typer.Option(envvar="MEDSEG_DATA", help="the folder that image paths hang on")]
 Runs = Annotated[Path, typer.Option(help="where run folders go")]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="a run folder below runs/")]
-Out = Annotated[Path, typer.Option(help="folder of the manifest's version, e.g. data_manifests/tongue/v1")]
 Checkpoint = Annotated[str, typer.Option(help="best (chosen on val) or last")]
-GroupPattern = Annotated[str | None, typer.Option(help="regular expression with one group: the patient's part of a sample's name")]
-SkipRefused = Annotated[bool, typer.Option("--skip-refused", help="import the rest and list the refused files in refused.csv")]
 
 
 def main() -> None:
@@ -78,89 +73,6 @@ def phantom(
     with bar("drawing") as show:
         write_phantoms(out, count, seed, Size(height_px, width_px), jobs=0, on_done=lambda done: show(done, count))
     print(f"{count} photographs and their annotations are in {out}")
-
-
-@import_app.command("labelme")
-def import_labelme_command(
-    src: Annotated[Path, typer.Argument(help="folder of labelme JSON and images; becomes the data root")],
-    out: Out,
-    masks_out: Annotated[Path | None, typer.Option(help="where derived masks go; OUT/masks where not given")] = None,
-    classes: Annotated[str | None, typer.Option(help="comma-separated, in the order of their ids 1, 2, ...")] = None,
-    name: Annotated[str | None, typer.Option(help="the data set's name")] = None,
-    group_pattern: GroupPattern = None,
-    skip_refused: SkipRefused = False,
-) -> None:
-    """Import labelme annotations: shapes become masks by labelme's own rule."""
-    from medseg.manifest.importers.labelme import import_labelme
-    from medseg.progress import bar
-
-    with bar("importing") as show:
-        report = import_labelme(
-            src, out, masks_out=masks_out, classes=_names(classes), dataset_name=name, group_pattern=group_pattern,
-            skip_refused=skip_refused, on_progress=show,
-        )  # fmt: skip
-    _print_import(report)
-
-
-@import_app.command("masks")
-def import_masks_command(
-    images: Annotated[Path, typer.Option(help="folder of images")],
-    masks: Annotated[Path, typer.Option(help="folder of id masks, matched by stem")],
-    out: Out,
-    classes: Annotated[str | None, typer.Option(help="comma-separated, in the order of their ids 1, 2, ...")] = None,
-    mask_suffix: Annotated[str, typer.Option(help="what a mask's stem has after the image's, e.g. _mask")] = "",
-    name: Annotated[str | None, typer.Option(help="the data set's name")] = None,
-    data_root: Annotated[Path | None, typer.Option(help="folder that holds both; their common parent where not given")] = None,
-    group_pattern: GroupPattern = None,
-    skip_refused: SkipRefused = False,
-) -> None:
-    """Import id masks (grey or palette PNG and the like) that lie beside their images."""
-    from medseg.manifest.importers.masks import import_masks
-    from medseg.progress import bar
-
-    with bar("importing") as show:
-        report = import_masks(
-            images, masks, out, classes=_names(classes), mask_suffix=mask_suffix, dataset_name=name, data_root=data_root,
-            group_pattern=group_pattern, skip_refused=skip_refused, on_progress=show,
-        )  # fmt: skip
-    _print_import(report)
-
-
-def _names(classes: str | None) -> list[str] | None:
-    return None if classes is None else [name.strip() for name in classes.split(",") if name.strip()]
-
-
-def _print_import(report: Any) -> None:
-    print(f"{report.manifest_folder}: {report.imported} annotated images, {report.unlabelled} unlabelled, {len(report.refused)} refused")
-    for file, reason in report.refused:
-        print(f"  refused {file}: {reason}")
-    for note in report.notes:
-        print(f"  note: {note}")
-    print(f"next: medseg manifest split {report.manifest_folder} --name main     data root: {report.data_root}")
-
-
-@manifest_app.command("split")
-def split_command(
-    manifest: Annotated[Path, typer.Argument(help="a manifest's folder")],
-    name: Annotated[str, typer.Option(help="the split's name")] = "main",
-    from_: Annotated[Path | None, typer.Option("--from", help="CSV with image or sample, and split: train, val, test")] = None,
-    ratios: Annotated[tuple[float, float, float], typer.Option(help="shares of train, val, test")] = (0.7, 0.1, 0.2),
-    seed: Annotated[int, typer.Option(min=0)] = 0,
-) -> None:
-    """Write splits/NAME.csv: grouped, stratified by class presence and seeded, or taken from a file."""
-    from medseg.manifest.split import describe, given_split, make_split
-    from medseg.manifest.table import read_manifest
-
-    read = read_manifest(manifest)
-    warnings: list[str] = []
-    if from_ is None:
-        split = make_split(read, name, ratios, seed)
-    else:
-        split, warnings = given_split(read, name, from_)
-    for warning in warnings:
-        print(f"warning: {warning}", file=sys.stderr)
-    print(describe(read, split).to_string(index=False))
-    print(f"written: {split.path}")
 
 
 @app.command()

@@ -1,0 +1,1 @@
+"""Public data sets: what there is, fetched, verified and unpacked."""
