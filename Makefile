@@ -59,7 +59,7 @@ demo: phantom ## draw the phantom, train, evaluate on its test split, print the 
 
 phantom: $(INSTALLED) ## draw the phantom data set, import it and split it
 	$(MEDSEG) phantom --out $(DEMO_DATA) --count $(DEMO_COUNT) --seed $(DEMO_SEED)
-	rm -rf $(DEMO_MANIFEST)/manifest.csv $(DEMO_MANIFEST)/masks $(DEMO_MANIFEST)/splits/$(DEMO_SPLIT).csv
+	rm -rf $(DEMO_MANIFEST)/manifest.csv $(DEMO_MANIFEST)/masks $(addprefix $(DEMO_MANIFEST)/splits/$(DEMO_SPLIT),.csv .ledger.jsonl)
 	$(MEDSEG) manifest import labelme $(DEMO_DATA) --out $(DEMO_MANIFEST)
 	$(MEDSEG) manifest split $(DEMO_MANIFEST) --name $(DEMO_SPLIT) --ratios $(DEMO_RATIOS) --seed $(DEMO_SEED)
 

@@ -34,6 +34,10 @@ class ImageError(MedsegError):
     """An image or mask file that cannot be read safely."""
 
 
+class ImageTooLargeError(ImageError):
+    """An image whose header promises more pixels than are decoded."""
+
+
 class AnnotationError(MedsegError):
     """An annotation file that cannot be imported."""
 
@@ -52,3 +56,7 @@ class RunError(MedsegError):
 
 class TrainingError(MedsegError):
     """A training that cannot go on: a loss that is not finite, no sample to draw."""
+
+
+class FetchError(MedsegError):
+    """A public data set that cannot be fetched, verified or unpacked safely."""

@@ -16,6 +16,9 @@ from typing import Any
 
 from medseg.errors import MedsegError
 
+MAX_JSON_BYTES = 128 * 1024**2  # a labelme file that carries its image may be large; as text it takes up to four times as much
+MAX_JSON_WEIGHT = 384 * 1024**2
+_JSON_COSTS = {b",": 40, b"[": 64, b"{": 200, b'"': 30}  # bytes that Python takes for a number, a list, a dict, half a string
 
 @contextmanager
 def staged_folder(target: Path) -> Iterator[Path]:
@@ -87,6 +90,24 @@ def write_text(path: Path, content: str) -> None:
 def write_json(path: Path, content: Any) -> None:
     """Write `content` as indented, key-ordered JSON; NaN becomes null, so that every JSON reader takes it."""
     write_text(path, json.dumps(nan_to_none(content), indent=1, sort_keys=True, allow_nan=False) + "\n")
+
+
+def read_json(path: Path, error: type[MedsegError], fix: str = "save the annotation again") -> Any:
+    """The content of a JSON file of unknown origin; `error` where it is too large for memory or not JSON."""
+    if path.stat().st_size > MAX_JSON_BYTES:
+        raise error(path, f"over {MAX_JSON_BYTES >> 20} MB, too large to be an annotation", "split it, or keep its image beside it")
+    return parse_json(path.read_bytes(), path, error, fix)
+
+
+def parse_json(content: bytes, where: object, error: type[MedsegError], fix: str) -> Any:
+    """JSON text parsed; `error` where it is not JSON, or where its values (counted before any is made) would fill the memory."""
+    weight = sum(cost * content.count(sign) for sign, cost in _JSON_COSTS.items())
+    if weight > MAX_JSON_WEIGHT:
+        raise error(where, f"its values would fill over {MAX_JSON_WEIGHT >> 20} MB of memory", "split it into several files")
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError) as cause:
+        raise error(where, f"not valid JSON ({str(cause) or 'nested too deep'})", fix) from None
 
 
 def nan_to_none(content: Any) -> Any:

@@ -24,6 +24,7 @@ from medseg.environment import write_environment
 from medseg.errors import ConfigError, ImageError, RunError
 from medseg.files import staged_files, staged_folder, walk, write_json, write_text
 from medseg.labels import LabelSet
+from medseg.manifest.ledger import record_scoring
 from medseg.manifest.schema import Dataset, Manifest, Split
 from medseg.manifest.table import check_data_root, dataset_text, read_dataset, read_manifest, read_split
 from medseg.metrics.counts import confusion
@@ -168,13 +169,14 @@ class Evaluation:
 
     folder: Path
     scores: Scores
+    test_scorings: int | None = None  # how often these test rows have been scored by now; None for another part
 
 
 def evaluate(
     run: PathLike, split: str = "test", data_root: PathLike | None = None, checkpoint: str = "best", progress: Progress | None = None
 ) -> Evaluation:
     """Score a run on one part of its split, on each image's own grid, and write evaluation/<split>/ (for the checkpoint `last`
-    evaluation/<split>_last/) into its folder, whole or not at all."""
+    evaluation/<split>_last/) into its folder, whole or not at all. A scoring of test goes to the ledger beside the split."""
     loaded = load_run(run, checkpoint)
     root = check_data_root(_path(data_root))
     manifest, the_split = _same_data(loaded)
@@ -185,11 +187,12 @@ def evaluate(
         cases = _predict_and_count(loaded, manifest, data, root, folder, progress)
         scores = _write_evaluation(loaded, manifest, the_split, split, cases, folder)
         _write_overlays(manifest, data, root, cases, folder)
+        scorings = record_scoring(the_split, split, loaded.run.id, checkpoint)
     if loaded.run.mlflow_json.exists() and loaded.config.tracking.enabled:
         from medseg.tracking import log_evaluation  # see _check_tracking
 
         log_evaluation(loaded.run, name)
-    return Evaluation(loaded.run.evaluation(name), scores)
+    return Evaluation(loaded.run.evaluation(name), scores, scorings)
 
 
 def _predict_and_count(

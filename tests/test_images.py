@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import pickle
 import struct
+import tracemalloc
 import zlib
 
 import numpy as np
@@ -106,3 +108,168 @@ def test_blend_leaves_the_background_alone():
     out = images.blend(PHOTO, mask, LabelSet.of("tongue", colours={"tongue": [255, 0, 0]}).palette, opacity=1.0)
     assert out[2, 3].tolist() == [255, 0, 0]
     assert (out[mask == 0] == PHOTO[mask == 0]).all()
+
+
+# --- masks as stored
+
+
+def _chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def _png(width: int, height: int, *extra: bytes, depth: int = 8, colour: int = 0, data: bytes = b"") -> bytes:
+    header = _chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + b"".join(extra) + _chunk(b"IDAT", zlib.compress(data)) + _chunk(b"IEND", b"")
+
+
+IDS = np.array([[0, 1, 2], [2, 0, 1]])
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype", "mode", "form"),
+    [
+        ("m.bmp", np.uint8, "L", "BMP"), ("m.png", np.uint8, "L", "PNG"), ("m.png", np.uint16, "I;16", "PNG"),
+        ("m.tif", np.uint8, "L", "TIFF"), ("m.tif", np.uint16, "I;16", "TIFF"), ("m.tif", np.int32, "I", "TIFF"),
+        ("m.tif", np.float32, "F", "TIFF"), ("m.npy", np.int64, "int64", "NPY"), ("m.npy", ">u2", "uint16", "NPY"),
+        ("m.npy", np.float64, "float64", "NPY"), ("m.npy", np.int8, "int8", "NPY"),
+    ],
+)  # fmt: skip
+def test_raw_masks_of_every_kind_of_number(tmp_path, name, dtype, mode, form):
+    array = IDS.astype(dtype)
+    np.save(tmp_path / name, array) if form == "NPY" else Image.fromarray(array).save(tmp_path / name)
+    raw = images.read_raw_mask(tmp_path / name)
+    assert (raw.mode, raw.format, raw.orientation, raw.palette) == (mode, form, 1, None)
+    assert np.issubdtype(raw.values.dtype, np.integer) and (raw.values == IDS).all()
+    ids = images.read_mask(tmp_path / name)
+    assert ids.dtype == np.uint8 and (ids == IDS).all()
+
+
+@pytest.mark.parametrize("name", ["m.bmp", "m.png", "m.tif", "m.npy"])
+def test_bits_are_0_and_1(tmp_path, name):
+    np.save(tmp_path / name, IDS > 0) if name.endswith("npy") else Image.fromarray(IDS > 0).save(tmp_path / name)
+    raw = images.read_raw_mask(tmp_path / name)
+    assert raw.values.dtype == np.uint8 and (raw.values == (IDS > 0)).all()
+
+
+@pytest.mark.parametrize("name", ["m.png", "m.gif", "m.bmp", "m.tif"])
+def test_palette_masks_give_indices_and_colours(tmp_path, name):
+    image = Image.fromarray(IDS.astype(np.uint8), mode="P")
+    image.putpalette([0, 0, 0, 200, 30, 30, 30, 200, 30])
+    image.save(tmp_path / name)
+    raw = images.read_raw_mask(tmp_path / name)
+    assert (raw.values == IDS).all() and raw.palette[:3].tolist() == [[0, 0, 0], [200, 30, 30], [30, 200, 30]]
+
+
+def test_alpha_that_says_nothing_is_dropped(tmp_path):
+    solid = np.dstack([PHOTO, np.full(PHOTO.shape[:2], 255, np.uint8)])
+    Image.fromarray(solid).save(tmp_path / "m.png")
+    assert (images.read_raw_mask(tmp_path / "m.png").values == PHOTO).all()
+    Image.fromarray(np.dstack([IDS, np.full(IDS.shape, 9)]).astype(np.uint8), mode="LA").save(tmp_path / "m.png")
+    assert (images.read_mask(tmp_path / "m.png") == IDS).all()
+    solid[0, 0, 3] = 0
+    Image.fromarray(solid).save(tmp_path / "m.png")
+    with pytest.raises(ImageError, match=r"the transparency of the mask varies \(0 to 255\)"):
+        images.read_raw_mask(tmp_path / "m.png")
+
+
+@pytest.mark.parametrize(("name", "options"), [("m.png", {}), ("m.tif", {}), ("m.tif", {"compression": "tiff_lzw"})])
+def test_a_turned_mask_comes_out_upright(tmp_path, name, options):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(np.rot90(IDS).astype(np.uint8)).save(tmp_path / name, exif=exif, **options)
+    raw = images.read_raw_mask(tmp_path / name)
+    assert (raw.values == IDS).all() and raw.orientation == 6
+    assert images.read_size(tmp_path / name) == Size(2, 3), "by the header as by the pixels"
+
+
+def test_masks_that_are_no_class_ids(tmp_path):
+    frames = [Image.fromarray(np.full((4, 4), n, np.uint8)) for n in (0, 200)]
+    for name in ("m.tif", "m.gif"):
+        frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:])
+        with pytest.raises(ImageError, match="more than one page"):
+            images.read_raw_mask(tmp_path / name)
+    Image.fromarray(PHOTO).convert("CMYK").save(tmp_path / "m.tif")
+    with pytest.raises(ImageError, match="this one is CMYK"):
+        images.read_raw_mask(tmp_path / "m.tif")
+    for values, shown in (([[0.0, 0.5]], "0.5"), ([[0.0, np.nan]], "nan"), ([[np.inf, 1.0]], "inf"), ([[1e10, 0.0]], "1e\\+10")):
+        np.save(tmp_path / "m.npy", np.array(values))
+        with pytest.raises(ImageError, match=rf"the mask holds {shown}, class ids are whole numbers"):
+            images.read_raw_mask(tmp_path / "m.npy")
+    (tmp_path / "m.png").write_bytes(_png(1, 1, depth=16, colour=2, data=b"\0\0\1\0\1\0\1"))
+    with pytest.raises(ImageError, match="RGB with 16 bits a channel"):  # Pillow drops the low byte: an id would become 0
+        images.read_raw_mask(tmp_path / "m.png")
+    np.save(tmp_path / "m.npy", np.array([[0, 300]]))
+    with pytest.raises(ImageError, match=r"mask values must lie in 0..255, found 0..300"):
+        images.read_mask(tmp_path / "m.npy")
+
+
+@pytest.mark.parametrize(
+    ("array", "match"),
+    [
+        (np.zeros((2, 3, 4), np.uint8), r"this one is \(2, 3, 4\) of uint8"), (np.zeros(5, np.uint8), r"this one is \(5,\) of uint8"),
+        (np.array([[1j]]), "of complex128"), (np.array([["a"]]), "of <U1"), (np.zeros((0, 3), np.uint8), r"\(0, 3\)"),
+        (np.zeros((2, 3, 3), np.int32), r"\(2, 3, 3\) of int32"), (np.array([[{}]], object), "of object"),
+    ],
+)  # fmt: skip
+def test_arrays_of_another_kind(tmp_path, array, match):
+    np.save(tmp_path / "m.npy", array, allow_pickle=True)
+    with pytest.raises(ImageError, match=match):
+        images.read_raw_mask(tmp_path / "m.npy")
+
+
+def test_a_pickle_is_never_opened(tmp_path):
+    class Trap:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "sprung"), "w"))
+
+    for content in (
+        pickle.dumps(Trap()),
+        b"\x93NUMPY\x01\x00\x46\x00{'descr': '|O', 'fortran_order': False, 'shape': (1, 1), }" + pickle.dumps(Trap()),
+    ):
+        (tmp_path / "m.npy").write_bytes(content)
+        with pytest.raises(ImageError, match="m.npy"):
+            images.read_raw_mask(tmp_path / "m.npy")
+    assert not (tmp_path / "sprung").exists()
+
+
+@pytest.mark.parametrize("cut", [0, 5, 8, 40, 127, 130])
+def test_truncated_arrays(tmp_path, cut):
+    np.save(tmp_path / "m.npy", IDS)
+    (tmp_path / "m.npy").write_bytes((tmp_path / "m.npy").read_bytes()[:cut])
+    with pytest.raises(ImageError, match="m.npy: (not a readable .npy file|the array is truncated)"):
+        images.read_raw_mask(tmp_path / "m.npy")
+
+
+def _npy_header(shape: tuple[int, ...], kind: str = "|u1") -> bytes:
+    text = f"{{'descr': '{kind}', 'fortran_order': False, 'shape': {shape}, }}".ljust(117) + "\n"
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text.encode()
+
+
+def test_headers_that_promise_too_much_cost_no_memory(tmp_path):
+    files = {
+        "a.png": (_png(50_000, 50_000), "more than 178,956,970 pixels"),
+        "b.png": (_png(12_000, 12_000, colour=2), "the limit for a mask of mode RGB is 80,000,000"),
+        "c.npy": (_npy_header((50_000, 50_000)), "the limit is 178,956,970"),
+        "d.npy": (_npy_header((12_000, 12_000), "<f8"), "the limit is .* and 512 MB"),
+        "e.npy": (_npy_header((10**30, 10**30)), "the limit is"),
+        "f.npy": (_npy_header((-1, 5)), "f.npy"),
+        "g.npy": (_npy_header((9_000, 9_000)), "the array is truncated: 0 of 81,000,000 bytes"),
+    }
+    tracemalloc.start()
+    for name, (content, match) in files.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ImageError, match=match):
+            images.read_raw_mask(tmp_path / name)
+    assert tracemalloc.get_traced_memory()[1] < 20e6
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize("kind", [b"iTXt", b"zTXt"])
+def test_a_bomb_in_a_text_chunk(tmp_path, kind):
+    body = b"k\0" + (b"\1\0\0\0" if kind == b"iTXt" else b"\0") + zlib.compress(bytes(300 * 1024**2))
+    (tmp_path / "m.png").write_bytes(_png(2, 1, _chunk(kind, body), data=b"\0\0\1"))
+    for read in (images.read_mask, images.read_image):
+        with pytest.raises(
+            ImageError, match=r"m.png: (not a readable image|the image is truncated or damaged) \(Decompressed data too large"
+        ):
+            read(tmp_path / "m.png")

@@ -11,12 +11,14 @@ import typer
 
 from medseg.cli.manifest import manifest_app
 from medseg.cli.options import DataRoot
+from medseg.cli.sets import data_app
 from medseg.errors import MedsegError
 
 app = typer.Typer(
     help="Annotated medical images in, a metric table you may publish out.", no_args_is_help=True, pretty_exceptions_enable=False
 )
 app.add_typer(manifest_app, name="manifest")
+app.add_typer(data_app, name="data")
 
 Experiment = Annotated[Path, typer.Argument(help="experiment file, e.g. experiments/tongue/unet.yaml")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="section.key=value ...")]
@@ -142,6 +144,8 @@ def _evaluate(run: Path, split: str, data_root: Path | None, checkpoint: str) ->
 
     with bar(f"decoding {split}") as show_decode, bar(f"evaluating {split}") as show:
         progress = verbs.Progress(on_decode=lambda part, done, total: show_decode(done, total), on_case=show)
-        folder = verbs.evaluate(run, split, data_root, checkpoint, progress).folder
-    print((folder / "table.md").read_text(encoding="utf-8"))
-    print(f"written: {folder}")
+        done = verbs.evaluate(run, split, data_root, checkpoint, progress)
+    print((done.folder / "table.md").read_text(encoding="utf-8"))
+    if done.test_scorings:
+        print(f"test rows scored {done.test_scorings} time(s) so far, by this run and others (the ledger beside the split counts)")
+    print(f"written: {done.folder}")

@@ -9,6 +9,7 @@ import typer
 
 from medseg.cli.options import Classes, GroupPattern, MasksOut, Out, SetName, SkipRefused, names
 
+ValueMap = Annotated[list[str] | None, typer.Option("--map", help="VALUE=CLASS (or background, ignore); VALUE may be #RRGGBB; repeatable")]
 import_app = typer.Typer(help="Make a manifest from annotations.", no_args_is_help=True)
 
 
@@ -21,6 +22,8 @@ def import_labelme_command(
     name: SetName = None,
     group_pattern: GroupPattern = None,
     skip_refused: SkipRefused = False,
+    ignore_label: Annotated[list[str] | None, typer.Option(help="paint shapes of this label with the ignore id; repeatable")] = None,
+    instances: Annotated[bool, typer.Option(help="write the separate objects to OUT/instances")] = True,
 ) -> None:
     """Import labelme annotations: shapes become masks by labelme's own rule."""
     from medseg.manifest.importers.labelme import import_labelme
@@ -29,7 +32,7 @@ def import_labelme_command(
     with bar("importing") as show:
         report = import_labelme(
             src, out, masks_out=masks_out, classes=names(classes), dataset_name=name, group_pattern=group_pattern,
-            skip_refused=skip_refused, on_progress=show,
+            skip_refused=skip_refused, on_progress=show, instances=instances, ignore_labels=ignore_label or (),
         )  # fmt: skip
     _print_import(report)
 
@@ -37,7 +40,7 @@ def import_labelme_command(
 @import_app.command("masks")
 def import_masks_command(
     images: Annotated[Path, typer.Option(help="folder of images")],
-    masks: Annotated[Path, typer.Option(help="folder of id masks, matched by stem")],
+    masks: Annotated[Path, typer.Option(help="folder of masks, matched by name")],
     out: Out,
     classes: Classes = None,
     mask_suffix: Annotated[str, typer.Option(help="what a mask's stem has after the image's, e.g. _mask")] = "",
@@ -45,15 +48,158 @@ def import_masks_command(
     data_root: Annotated[Path | None, typer.Option(help="folder that holds both; their common parent where not given")] = None,
     group_pattern: GroupPattern = None,
     skip_refused: SkipRefused = False,
+    mask_pattern: Annotated[str | None, typer.Option(help="instead: regular expression on a mask's path; its group is the image's")] = None,
+    image_pattern: Annotated[str | None, typer.Option(help="regular expression: take only images whose path it finds")] = None,
+    value_map: ValueMap = None,
+    as_is: Annotated[bool, typer.Option("--as-is", help="record masks as stored, for `manifest check --fix`")] = False,
 ) -> None:
-    """Import id masks (grey or palette PNG and the like) that lie beside their images."""
+    """Import masks (BMP, PNG, TIFF, GIF, NPY; ids, two values, grey steps or colours) that lie beside their images."""
     from medseg.manifest.importers.masks import import_masks
     from medseg.progress import bar
 
     with bar("importing") as show:
         report = import_masks(
             images, masks, out, classes=names(classes), mask_suffix=mask_suffix, dataset_name=name, data_root=data_root,
+            group_pattern=group_pattern, skip_refused=skip_refused, on_progress=show, mask_pattern=mask_pattern,
+            image_pattern=image_pattern, value_map=value_map or (), as_is=as_is,
+        )  # fmt: skip
+    _print_import(report)
+
+
+@import_app.command("voc")
+def import_voc_command(
+    root: Annotated[Path, typer.Argument(help="folder with JPEGImages and SegmentationClass (or the one above); becomes the data root")],
+    out: Out,
+    image_set: Annotated[list[str] | None, typer.Option(help="list in ImageSets/Segmentation, e.g. train; repeatable")] = None,
+    classes: Classes = None,
+    name: SetName = None,
+    group_pattern: GroupPattern = None,
+    skip_refused: SkipRefused = False,
+    value_map: ValueMap = None,
+) -> None:
+    """Import a Pascal VOC folder: palette masks, or RGB ones in VOC's colours or those of dataset.yaml."""
+    from medseg.manifest.importers.voc import import_voc
+    from medseg.progress import bar
+
+    with bar("importing") as show:
+        report = import_voc(
+            root, out, image_sets=image_set or (), classes=names(classes), dataset_name=name, group_pattern=group_pattern,
+            skip_refused=skip_refused, on_progress=show, value_map=value_map or (),
+        )  # fmt: skip
+    _print_import(report)
+
+
+@import_app.command("nifti")
+def import_nifti_command(
+    images: Annotated[Path, typer.Option(help="folder of volumes (.nii, .nii.gz)")],
+    masks: Annotated[Path, typer.Option(help="folder of label volumes, matched by stem")],
+    out: Out,
+    classes: Classes = None,
+    mask_suffix: Annotated[str, typer.Option(help="what a mask's stem has after the image's, e.g. _seg")] = "",
+    name: SetName = None,
+    data_root: Annotated[Path | None, typer.Option(help="folder that holds both; their common parent where not given")] = None,
+    group_pattern: GroupPattern = None,
+    skip_refused: SkipRefused = False,
+) -> None:
+    """Import NIfTI volumes and label volumes; grid, orientation and affine of each pair are compared."""
+    from medseg.manifest.importers.nifti import import_nifti
+    from medseg.progress import bar
+
+    with bar("importing") as show:
+        report = import_nifti(
+            images, masks, out, classes=names(classes), mask_suffix=mask_suffix, dataset_name=name, data_root=data_root,
             group_pattern=group_pattern, skip_refused=skip_refused, on_progress=show,
+        )  # fmt: skip
+    _print_import(report)
+
+
+@import_app.command("decathlon")
+def import_decathlon_command(
+    src: Annotated[Path, typer.Argument(help="dataset.json, or the folder that holds it; the folder becomes the data root")],
+    out: Out,
+    name: SetName = None,
+    group_pattern: GroupPattern = None,
+    skip_refused: SkipRefused = False,
+) -> None:
+    """Import a set in the Medical Segmentation Decathlon's layout."""
+    from medseg.manifest.importers.decathlon import import_decathlon
+    from medseg.progress import bar
+
+    with bar("importing") as show:
+        report = import_decathlon(src, out, name, group_pattern, skip_refused, on_progress=show)
+    _print_import(report)
+
+
+@import_app.command("nnunet")
+def import_nnunet_command(
+    src: Annotated[Path, typer.Argument(help="nnU-Net raw folder, DatasetXXX_NAME; becomes the data root")],
+    out: Out,
+    name: SetName = None,
+    group_pattern: GroupPattern = None,
+    skip_refused: SkipRefused = False,
+) -> None:
+    """Import an nnU-Net raw folder (imagesTr, labelsTr, dataset.json of version 1 or 2)."""
+    from medseg.manifest.importers.nnunet import import_nnunet
+    from medseg.progress import bar
+
+    with bar("importing") as show:
+        report = import_nnunet(src, out, name, group_pattern, skip_refused, on_progress=show)
+    _print_import(report)
+
+
+@import_app.command("dicom")
+def import_dicom_command(
+    src: Annotated[Path, typer.Argument(help="folder of DICOM files, in any order and under any name")],
+    out: Out,
+    key_file: Annotated[Path, typer.Option(help="key of the hashes that stand for patients; made where it is not there")],
+    seg: Annotated[Path | None, typer.Option(help="folder of further DICOM SEG files")] = None,
+    classes: Classes = None,
+    threshold: Annotated[float, typer.Option(help="share from which a fractional segment counts")] = 0.5,
+    overlap: Annotated[str, typer.Option(help="refuse | order: whether the later of two overlapping segments wins")] = "refuse",
+    name: SetName = None,
+    skip_refused: SkipRefused = False,
+) -> None:
+    """Import DICOM series and SEG as NIfTI under OUT, with patients, studies and series as keyed hashes."""
+    from medseg.errors import ConfigError
+    from medseg.manifest.importers.dicom import import_dicom
+    from medseg.progress import bar
+
+    if overlap not in ("refuse", "order"):
+        raise ConfigError("--overlap", f"must be refuse or order, got {overlap!r}", "choose one of the two")
+    with bar("importing") as show:
+        report = import_dicom(
+            src, out, key_file, seg=seg, classes=names(classes), threshold=threshold, overlap=overlap,  # type: ignore[arg-type]
+            dataset_name=name, skip_refused=skip_refused, on_progress=show,
+        )  # fmt: skip
+    _print_import(report)
+
+
+@import_app.command("coco")
+def import_coco_command(
+    annotations: Annotated[Path, typer.Argument(help="COCO JSON with images, annotations and categories")],
+    images: Annotated[Path, typer.Option(help="folder that file_name is relative to; becomes the data root")],
+    out: Out,
+    masks_out: MasksOut = None,
+    classes: Classes = None,
+    name: SetName = None,
+    group_pattern: GroupPattern = None,
+    crowd: Annotated[str, typer.Option(help="what iscrowd = 1 becomes: ignore (the ignore id), paint (its class) or skip")] = "ignore",
+    paint: Annotated[str, typer.Option(help="which annotation is on top: area (the smaller) or order (the later)")] = "area",
+    empty_is_background: Annotated[
+        bool, typer.Option("--empty-is-background", help="listed images without annotation are background; else unlabelled")
+    ] = False,
+    instances: Annotated[bool, typer.Option(help="write the separate objects to OUT/instances")] = True,
+    skip_refused: SkipRefused = False,
+) -> None:
+    """Import a COCO file: polygons, run-length codes and crowds, painted by pycocotools' rule."""
+    from medseg.manifest.importers.coco import import_coco
+    from medseg.progress import bar
+
+    with bar("importing") as show:
+        report = import_coco(
+            annotations, images, out, masks_out=masks_out, classes=names(classes), dataset_name=name, group_pattern=group_pattern,
+            skip_refused=skip_refused, on_progress=show, instances=instances, crowd=crowd, paint=paint,
+            empty_is_background=empty_is_background,
         )  # fmt: skip
     _print_import(report)
 

@@ -116,6 +116,7 @@ def decode_all(
 
     Every image must be there, cached or not: a wrong data root must not go unseen until a file is opened.
     """
+    _refuse_volumes(manifest, rows)
     for row in rows:
         if not (path := manifest.image_path(row, data_root)).is_file():
             raise ManifestError(manifest.where(row), f"there is no image {path}", "check --data-root")
@@ -124,6 +125,13 @@ def decode_all(
         _fill(manifest, rows, data_root, frame, paths, progress)
     mapped = [np.load(path, mmap_mode="r", allow_pickle=False) for path in paths]
     return DecodedSet(tuple(rows), manifest.labels, frame, *mapped)
+
+
+def _refuse_volumes(manifest: Manifest, rows: Sequence[Row]) -> None:
+    volume = next((row for row in rows if row.depth_px is not None), None)
+    if volume is not None:
+        rule = "the row is a volume; volumes can be imported, checked and split, but training on them is not yet possible"
+        raise ManifestError(manifest.where(volume), rule, "train on a manifest of 2-D images")
 
 
 def _key(manifest: Manifest, rows: Sequence[Row], frame: Size) -> str:

@@ -6,8 +6,8 @@ read here.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -127,21 +127,37 @@ def columns_of(found: Sequence[str], labels: LabelSet) -> list[str]:
 
 @dataclass(frozen=True)
 class Split:
-    """splits/<name>.csv: which sample is train, val or test. `digest` is the file's SHA-256."""
+    """splits/<name>.csv: which sample is train, val or test. `digest` is the file's SHA-256, `facts` what its first line states.
+
+    With folds, the rows outside test are train and have a fold 0 ... K - 1; `fold(i)` makes one of them val.
+    """
 
     name: str
     path: Path
     frame: pd.DataFrame
     digest: str
+    facts: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def folds(self) -> int:
+        """K, 0 for a split without folds."""
+        return self.frame.loc[self.frame["fold"] != "", "fold"].nunique() if "fold" in self.frame.columns else 0
+
+    def fold(self, index: int) -> Split:
+        """The split with the rows of fold `index` as val and those of the others as train; test stays. ManifestError where none is."""
+        if not 0 <= index < self.folds:
+            there = f"it has the folds 0 to {self.folds - 1}" if self.folds else "it has no folds"
+            raise ManifestError(self.path, f"there is no fold {index}: {there}", "name one of them, or make a split with --folds")
+        chosen = self.frame["fold"] == str(index)
+        return replace(self, frame=self.frame.assign(split=self.frame["split"].mask(chosen, "val")))
 
     def ids(self, part: str) -> list[str]:
         """The sample ids of one part, in file order; ManifestError where there is none."""
         ids = self.frame.loc[self.frame["split"] == part, "sample_id"].tolist()
         if not ids:
             parts = ", ".join(f"{name}: {n}" for name, n in self.frame["split"].value_counts().items())
-            raise ManifestError(
-                self.path,
-                f"no image in the split {part!r} (it has {parts or 'no rows'})",
-                "name a part it has, or make the split again with more images",
-            )
+            fix = "name a part it has, or make the split again with more images"
+            if part == "val" and self.folds:
+                fix = f"its val part is one of its folds 0 to {self.folds - 1}: choose one"
+            raise ManifestError(self.path, f"no image in the split {part!r} (it has {parts or 'no rows'})", fix)
         return ids

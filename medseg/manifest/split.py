@@ -1,13 +1,14 @@
-"""Splits: grouped (never one patient on two sides), stratified by the classes an image shows, seeded; or a given table.
+"""Splits: grouped (never one patient on two sides), stratified by presence and area of the classes, seeded; or a given table.
 
-Stratification is the greedy iterative one of Sechidis et al. (ECML PKDD 2011, algorithm 1), on whole groups: the rarest class
-first, each of its groups to the part that still lacks most of it.
+Rows that an earlier split of the data set tests on stay in test (`lock.py`), unless the user unlocks them and says why.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Protocol
 
 import numpy as np
 import pandas as pd
@@ -15,8 +16,10 @@ import pandas as pd
 from medseg.errors import ManifestError
 from medseg.files import posix, sha256_file
 from medseg.images import IMAGE_SUFFIXES
+from medseg.manifest.lock import Locks, moved, read_locks, record_moved, refuse_moved, unlock_reason
 from medseg.manifest.schema import PIXEL_PREFIX, SPLIT_NAMES, Manifest, Split
-from medseg.manifest.table import check_assignment, read_csv, split_path, write_split
+from medseg.manifest.stratify import stratify
+from medseg.manifest.table import check_assignment, read_csv, split_path, texts, write_split
 from medseg.seeding import numpy_generator
 
 SAMPLE_KEYS = ("sample_id", "sample", "image")
@@ -27,93 +30,201 @@ FORMS = 2  # of a path in `_ends`
 # --- a new split
 
 
-def make_split(manifest: Manifest, name: str, ratios: Sequence[float] = (0.7, 0.1, 0.2), seed: int = 0) -> Split:
+def make_split(
+    manifest: Manifest,
+    name: str,
+    ratios: Sequence[float] = (0.7, 0.1, 0.2),
+    seed: int = 0,
+    *,
+    folds: int = 0,
+    pairs: Sequence[Linked] | None = None,
+    unlock: str | None = None,
+) -> Split:
     """Write splits/<name>.csv with the labelled images in train, val and test by `ratios` (shares of images, adding up to 1).
 
+    folds: with K >= 2 all rows outside test are train, and each is in one of K folds; the ratio of val goes to train.
+    pairs: near duplicates; the groups they link are joined.  unlock: why rows that earlier splits test on may leave test. Without it
+    they stay there, groups that no earlier split lists are dealt by all ratios, and the rest by those of train and val.
     Raises ManifestError where a part with a ratio over 0 would have no image, or another split of that name exists.
     """
     path = split_path(manifest, name)
-    _check_ratios(ratios)
-    labelled = manifest.frame[manifest.frame["mask"].notna()]
-    if labelled.empty:
+    reason, shares = unlock_reason(unlock), _shares(ratios, folds)
+    rows = manifest.frame.loc[manifest.frame["mask"].notna(), ["sample_id", "group_id"]].astype({"group_id": "str"})
+    if rows.empty:
         raise ManifestError(
             path, f"no labelled image among the {len(manifest)} of {manifest.folder}", "annotate some and import them again"
         )
-    groups, shown_GK, images_G = _group_table(labelled, manifest)
-    parts = [part for part, ratio in zip(SPLIT_NAMES, ratios, strict=True) if ratio > 0]
-    if len(groups) < len(parts):
-        rule = f"{len(groups)} group(s) cannot fill {', '.join(parts)}: a split with no image"
-        raise ManifestError(path, rule, "add groups, or set a ratio to 0")
-    shares_P = np.array([ratio for ratio in ratios if ratio > 0])
-    part_G = stratify(shown_GK, images_G, shares_P, numpy_generator(seed, "split"))
-    part_of = dict(zip(groups, (parts[index] for index in part_G), strict=True))
-    frame = labelled[["sample_id", "group_id"]].assign(split=labelled["group_id"].map(part_of))
-    return write_split(manifest, name, frame, {"seed": seed, "ratios": "/".join(f"{ratio:g}" for ratio in ratios)})
+    facts: dict[str, object] = {"seed": seed, "ratios": "/".join(f"{ratio:g}" for ratio in ratios)}
+    facts |= {"folds": folds} if folds else {}
+    if pairs is not None:
+        joined, united = joined_groups(_by_sample(rows, "group_id"), pairs)
+        rows, facts = rows.assign(group_id=rows["sample_id"].map(joined)), facts | united
+    groups = _groups_of(rows, manifest)
+    part_G, moved_rows, kept = _parts(groups, rows, shares, seed, read_locks(manifest, path), reason, path)
+    frame = rows.assign(split=_of_group(rows, groups, part_G))
+    if folds:
+        frame["fold"] = _of_group(rows, groups, _folds(groups, part_G, folds, seed, path))
+    facts |= {"kept_test": kept} if kept else {}
+    return _write(manifest, name, frame, facts, moved_rows, reason)
 
 
-def _check_ratios(ratios: Sequence[float]) -> None:
+def _write(
+    manifest: Manifest, name: str, frame: pd.DataFrame, facts: Mapping[str, object], moved_rows: Mapping[str, Path], reason: str | None
+) -> Split:
+    """Write the split, with the reason for which rows of test have moved; the ledgers are told once."""
+    path = split_path(manifest, name)
+    new, unlocked = not path.exists(), {"unlock_test": reason} if moved_rows else {}
+    split = write_split(manifest, name, frame, {**facts, **unlocked})
+    if new and moved_rows and reason:
+        record_moved(moved_rows, reason, split.path)
+    return split
+
+
+def _shares(ratios: Sequence[float], folds: int) -> dict[str, float]:
+    """The share of each part that is to have images."""
     good = len(ratios) == len(SPLIT_NAMES) and all(0 <= ratio <= 1 for ratio in ratios) and abs(sum(ratios) - 1) < 1e-6
     if not good:
         rule = f"three shares for {', '.join(SPLIT_NAMES)} that add up to 1, got {list(ratios)}"
         raise ManifestError("--ratios", rule, "such as 0.7 0.1 0.2")
+    if folds < 0 or folds == 1 or (folds and ratios[0] + ratios[1] == 0):
+        raise ManifestError("--folds", f"at least 2 folds of rows outside test, got {folds} with ratios {list(ratios)}", "such as 5")
+    train, val, test = ratios
+    shares = {"train": train + val, "val": 0.0, "test": test} if folds else {"train": train, "val": val, "test": test}
+    return {part: share for part, share in shares.items() if share > 0}
 
 
-def _group_table(labelled: pd.DataFrame, manifest: Manifest) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """Groups by name, their images that show each foreground class (G, K - 1), their images (G)."""
-    columns = [PIXEL_PREFIX + name for name in manifest.labels.foreground]
-    shown = (labelled[columns] > 0).astype("int64").groupby(labelled["group_id"]).sum().sort_index()
-    images = labelled.groupby("group_id").size().sort_index()
-    return [str(group) for group in shown.index], shown.to_numpy(), images.to_numpy()
+@dataclass(frozen=True, slots=True)
+class _Groups:
+    """Groups by name: their images that show each foreground class (G, K - 1), its pixels (G, K - 1), their images (G)."""
+
+    names: np.ndarray
+    shown_GK: np.ndarray
+    area_GK: np.ndarray
+    images_G: np.ndarray
+
+    def where(self, chosen_G: np.ndarray) -> _Groups:
+        return _Groups(self.names[chosen_G], self.shown_GK[chosen_G], self.area_GK[chosen_G], self.images_G[chosen_G])
 
 
-def stratify(shown_GK: np.ndarray, images_G: np.ndarray, shares_P: np.ndarray, draw: np.random.Generator) -> np.ndarray:
-    """The part of each group: parts hold `shares_P` of the images and of the images that show each class; none is empty.
-
-    The rarest class is dealt first and therefore best: each part is within one group of its share. Groups of many images go
-    first, and small ones even out; ties are broken by `draw`.
-    """
-    part_G = np.full(len(images_G), -1)
-    lacking_PK = shares_P[:, None] * shown_GK.sum(axis=0)
-    lacking_P = shares_P * images_G.sum()
-    shuffled = draw.permutation(len(images_G))
-    order = shuffled[np.argsort(-images_G[shuffled], kind="stable")]
-    while (free := order[part_G[order] < 0]).size:
-        rarest = _rarest_class(shown_GK[free])
-        for group in free if rarest is None else free[shown_GK[free, rarest] > 0]:
-            lacking = lacking_P if rarest is None else lacking_PK[:, rarest]
-            part = np.lexsort((draw.random(len(shares_P)), lacking_P.round(9), lacking.round(9)))[-1]
-            part_G[group] = part
-            lacking_PK[part] -= shown_GK[group]
-            lacking_P[part] -= images_G[group]
-    return _none_empty(part_G, images_G, len(shares_P))
+def _groups_of(rows: pd.DataFrame, manifest: Manifest) -> _Groups:
+    codes, names = pd.factorize(rows["group_id"], sort=True)
+    pixels = manifest.frame.loc[rows.index, [PIXEL_PREFIX + name for name in manifest.labels.foreground]]
+    columns = [pixels[name].fillna(0).to_numpy("int64") for name in pixels]
+    shown = [np.bincount(codes, weights=column > 0, minlength=len(names)) for column in columns]
+    area = [np.bincount(codes, weights=column, minlength=len(names)) for column in columns]
+    return _Groups(np.asarray(names, object), np.stack(shown, 1).astype("int64"), np.stack(area, 1), np.bincount(codes))
 
 
-def _rarest_class(shown_GK: np.ndarray) -> int | None:
-    """The class that the fewest groups show, among those shown at all."""
-    groups_K = (shown_GK > 0).sum(axis=0)
-    return int(np.where(groups_K > 0, groups_K, np.iinfo(np.int64).max).argmin()) if groups_K.any() else None
+def _of_group(rows: pd.DataFrame, groups: _Groups, value_G: np.ndarray) -> pd.Series:
+    return rows["group_id"].map(pd.Series(value_G, index=groups.names))
 
 
-def _none_empty(part_G: np.ndarray, images_G: np.ndarray, parts: int) -> np.ndarray:
-    """Move the smallest group of the part with most groups into a part that got none (few groups, small share)."""
-    for part in range(parts):
-        if not (part_G == part).any():
-            fullest = np.bincount(part_G, minlength=parts).argmax()
-            members = np.flatnonzero(part_G == fullest)
-            part_G[members[images_G[members].argmin()]] = part
+def _parts(
+    groups: _Groups, rows: pd.DataFrame, shares: Mapping[str, float], seed: int, locks: Locks, reason: str | None, path: Path
+) -> tuple[np.ndarray, dict[str, Path], int]:
+    """The part of each group, the test rows moved (only by `reason`), and how many test rows of earlier splits were kept."""
+    part_G = _dealt(groups, shares, seed, path)
+    if not locks.test:
+        return part_G, {}, 0
+    locked = locks.with_groups(_by_sample(rows, "group_id"))
+    moved_rows = moved(locked, _by_sample(rows.assign(split=_of_group(rows, groups, part_G)), "split"))
+    if not moved_rows or reason:
+        return part_G, moved_rows, 0
+    of_test, known = _holding(groups, rows, locked), _holding(groups, rows, locks.known)
+    part_G = np.full(len(groups.names), "test", object)
+    _fill(part_G, groups, known & ~of_test, {part: share for part, share in shares.items() if part != "test"}, seed)
+    _fill(part_G, groups, ~known & ~of_test, shares, seed)
+    lacking = [part for part in shares if part not in part_G]
+    if lacking:
+        rule = f"the {int((~of_test).sum())} group(s) outside the test set of earlier splits cannot fill {', '.join(lacking)}"
+        raise ManifestError(path, rule, "add groups, set a ratio to 0, or pass --unlock-test REASON")
+    return part_G, {}, len(locked)
+
+
+def _by_sample(rows: pd.DataFrame, column: str) -> dict[str, str]:
+    return dict(zip(texts(rows["sample_id"]), texts(rows[column]), strict=True))
+
+
+def _holding(groups: _Groups, rows: pd.DataFrame, samples: Container[str]) -> np.ndarray:
+    """Which groups hold one of `samples`."""
+    held = {group for sample, group in _by_sample(rows, "group_id").items() if sample in samples}
+    return np.array([name in held for name in groups.names], bool)
+
+
+def _dealt(groups: _Groups, shares: Mapping[str, float], seed: int, path: Path) -> np.ndarray:
+    if len(groups.names) < len(shares):
+        rule = f"{len(groups.names)} group(s) cannot fill {', '.join(shares)}: a split with no image"
+        raise ManifestError(path, rule, "add groups, or set a ratio to 0")
+    part_G = np.full(len(groups.names), "", object)
+    _fill(part_G, groups, np.full(len(groups.names), True), shares, seed)
     return part_G
+
+
+def _fill(part_G: np.ndarray, groups: _Groups, chosen_G: np.ndarray, shares: Mapping[str, float], seed: int) -> None:
+    """Deal the chosen groups to the parts of `shares`, written into `part_G`."""
+    if not chosen_G.any():
+        return
+    some, shares_P = groups.where(chosen_G), np.array(list(shares.values())) / sum(shares.values())
+    index_G = stratify(some.shown_GK, some.images_G, shares_P, numpy_generator(seed, "split"), some.area_GK)
+    part_G[chosen_G] = np.array(list(shares), object)[index_G]
+
+
+def _folds(groups: _Groups, part_G: np.ndarray, folds: int, seed: int, path: Path) -> np.ndarray:
+    """The fold of each group as text, '' for those of test."""
+    outside = part_G != "test"
+    if outside.sum() < folds:
+        raise ManifestError(path, f"{int(outside.sum())} group(s) outside test cannot fill {folds} folds", "ask for fewer folds")
+    some, fold_G = groups.where(outside), np.full(len(part_G), "", object)
+    index_G = stratify(some.shown_GK, some.images_G, np.full(folds, 1 / folds), numpy_generator(seed, "folds"), some.area_GK)
+    fold_G[outside] = [str(index) for index in index_G]
+    return fold_G
+
+
+# --- near duplicates
+
+
+class Linked(Protocol):
+    """Two samples that show nearly the same image."""
+
+    @property
+    def first(self) -> str: ...
+    @property
+    def second(self) -> str: ...
+
+
+def joined_groups(group_of: Mapping[str, str], pairs: Sequence[Linked]) -> tuple[dict[str, str], dict[str, int]]:
+    """The group of each sample after groups with near duplicates of each other are joined, and how many pairs and clusters there are.
+
+    A joined group has the smallest name of those it unites. Pairs with a sample that `group_of` lacks (unlabelled) do not count.
+    """
+    parent = {group: group for group in group_of.values()}
+
+    def root(group: str) -> str:
+        while parent[group] != group:
+            parent[group] = group = parent[parent[group]]
+        return group
+
+    counted = [pair for pair in pairs if pair.first in group_of and pair.second in group_of]
+    for pair in counted:
+        low, high = sorted((root(group_of[pair.first]), root(group_of[pair.second])))
+        parent[high] = low
+    united = {root(group) for group in parent if root(group) != group}
+    facts = {"near_duplicate_pairs": len(counted), "near_duplicate_clusters": len(united)}
+    return {sample: root(group) for sample, group in group_of.items()}, facts
 
 
 # --- a given split
 
 
-def given_split(manifest: Manifest, name: str, table: Path) -> tuple[Split, list[str]]:
+def given_split(manifest: Manifest, name: str, table: Path, unlock: str | None = None) -> tuple[Split, list[str]]:
     """Take over a CSV with a split per sample or image as splits/<name>.csv; returns the split and warnings.
+
+    unlock: why rows that earlier splits test on, or rows of their groups, may be in train or val; without it they are refused.
 
     Its columns: one of sample_id, sample, image (a path, matched by its end), `split` (train, val, test) and perhaps group or
     group_id, which then replaces the manifest's. Raises ManifestError naming the row, the rule and the way out.
     """
-    raw = _given_table(table)
+    path, reason, raw = split_path(manifest, name), unlock_reason(unlock), _given_table(table)
     key = next((column for column in SAMPLE_KEYS if column in raw.columns), None)
     if key is None or "split" not in raw.columns:
         rule = f"needs a column of {', '.join(SAMPLE_KEYS)} and the column split, got {list(raw.columns)}"
@@ -132,7 +243,17 @@ def given_split(manifest: Manifest, name: str, table: Path) -> tuple[Split, list
         raise ManifestError(table, "every image it lists is unlabelled: a split with no image", "annotate some and import them again")
     check_assignment(kept, table, manifest, first_line=2)
     _check_patients(kept, manifest, table)
-    return write_split(manifest, name, kept, {"from": table.name, "from_sha256": sha256_file(table)}), warnings
+    moved_rows = _moved_by(kept, manifest, path)
+    if not reason:
+        refuse_moved(moved_rows, table)
+    facts = {"from": table.name, "from_sha256": sha256_file(table)}
+    return _write(manifest, name, kept, facts, moved_rows, reason), warnings
+
+
+def _moved_by(kept: pd.DataFrame, manifest: Manifest, path: Path) -> dict[str, Path]:
+    """The rows of earlier test sets, and of their groups, that the table puts elsewhere."""
+    locks = read_locks(manifest, path)
+    return moved(locks.with_groups(_by_sample(manifest.frame, "group_id")), _by_sample(kept, "split")) if locks.test else {}
 
 
 def _given_table(table: Path) -> pd.DataFrame:
@@ -232,17 +353,48 @@ def _warnings(keys: pd.Series, sample: pd.Series, kept: pd.DataFrame, labelled: 
 
 
 def describe(manifest: Manifest, split: Split) -> pd.DataFrame:
-    """One row a part: images, groups, and for each class the images that show it and its share of all counted pixels (0 to 1)."""
-    joined = split.frame[["sample_id", "group_id", "split"]].merge(manifest.frame.drop(columns="group_id"), on="sample_id")
-    present = [part for part in SPLIT_NAMES if (joined["split"] == part).any()]
-    return pd.DataFrame([_described(part, joined[joined["split"] == part], manifest) for part in present])
+    """One row a part and one a fold: images, groups, the share of images (and the one asked for), and for each class the images
+    that show it, its pixels, and its share of all counted pixels (0 to 1)."""
+    pixels = manifest.frame[["sample_id", *(PIXEL_PREFIX + name for name in manifest.labels.names)]]
+    joined = split.frame.merge(pixels, on="sample_id")
+    asked = _asked(split)
+    chosen = {part: joined["split"] == part for part in SPLIT_NAMES}
+    chosen |= {f"fold {index}": joined["fold"] == str(index) for index in range(split.folds)}
+    present = {name: rows for name, rows in chosen.items() if rows.any()}
+    return pd.DataFrame([_described(name, joined[rows], len(joined), asked, manifest) for name, rows in present.items()])
 
 
-def _described(part: str, rows: pd.DataFrame, manifest: Manifest) -> dict[str, object]:
-    pixels = {name: rows[PIXEL_PREFIX + name].fillna(0).astype("int64") for name in manifest.labels.names}
+def _asked(split: Split) -> dict[str, float]:
+    """The share of images asked for, by part and fold; nothing for a given table."""
+    try:
+        train, val, test = (float(ratio) for ratio in split.facts.get("ratios", "").split("/"))
+    except ValueError:
+        return {}
+    if not split.folds:
+        return {"train": train, "val": val, "test": test}
+    return {"train": train + val, "test": test} | {f"fold {index}": (train + val) / split.folds for index in range(split.folds)}
+
+
+def _described(name: str, rows: pd.DataFrame, total: int, asked: Mapping[str, float], manifest: Manifest) -> dict[str, object]:
+    pixels = {label: rows[PIXEL_PREFIX + label].fillna(0).astype("int64") for label in manifest.labels.names}
     counted = sum(int(column.sum()) for column in pixels.values())
-    line: dict[str, object] = {"split": part, "images": len(rows), "groups": rows["group_id"].nunique()}
-    for name in manifest.labels.foreground:
-        line[f"images_{name}"] = int((pixels[name] > 0).sum())
-        line[f"share_{name}"] = int(pixels[name].sum()) / counted if counted else float("nan")
+    line: dict[str, object] = {"split": name, "images": len(rows), "groups": rows["group_id"].nunique(), "share": len(rows) / total}
+    if asked:
+        line["asked"] = asked.get(name, 0.0)
+    for label in manifest.labels.foreground:
+        line[f"images_{label}"] = int((pixels[label] > 0).sum())
+        line[f"pixels_{label}"] = int(pixels[label].sum())
+        line[f"share_{label}"] = int(pixels[label].sum()) / counted if counted else float("nan")
     return line
+
+
+def remarks(split: Split) -> list[str]:
+    """What the user should know of how a split came about, from its first line."""
+    facts = split.facts
+    told = {
+        "folds": "{folds} folds: the ratio of val went to train; a fold is val when it is chosen",
+        "kept_test": "{kept_test} rows stay in test because an earlier split of this data set tests on them or on their groups",
+        "near_duplicate_pairs": "{near_duplicate_pairs} pairs of near duplicates, {near_duplicate_clusters} groups joined from several",
+        "unlock_test": "rows of test were moved: {unlock_test}",
+    }
+    return [text.format(**facts) for key, text in told.items() if key in facts]

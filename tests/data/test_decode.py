@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -112,3 +114,11 @@ def test_batches_come_in_order_and_whole(data):
     batch = collate(decoded, [2], torch.device("cpu"))
     assert batch.image_BCHW.dtype == torch.float32 and batch.image_BCHW.min() >= 0 and batch.image_BCHW.max() <= 1
     assert batch.mask_BHW.dtype == torch.int64
+
+
+def test_volumes_are_refused_in_one_sentence(data):
+    manifest, root, cache = data
+    rows = [manifest.row(0), dataclasses.replace(manifest.row(1), depth_px=35)]
+    with pytest.raises(ManifestError, match=r"row 3 .*the row is a volume; .*training on them is not yet possible; train on"):
+        decode_all(manifest, rows, root, FRAME, cache)
+    assert not cache.exists()

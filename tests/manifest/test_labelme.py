@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import base64
 import csv
+import io
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
 
 from medseg.errors import AnnotationError, ImageError, LabelError, ManifestError, MedsegError
-from medseg.files import sha256_file
+from medseg.files import sha256_array, sha256_file
 from medseg.images import read_image, read_mask
+from medseg.instances import decode, read_instances
 from medseg.manifest.importers.common import ImportReport
 from medseg.manifest.importers.labelme import import_labelme
 from medseg.manifest.schema import Manifest
 from medseg.manifest.table import read_manifest
+from tests.oracles import labelme_mask, labelme_shape
 
 from .conftest import embedded, polygon, save_json, save_mask, save_picture
 
@@ -37,12 +45,12 @@ def test_import_and_read_back(labelme_dir: Path, tmp_path: Path) -> None:
     report, manifest = imported(labelme_dir, tmp_path / "tongues" / "v1", on_progress=lambda done, total: steps.append((done, total)))
     assert (report.imported, report.unlabelled, report.refused, report.notes) == (2, 0, [], [])
     assert (report.data_root, report.manifest_folder) == (labelme_dir, tmp_path / "tongues" / "v1")
-    assert steps == [(done, 6) for done in range(1, 7)]
+    assert steps == [(done, 8) for done in range(1, 9)]  # JSON, photograph and mask of each of two, and two images
     row = manifest.row(0)
     assert (row.sample_id, row.group_id, row.image, row.mask) == ("set_1/a", "set_1/a", "set_1/a.jpg", "masks/set_1/a.png")
     assert row.px == {"background": 600 - 19 * 14, "tongue": 19 * 14 - 25, "coating": 25}
     assert row.image_sha256 == sha256_file(labelme_dir / "set_1/a.jpg")
-    assert row.mask_sha256 == sha256_file(manifest.mask_path(row, labelme_dir))
+    assert row.mask_sha256 == sha256_array(read_mask(manifest.mask_path(row, labelme_dir)))
     assert (manifest.dataset.name, manifest.dataset.masks_under) == ("tongues", "manifest")
     expected = np.zeros((20, 30), np.uint8)
     expected[2:16, 2:21], expected[5:10, 5:10] = 1, 2
@@ -140,7 +148,10 @@ def test_image_beside_when_image_path_names_none(tmp_path: Path) -> None:
     save_json(tmp_path / "src" / "set_2" / "599.json", [("tongue", 0, 0, 9, 4)], imagePath="..\\set_2\\set_2\\599.jpg")
     report, manifest = imported(tmp_path / "src", tmp_path / "out")
     assert manifest.row(0).image == "set_2/599.jpg"
-    assert report.notes == ["imagePath names no file; the one of its name beside the JSON is used: 1 file (set_2/599.json)"]
+    assert report.notes == [
+        "imagePath names no file; the one of its name beside the JSON is used: 1 file (set_2/599.json)",
+        "class coating is in no annotation",
+    ]
 
 
 def test_a_folder_that_is_itself_named_in_image_path(labelme_dir: Path, tmp_path: Path) -> None:
@@ -155,7 +166,7 @@ def test_embedded_image_alone(tmp_path: Path) -> None:
     row = manifest.row(0)
     assert row.image == "a.json" and row.px["tongue"] == 50
     assert read_image(manifest.image_path(row, tmp_path / "src")).shape == (20, 30, 3)
-    assert report.notes == ["no image file; the embedded image is used: 1 file (a.json)"]
+    assert report.notes[0] == "no image file; the embedded image is used: 1 file (a.json)"
 
 
 def test_embedded_image_where_the_file_has_another_size(tmp_path: Path) -> None:
@@ -208,7 +219,9 @@ def test_no_shape_is_background_and_said(tmp_path: Path) -> None:
     save_picture(tmp_path / "src" / "a.jpg")
     save_json(tmp_path / "src" / "a.json", [])
     report, manifest = imported(tmp_path / "src", tmp_path / "out")
-    assert manifest.row(0).px["background"] == 600 and report.notes == ["no shape: labelled as background all over: 1 file (a.json)"]
+    assert manifest.row(0).px["background"] == 600 and report.notes == [
+        "no shape: labelled as background all over: 1 file (a.json)", "classes tongue, coating are in no annotation",
+    ]  # fmt: skip
 
 
 def test_groups_by_pattern(labelme_dir: Path, tmp_path: Path) -> None:
@@ -270,7 +283,7 @@ BAD_JSON = {
     "bad size": ({"imageWidth": "30"}, AnnotationError, r"x.json: imageHeight and imageWidth must be positive.*'30'"),
     "half size": ({"imageWidth": None}, AnnotationError, r"x.json: imageHeight and imageWidth must be .* got 20 and None; save"),
     "shapes": ({"shapes": {}}, AnnotationError, r"x.json: `shapes` must be a list; save the annotation again"),
-    "kind": ({"shapes": [SHAPE | {"shape_type": "mask"}]}, AnnotationError, r"x.json: shape 0 \('tongue'\) is a 'mask', known are"),
+    "kind": ({"shapes": [SHAPE | {"shape_type": "cube"}]}, AnnotationError, r"x.json: shape 0 \('tongue'\) is a 'cube', known are"),
     "no label": ({"shapes": [SHAPE, SHAPE | {"label": " "}]}, AnnotationError, r"x.json: shape 1 has no label; label it"),
     "two points": ({"shapes": [SHAPE | {"points": [[0, 0], [1, 1]]}]}, AnnotationError, r"of 2 points, it needs at least 3;"),
     "three corners": (
@@ -394,17 +407,187 @@ def test_sources_without_annotation(tmp_path: Path) -> None:
 
 
 def test_matches_labelmes_own_rule(tmp_path: Path) -> None:
-    """The oracle is labelme.utils.shapes_to_label in words: each polygon by ImageDraw on a mask of its own, pasted in order."""
-    from PIL import Image, ImageDraw
-
     draw = np.random.default_rng(0)
     shapes = [{"label": CLASSES[i % 2], "points": draw.uniform(-5, 35, (7, 2)).tolist()} for i in range(6)]
     save_picture(tmp_path / "src" / "a.jpg")
-    save_json(tmp_path / "src" / "a.json", [], shapes=shapes)
-    expected = np.zeros((20, 30), np.uint8)
-    for shape in json.loads((tmp_path / "src" / "a.json").read_text())["shapes"]:
-        one = Image.new("L", (30, 20), 0)
-        ImageDraw.Draw(one).polygon([tuple(point) for point in shape["points"]], outline=1, fill=1)
-        expected[np.asarray(one, bool)] = 1 + CLASSES.index(shape["label"])
+    path = save_json(tmp_path / "src" / "a.json", [], shapes=shapes)
     _, manifest = imported(tmp_path / "src", tmp_path / "out")
+    expected = labelme_mask(json.loads(path.read_text()), {"tongue": 1, "coating": 2}, 20, 30)
     assert np.array_equal(mask_of(manifest, "a", tmp_path), expected)
+
+
+# --- labelme 3.x to 6.x
+
+
+def bitmap(pixels: np.ndarray) -> str:
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "PNG")
+    return base64.b64encode(stream.getvalue()).decode()
+
+
+COORDINATE = st.one_of(st.integers(-9, 40), st.floats(-9, 40, width=32))
+EXACT = {"rectangle": 2, "oriented_rectangle": 4, "circle": 2, "line": 2, "point": 1}
+
+
+@st.composite
+def any_shape(draw: st.DrawFn) -> dict[str, object]:
+    kind = draw(st.sampled_from([None, "polygon", "linestrip", "mask", *EXACT]))
+    shape: dict[str, object] = {"label": draw(st.sampled_from(CLASSES)), "group_id": draw(st.sampled_from([None, 1, "b"]))}
+    if kind == "mask":
+        left, top, right, bottom = (draw(st.integers(0, most)) for most in (14, 9, 15, 10))
+        bits = np.random.default_rng(draw(st.integers(0, 99))).random((bottom + 1, right + 1)) < 0.5
+        return shape | {"shape_type": kind, "points": [[left, top], [left + right + 0.5, top + bottom]], "mask": bitmap(bits)}
+    count = EXACT[kind] if kind in EXACT else draw(st.integers(3, 6))
+    points = [[draw(COORDINATE), draw(COORDINATE)] for _ in range(count)]
+    return shape | {"shape_type": kind, "points": points, "mask": None, "description": ""}
+
+
+@settings(max_examples=10, deadline=None)
+@given(shapes=st.lists(any_shape(), max_size=5))
+def test_any_file_comes_back_as_labelme_draws_it(tmp_path_factory: pytest.TempPathFactory, shapes: list[dict[str, Any]]) -> None:
+    """import -> manifest -> decode, of masks and instances."""
+    folder = tmp_path_factory.mktemp("any")
+    save_picture(folder / "src" / "a.jpg")
+    save_json(folder / "src" / "a.json", [], shapes=shapes)
+    _, manifest = imported(folder / "src", folder / "out")
+    assert np.array_equal(mask_of(manifest, "a", folder), labelme_mask({"shapes": shapes}, {"tongue": 1, "coating": 2}, 20, 30))
+    expected: dict[tuple[str, object], np.ndarray] = {}
+    for index, shape in enumerate(shapes):
+        key = (shape["label"], ("alone", index) if shape["group_id"] is None else str(shape["group_id"]))
+        expected[key] = expected.get(key, False) | labelme_shape(shape, 20, 30)
+    wanted = [(label, mask) for (label, _), mask in expected.items() if mask.any()]
+    found = read_instances(folder / "out" / "instances" / "a.json")
+    assert [instance.label for instance in found] == [label for label, _ in wanted]
+    assert all(np.array_equal(decode(instance), mask) for instance, (_, mask) in zip(found, wanted, strict=True))
+
+
+def test_a_file_of_version_3(tmp_path: Path) -> None:
+    save_picture(tmp_path / "src" / "a.jpg")
+    shape = {"label": "tongue", "line_color": None, "fill_color": None, "points": [[2, 2], [9, 2], [9, 9]]}
+    content = {"flags": {}, "shapes": [shape], "lineColor": [0, 255, 0, 128], "fillColor": [255, 0, 0, 128], "imagePath": "a.jpg"}
+    (tmp_path / "src" / "a.json").write_text(json.dumps(content | {"imageData": embedded()}))
+    assert imported(tmp_path / "src", tmp_path / "out")[1].row(0).px["tongue"] == 36
+
+
+def test_instances_survive_beneath_later_shapes(tmp_path: Path) -> None:
+    save_picture(tmp_path / "src" / "a.jpg")
+    boxes = [polygon("tongue", 0, 0, 9, 9), polygon("coating", 0, 0, 9, 9), polygon("tongue", 20, 0, 24, 4)]
+    for shape in (boxes[0], boxes[2]):
+        shape["group_id"] = 1
+    save_json(tmp_path / "src" / "a.json", [], shapes=boxes)
+    _, manifest = imported(tmp_path / "src", tmp_path / "out")
+    row = manifest.row(0)
+    assert row.px == {"background": 600 - 125, "tongue": 25, "coating": 100} and row.instances == "instances/a.json"
+    found = read_instances(tmp_path / "out" / "instances/a.json")
+    assert [(one.label, one.group_id, int(decode(one).sum())) for one in found] == [("tongue", "1", 125), ("coating", None, 100)]
+    assert manifest.frame["instances_sha256"].item() == sha256_file(tmp_path / "out" / "instances/a.json")
+    _, plain = imported(tmp_path / "src", tmp_path / "out2", instances=False)
+    assert plain.row(0).instances is None and not (tmp_path / "out2" / "instances").exists()
+
+
+def test_flags_are_columns(labelme_dir: Path, tmp_path: Path) -> None:
+    boxes = [("tongue", 2, 2, 20, 15), ("coating", 5, 5, 9, 9)]
+    save_json(labelme_dir / "set_1" / "a.json", boxes, flags={"out of focus": True, "blurred": False})
+    _, manifest = imported(labelme_dir, tmp_path / "out")
+    assert manifest.frame["flag_out_of_focus"].fillna("").tolist() == ["true", ""]
+    assert manifest.frame["flag_blurred"].fillna("").tolist() == ["false", ""]
+    save_json(labelme_dir / "set_1" / "b.json", boxes, flags={"out_of focus": True})
+    with pytest.raises(AnnotationError, match=r"'out of focus' and 'out_of focus' would both be the column flag_out_of_focus; rename"):
+        imported(labelme_dir, tmp_path / "out2")
+
+
+def test_ignored_labels(labelme_dir: Path, tmp_path: Path) -> None:
+    report, manifest = imported(labelme_dir, tmp_path / "out", classes=["tongue"], ignore_labels=["coating", "hair"])
+    assert set(np.unique(mask_of(manifest, "set_1/a", labelme_dir))) == {0, 1, 255}
+    assert manifest.row(0).px == {"background": 600 - 19 * 14, "tongue": 19 * 14 - 25}
+    assert [one.label for one in read_instances(tmp_path / "out/instances/set_1/a.json")] == ["tongue"]
+    assert report.notes == ["--ignore-label hair is in no annotation"]
+    assert json.loads((tmp_path / "out/import.json").read_text())["ignore_labels"] == ["coating", "hair"]
+    _, manifest = imported(labelme_dir, tmp_path / "met", classes=None, ignore_labels=["coating"])
+    assert manifest.labels.foreground == ("tongue",)
+    with pytest.raises(LabelError, match=r"--ignore-label: 'coating' is a class of the data set; leave"):
+        imported(labelme_dir, tmp_path / "both", ignore_labels=["coating"])
+
+
+def test_an_unknown_label_is_told_before_a_photograph_is_decoded(labelme_dir: Path, tmp_path: Path) -> None:
+    (labelme_dir / "set_1" / "a.jpg").write_text("no image")
+    with pytest.raises(LabelError, match=r"the label 'coating' is no class"):
+        imported(labelme_dir, tmp_path / "out", classes=["tongue"])
+
+
+def test_nothing_is_left(labelme_dir: Path, tmp_path: Path) -> None:
+    for name in "ab":
+        save_json(labelme_dir / "set_1" / f"{name}.json", [("tongue", 0, 0, 9, 9)], height=99)
+    with pytest.raises(
+        AnnotationError, match=r"(?s)src: nothing is left to import, every annotation \(2\) is refused:.*a.json.*b.j"
+    ) as caught:
+        imported(labelme_dir, tmp_path / "out", skip_refused=True)
+    assert "--skip-refused" not in str(caught.value) and not (tmp_path / "out").exists()
+
+
+def embed(path: Path, turns: int = 0) -> str:
+    """The pixels of a file as they are stored, turned by quarters, without EXIF."""
+    return bitmap(np.ascontiguousarray(np.rot90(np.asarray(Image.open(path)), turns)))
+
+
+@pytest.mark.parametrize(("turns", "used"), [(2, "a.png"), (0, "a.json"), (1, "a.json")])
+def test_the_annotator_saw_the_embedded_picture(tmp_path: Path, turns: int, used: str) -> None:
+    """Square, EXIF 3 (half a turn): embedded upright, as stored, and in another way."""
+    path = save_picture(tmp_path / "src" / "a.png", 20, 20, orientation=3)
+    save_json(tmp_path / "src" / "a.json", [("tongue", 0, 0, 9, 4)], 20, 20, imagePath="a.png", imageData=embed(path, turns))
+    report, manifest = imported(tmp_path / "src", tmp_path / "out")
+    assert manifest.row(0).image == used
+    assert any("another picture than the file turned upright by its EXIF" in note for note in report.notes) == (used == "a.json")
+
+
+def test_an_embedded_picture_with_an_orientation_is_refused(tmp_path: Path) -> None:
+    path = save_picture(tmp_path / "src" / "a.png", 20, 20, orientation=3)
+    content = base64.b64encode(path.read_bytes()).decode()
+    save_json(tmp_path / "src" / "a.json", [("tongue", 0, 0, 9, 4)], 20, 20, imagePath="a.png", imageData=content)
+    with pytest.raises(AnnotationError, match=r"the embedded image carries the EXIF orientation 3, which labelme does not apply"):
+        imported(tmp_path / "src", tmp_path / "out")
+
+
+BOX = [[4, 3], [8, 5]]
+FIVE_BY_THREE = bitmap(np.ones((3, 5), np.uint8))
+BAD_SHAPES = {
+    "no bitmap": ({"mask": None}, r"shape 0 \('tongue'\) is a mask without its bitmap \(`mask` is None\)"),
+    "not base64": ({"mask": "a"}, r"the bitmap of shape 0 \('tongue'\) is not base64"),
+    "no image": ({"mask": "AAAA"}, r"the bitmap of shape 0 \('tongue'\): not a readable image"),
+    "colours": ({"mask": bitmap(np.ones((3, 5, 3), np.uint8))}, r"bitmap must have one channel, this one is RGB"),
+    "another size": ({"points": [[4, 3], [9, 5]]}, r"bitmap of shape 0 .* is 5 x 3, its box from \(4, 3\) to \(9, 5\) is another size"),
+    "turned": ({"points": [[8, 5], [4, 3]]}, r"is 5 x 3, its box from \(8, 5\) to \(4, 3\)"),
+    "out right": ({"points": [[27, 3], [31, 5]]}, r"is a mask from \(27, 3\) to \(31, 5\), the image is 30 x 20; a mask must lie in its"),
+    "out above": ({"points": [[4, -1], [8, 1]]}, r"is a mask from \(4, -1\) to \(8, 1\), the image is 30 x 20"),
+    "group": ({"group_id": [1]}, r"shape 0 \('tongue'\) has the group_id \[1\], it must be a number, text or null"),
+    "kind": ({"shape_type": ["mask"]}, r"shape 0 \('tongue'\) is a \['mask'\], known are polygon"),
+    "oriented": ({"shape_type": "oriented_rectangle"}, r"is a oriented_rectangle of 2 points, it needs 4"),
+    "a number without end": ({"points": [[10**400, 1], [2, 2]]}, r"not two finite numbers"),
+    "too many points": ({"shape_type": "polygon", "points": [[1, 1]] * 100_001}, r"has 100,001 points, the limit is 100,000; simplify"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("changes", "message"), BAD_SHAPES.values(), ids=BAD_SHAPES)
+def test_bad_shapes(tmp_path: Path, changes: dict[str, object], message: str) -> None:
+    save_picture(tmp_path / "src" / "a.jpg")
+    shape = {"label": "tongue", "shape_type": "mask", "points": BOX, "mask": FIVE_BY_THREE}
+    save_json(tmp_path / "src" / "a.json", [], shapes=[shape | changes])
+    with pytest.raises(AnnotationError, match=message):
+        imported(tmp_path / "src", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+BAD_FILES = {
+    "flags": ({"flags": {"a": 1}}, r"`flags` must name flags that are true or false, got \{'a': 1\}"),
+    "flag names": ({"flags": {" ": True}}, r"names with a letter or digit, got \[' '\]"),
+    "embedded": ({"imageData": 5}, r"imageData must be text, got 5"),
+    "path": ({"imagePath": "\ud800.jpg", "imageHeight": 21}, r"annotated at 30 x 21, the image a.jpg is 30 x 20"),
+}
+
+
+@pytest.mark.parametrize(("changes", "message"), BAD_FILES.values(), ids=BAD_FILES)
+def test_bad_keys(tmp_path: Path, changes: dict[str, object], message: str) -> None:
+    save_picture(tmp_path / "src" / "a.jpg")
+    save_json(tmp_path / "src" / "a.json", [("tongue", 0, 0, 9, 4)], **changes)
+    with pytest.raises(AnnotationError, match=message):
+        imported(tmp_path / "src", tmp_path / "out")

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from PIL import Image
 
+from medseg.data.decode import read_original_mask
 from medseg.errors import AnnotationError, ImageError, LabelError, ManifestError
 from medseg.files import sha256_file
 from medseg.manifest.importers.masks import import_masks
@@ -117,22 +123,243 @@ def test_value_outside_the_classes(mask_dirs: Dirs, tmp_path: Path) -> None:
     assert report.imported == 1 and [file for file, _ in report.refused] == ["masks/2.png", "masks/3.png"]
 
 
-def test_black_and_white_is_not_silently_ignored(mask_dirs: Dirs, tmp_path: Path) -> None:
+def test_black_and_white_is_mapped_never_silently_ignored(mask_dirs: Dirs, tmp_path: Path) -> None:
+    for number in (1, 2, 3):
+        save_mask(mask_dirs[1] / f"{number}.png", {255: number})
+    save_mask(mask_dirs[1] / "3.png", {255: 20})
+    report = import_masks(*mask_dirs, tmp_path / "out", ["tongue"])
+    said = "0 and 255 are read as background and tongue"
+    assert report.notes == [f"{said}: 3 files (masks/1.png, masks/2.png, masks/3.png)"]
+    manifest = read_manifest(tmp_path / "out")
+    assert [row.px for row in manifest] == [{"background": 600 - n, "tongue": n} for n in (30, 60, 600)]
+    assert manifest.dataset.masks_under == "manifest" and manifest.row(0).mask == "masks/1.png"
+    decoded = read_original_mask(manifest, manifest.row(1), report.data_root)
+    assert (decoded[:2] == 1).all() and (decoded[2:] == 0).all()
+    how = json.loads((tmp_path / "out/import.json").read_text())
+    assert how["maps"] == [{"files": 3, "kind": "two_valued", "said": said, "table": {"0": 0, "255": 1}}]
+    assert np.asarray(Image.open(mask_dirs[1] / "1.png")).max() == 255, "the originals stay as they are"
+
+
+def test_bit_masks_beside_black_and_white_ones(mask_dirs: Dirs, tmp_path: Path) -> None:
+    """The public BioHit set is such: 1-bit files among 8-bit ones of 0 and 255."""
+    Image.fromarray(np.arange(600).reshape(20, 30) < 45).save(mask_dirs[1] / "1.png")
     save_mask(mask_dirs[1] / "2.png", {255: 2})
-    with pytest.raises(LabelError, match=r"2.png: the mask holds only 0 and 255; 255 is the ignore id.*; convert 255 to 1"):
-        import_masks(*mask_dirs, tmp_path / "out", ["tongue"])
-    save_mask(mask_dirs[1] / "2.png", {255: 20})
-    with pytest.raises(LabelError, match=r"the mask holds only 255"):
-        import_masks(*mask_dirs, tmp_path / "out", ["tongue"])
+    report = import_masks(*mask_dirs, tmp_path / "out", ["tongue"])
+    assert [row.px["tongue"] for row in read_manifest(tmp_path / "out")] == [45, 60, 90]
+    assert report.notes == ["0 and 255 are read as background and tongue: 1 file (masks/2.png)"]
+
+
+def test_ignore_id_beside_a_class(mask_dirs: Dirs, tmp_path: Path) -> None:
+    save_mask(mask_dirs[1] / "1.png", {255: 2})
     save_mask(mask_dirs[1] / "2.png", {1: 2, 255: 2})
-    import_masks(*mask_dirs, tmp_path / "out", ["tongue"])
-    assert read_manifest(tmp_path / "out").row(1).px == {"background": 480, "tongue": 60}
+    report = import_masks(*mask_dirs, tmp_path / "out", ["tongue"])
+    assert [row.px for row in read_manifest(tmp_path / "out")][:2] == [{"background": 540, "tongue": 0}, {"background": 480, "tongue": 60}]
+    assert report.notes == [
+        "255 is read as ignored in a mask without any class, as in other masks it stands beside classes: 1 file (masks/1.png)"
+    ]
+
+
+def test_white_among_several_classes_must_be_told(mask_dirs: Dirs, tmp_path: Path) -> None:
+    save_mask(mask_dirs[1] / "2.png", {255: 2})
+    with pytest.raises(
+        LabelError, match=r"2.png: the mask holds only 0 and 255, which is the ignore id; 255 may mean a or b; say it with --map"
+    ):
+        import_masks(*mask_dirs, tmp_path / "out", ["a", "b"])
+    report = import_masks(*mask_dirs, tmp_path / "out", ["a", "b"], value_map=["255=b"])
+    assert [row.px["b"] for row in read_manifest(tmp_path / "out")] == [0, 60, 0]
+    assert report.notes == ["255 is read as b (--map): 1 file (masks/2.png)"]
+    report = import_masks(*mask_dirs, tmp_path / "out2", ["a", "b"], value_map=["255=ignore", "9=a"])
+    assert report.notes == [
+        "255 is read as ignored (--map): 1 file (masks/2.png)",
+        "no mask shows the class b",
+        "--map: no mask holds the value 9",
+    ]
+    assert read_manifest(tmp_path / "out2").dataset.masks_under == "data_root"
+
+
+def test_map_wins_and_must_make_sense(mask_dirs: Dirs, tmp_path: Path) -> None:
+    save_mask(mask_dirs[1] / "2.png", {1: 2, 7: 3})
+    import_masks(*mask_dirs, tmp_path / "out", ["tongue"], value_map=["7=background"])
+    assert read_manifest(tmp_path / "out").row(1).px == {"background": 540, "tongue": 60}
+    for text in ("7", "7=lesion", "x=tongue", "#12=tongue", "=", "7=1"):
+        with pytest.raises(LabelError, match=r"--map: .* is not VALUE=CLASS with a class of background, tongue or ignore"):
+            import_masks(*mask_dirs, tmp_path / "out3", ["tongue"], value_map=[text])
+    with pytest.raises(LabelError, match=r"--map: the value 7 is mapped twice"):
+        import_masks(*mask_dirs, tmp_path / "out3", ["tongue"], value_map=["7=tongue", "7=ignore"])
+
+
+def test_grey_steps_are_one_reading_for_the_set(mask_dirs: Dirs, tmp_path: Path) -> None:
+    """A mask that shows only 0 and 85 is read like the others; a factor is told from the union."""
+    for number, rows in {1: {85: 2}, 2: {85: 1, 170: 2}, 3: {255: 4}}.items():
+        save_mask(mask_dirs[1] / f"{number}.png", rows)
+    report = import_masks(*mask_dirs, tmp_path / "out", ["a", "b", "c"])
+    counts = [[row.px[name] for name in "abc"] for row in read_manifest(tmp_path / "out")]
+    assert counts == [[60, 0, 0], [30, 60, 0], [0, 0, 120]]
+    assert report.notes == ["0, 85, 170 and 255 are read as background, a, b and c: 3 files (masks/1.png, masks/2.png, masks/3.png)"]
+
+
+def test_a_dataset_yaml_that_keeps_masks_in_place(mask_dirs: Dirs, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "dataset.yaml").write_text("name: x\nlabels: {classes: {0: background, 1: tongue}}\n")
+    save_mask(mask_dirs[1] / "2.png", {255: 2})
+    with pytest.raises(ManifestError, match=r"dataset.yaml: it says `masks_under: data_root`, but .*; write `masks_under: manifest`"):
+        import_masks(*mask_dirs, out)
+    assert [path.name for path in out.iterdir()] == ["dataset.yaml"]
+    (out / "dataset.yaml").write_text("name: x\nmasks_under: manifest\nlabels: {classes: {0: background, 1: tongue}}\n")
+    import_masks(*mask_dirs, out)
+    assert [row.px["tongue"] for row in read_manifest(out)] == [30, 60, 90]
+
+
+def test_interpolated_masks_are_refused_or_taken_as_is(mask_dirs: Dirs, tmp_path: Path) -> None:
+    images, masks = mask_dirs
+    disc = (np.hypot(*(np.mgrid[:20, :30] - [[[10]], [[15]]])) < 7).astype(np.uint8)
+    Image.fromarray(255 * disc).resize((60, 40)).resize((30, 20), Image.Resampling.BILINEAR).save(masks / "2.png")
+    with pytest.raises(
+        LabelError, match=r"2.png: the mask is interpolated or JPEG-edited: besides 0 and 255 .*import with --as-is and repair"
+    ):
+        import_masks(images, masks, tmp_path / "out", ["tongue"])
+    save_mask(masks / "3.png", {1: 2}, height=21)
+    report = import_masks(images, masks, tmp_path / "out", ["tongue"], as_is=True)
+    said = "recorded as stored, training refuses it (run `medseg manifest check --fix`)"
+    assert report.imported == 3 and report.notes == [f"{said}: 2 files (masks/2.png, masks/3.png)"]
+    manifest = read_manifest(tmp_path / "out")
+    assert manifest.row(2).px == {"background": 0, "tongue": 0} and manifest.row(0).px == {"background": 570, "tongue": 30}
+    assert manifest.row(1).mask_sha256 == sha256_file(masks / "2.png") and manifest.dataset.masks_under == "data_root"
+    for position in (1, 2):
+        with pytest.raises((LabelError, ManifestError)):
+            read_original_mask(manifest, manifest.row(position), report.data_root)
+    (masks / "1.png").write_bytes(b"no image")
+    with pytest.raises(ImageError, match=r"1.png: not a readable image"):
+        import_masks(images, masks, tmp_path / "out2", ["tongue"], as_is=True)
+
+
+def test_mask_that_follows_the_pixels_as_stored(tmp_path: Path) -> None:
+    save_picture(tmp_path / "i" / "a.jpg", height=30, width=20, orientation=6)
+    save_mask(tmp_path / "m" / "a.png", {1: 2}, height=30, width=20)
+    with pytest.raises(ImageError, match=r"the mask fits the stored pixels, not the upright photograph \(EXIF orientation 6\)"):
+        import_masks(tmp_path / "i", tmp_path / "m", tmp_path / "out", ["tongue"])
+
+
+def test_nothing_left_is_its_own_error(mask_dirs: Dirs, tmp_path: Path) -> None:
+    for number in (1, 2, 3):
+        save_mask(mask_dirs[1] / f"{number}.png", {1: 1, 7: number})
+    with pytest.raises(LabelError, match=r"masks: none of 3 masks can be imported, the first: .*1.png: the mask holds ids \{7\}") as caught:
+        import_masks(*mask_dirs, tmp_path / "out", ["tongue"], skip_refused=True)
+    assert "--skip-refused" not in str(caught.value) and not (tmp_path / "out").exists()
+
+
+def test_a_link_out_of_the_root(mask_dirs: Dirs, tmp_path: Path) -> None:
+    (mask_dirs[1] / "1.png").unlink()
+    (mask_dirs[1] / "1.png").symlink_to(save_mask(tmp_path / "secret" / "x.png", {1: 1}))
+    with pytest.raises(AnnotationError, match=r"masks/1.png: the file lies outside .* \(through a symbolic link\)"):
+        import_masks(*mask_dirs, tmp_path / "out", ["tongue"])
+
+
+def test_patterns_name_masks_and_images(tmp_path: Path) -> None:
+    both = tmp_path / "all"
+    save_picture(both / "a.jpg")
+    for observer in ("1st", "2nd"):
+        save_mask(both / f"a_{observer}HO.png", {1: 2 if observer == "1st" else 3})
+    import_masks(both, both, tmp_path / "out", ["vessel"], mask_pattern=r"^(.*)_1stHO$", image_pattern=r"^[a-z]$")
+    assert [(row.sample_id, row.px["vessel"]) for row in read_manifest(tmp_path / "out")] == [("a", 60)]
+    with pytest.raises(ManifestError, match=r"--mask-pattern: 'x' must hold exactly one \(group\).*it has 0"):
+        import_masks(both, both, tmp_path / "o", ["vessel"], mask_pattern="x")
+    with pytest.raises(ManifestError, match=r"--mask-pattern: '\(' is not a regular expression"):
+        import_masks(both, both, tmp_path / "o", ["vessel"], mask_pattern="(")
+    with pytest.raises(ManifestError, match=r"--mask-suffix and --mask-pattern say the same"):
+        import_masks(both, both, tmp_path / "o", ["vessel"], mask_pattern="(x)", mask_suffix="_m")
 
 
 def test_colour_mask(mask_dirs: Dirs, tmp_path: Path) -> None:
-    save_picture(mask_dirs[1] / "2.png")
-    with pytest.raises(ImageError, match=r"masks/2.png: a mask must hold class ids in one channel, this one is RGB; export"):
-        import_masks(*mask_dirs, tmp_path / "out", ["tongue"])
+    """Black and one colour are one class; other colours must be the labels'."""
+    red = np.zeros((20, 30, 3), np.uint8)
+    red[:3] = (200, 0, 10)
+    Image.fromarray(red).save(mask_dirs[1] / "2.png")
+    report = import_masks(*mask_dirs, tmp_path / "out", ["tongue"])
+    assert [row.px["tongue"] for row in read_manifest(tmp_path / "out")] == [30, 90, 90]
+    assert report.notes == ["#000000 and #C8000A are read as background and tongue: 1 file (masks/2.png)"]
+    with pytest.raises(LabelError, match=r"2.png: the mask holds colours of no class: #C8000A \(90 pixels\); name them in dataset.yaml"):
+        import_masks(*mask_dirs, tmp_path / "out2", ["tongue", "coating"])
+    import_masks(*mask_dirs, tmp_path / "out2", ["tongue", "coating"], value_map=["#c8000a=coating"])
+    assert read_manifest(tmp_path / "out2").row(1).px == {"background": 510, "tongue": 0, "coating": 90}
+
+
+# --- round trips: ids written by a convention of another's making, imported, decoded
+
+
+def _written(ids: np.ndarray, convention: str, folder: Path) -> None:
+    """One mask file of `ids` (0..2) by a convention; the files are made by Pillow and numpy alone."""
+    palette = [0, 0, 0, 250, 10, 10, 10, 250, 10]
+    lut = {"grey100": [0, 100, 200], "spread": [0, 128, 255], "floor": [0, 127, 255]}.get(convention, [0, 1, 2])
+    grey = np.array(lut, np.uint8)[ids]
+    if convention == "npy64":
+        np.save(folder / "a.npy", ids.astype(">i8"))
+    elif convention == "npyfloat":
+        np.save(folder / "a.npy", np.asfortranarray(ids.astype(np.float64)))
+    elif convention == "rgb":
+        Image.fromarray(np.array(palette, np.uint8).reshape(3, 3)[ids]).save(folder / "a.png")
+    elif convention in ("palette", "palettegif", "palettebmp"):
+        image = Image.fromarray(ids.astype(np.uint8), mode="P")
+        image.putpalette(palette)
+        image.save(folder / f"a.{convention.removeprefix('palette') or 'png'}")
+    elif convention in ("u16", "i32", "f32"):
+        kind = {"u16": np.uint16, "i32": np.int32, "f32": np.float32}[convention]
+        Image.fromarray(ids.astype(kind)).save(folder / ("a.png" if convention == "u16" else "a.tif"))
+    elif convention == "rgbgrey":
+        Image.fromarray(np.repeat(grey[..., None], 3, axis=2)).save(folder / "a.bmp")
+    else:
+        Image.fromarray(grey).save(folder / f"a.{convention if convention in ('gif', 'bmp', 'tif') else 'png'}")
+
+
+CONVENTIONS = (
+    "png", "gif", "bmp", "tif", "u16", "i32", "f32", "npy64", "npyfloat", "palette", "palettegif", "palettebmp", "rgb", "rgbgrey",
+    "grey100", "spread", "floor",
+)  # fmt: skip
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    ids=arrays(np.int64, st.tuples(st.integers(3, 9), st.integers(3, 9)), elements=st.integers(0, 2)),
+    convention=st.sampled_from(CONVENTIONS),
+)
+def test_round_trip(ids: np.ndarray, convention: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        root, out = Path(folder) / "data", Path(folder) / "out"
+        (root / "m").mkdir(parents=True)
+        out.mkdir()
+        if not {1, 2} <= set(np.unique(ids)) and convention in ("grey100", "spread", "floor"):
+            ids = np.concatenate([ids, np.resize([1, 2], (1, ids.shape[1]))])  # one step alone may be any class
+        save_picture(root / "i" / "a.png", *ids.shape)
+        _written(ids, convention, root / "m")
+        (out / "dataset.yaml").write_text(
+            "name: x\nmasks_under: manifest\nlabels: {classes: {0: background, 1: red, 2: green},"
+            " colours: {red: [250, 10, 10], green: [10, 250, 10]}}\n"
+        )
+        report = import_masks(root / "i", root / "m", out)
+        manifest = read_manifest(out)
+        decoded = read_original_mask(manifest, manifest.row(0), report.data_root)
+        assert decoded.dtype == np.uint8 and np.array_equal(decoded, ids)
+        assert list(manifest.row(0).px.values()) == [int((ids == k).sum()) for k in range(3)]
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 255), (0, 128), (1, 2), (127, 255), (0, 1)])
+@pytest.mark.parametrize("suffix", ["png", "gif", "bmp", "tif", "npy"])
+def test_two_values_of_one_class(tmp_path: Path, low: int, high: int, suffix: str) -> None:
+    rng = np.random.default_rng(high)
+    truth = {name: rng.random((20, 30)) < 0.4 for name in "abc"}
+    truth["b"][:] = True  # a mask all over foreground is read as the others are
+    (tmp_path / "m").mkdir()
+    for name, mask in truth.items():
+        save_picture(tmp_path / "i" / f"{name}.png", seed=ord(name))
+        values = np.where(mask, high, low).astype(np.uint8)
+        np.save(tmp_path / "m" / f"{name}.npy", values) if suffix == "npy" else Image.fromarray(values).save(
+            tmp_path / "m" / f"{name}.{suffix}"
+        )
+    report = import_masks(tmp_path / "i", tmp_path / "m", tmp_path / "out", ["tongue"])
+    manifest = read_manifest(tmp_path / "out")
+    for row in manifest:
+        assert np.array_equal(read_original_mask(manifest, row, report.data_root), truth[row.sample_id])
 
 
 def test_unreadable_and_unmatched(mask_dirs: Dirs, tmp_path: Path) -> None:

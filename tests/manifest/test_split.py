@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,13 @@ import numpy as np
 import pytest
 
 from medseg.errors import ManifestError
-from medseg.manifest.schema import Manifest, Split
-from medseg.manifest.split import describe, given_split, make_split, stratify
-from medseg.manifest.table import read_split
+from medseg.labels import LabelSet
+from medseg.manifest.ledger import ledger_path, read_ledger
+from medseg.manifest.schema import Dataset, Manifest, Split
+from medseg.manifest.split import describe, given_split, joined_groups, make_split, remarks, stratify
+from medseg.manifest.table import read_split, write_manifest
 
-from .conftest import UNLABELLED
+from .conftest import UNLABELLED, table_of
 
 Make = Callable[[list[dict[str, Any]]], Manifest]
 RARE = {"px_background": 590, "px_coating": 10}
@@ -207,3 +210,228 @@ def test_describe(manifest: Manifest, tmp_path: Path) -> None:
     table = describe(manifest, split).set_index("split")
     assert table.loc["train", ["images", "groups", "images_tongue"]].tolist() == [2, 1, 0]
     assert table.loc["test", "share_coating"] == 0.0 and list(table.index) == ["train", "test"]
+
+
+# --- area, folds, near duplicates
+
+
+def test_area_is_shared_out_too(make_manifest: Make) -> None:
+    """All show the tongue; fifteen of 45 patients have a tenfold area: each of five folds gets three of them, whatever the seed."""
+    rows = [row | ({"px_tongue": 100, "px_background": 490} if row["group_id"] < "p015" else {}) for row in patients(45, 2, 0)]
+    manifest = make_manifest(rows)
+    for seed in range(5):
+        split = make_split(manifest, f"s{seed}", (1, 0, 0), seed, folds=5)
+        large = split.frame[split.frame["group_id"] < "p015"].drop_duplicates("group_id")
+        assert large["fold"].value_counts().to_dict() == {str(fold): 3 for fold in range(5)}
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_with_areas_the_rarest_class_is_still_within_one_group(seed: int) -> None:
+    draw = np.random.default_rng(seed)
+    shown_GK = (draw.random((300, 3)) < [0.9, 0.5, 0.1]).astype(int)
+    area_GK = shown_GK * draw.lognormal(5, 1.5, shown_GK.shape)
+    shares_P = draw.dirichlet([6, 1, 2])
+    part_G = stratify(shown_GK, np.ones(300, int), shares_P, draw, area_GK)
+    for part in range(3):
+        assert abs(shown_GK[part_G == part, 2].sum() - shares_P[part] * shown_GK[:, 2].sum()) <= 1
+
+
+def test_folds(make_manifest: Make) -> None:
+    manifest = make_manifest(patients(50, 3, 10))
+    split = make_split(manifest, "cv", folds=5)
+    assert split.folds == 5 and set(split.frame["split"]) == {"train", "test"}
+    assert (split.frame.loc[split.frame["split"] == "test", "fold"] == "").all()
+    seen: set[str] = set()
+    for fold in range(5):
+        chosen = read_split(manifest, "cv", fold=fold)
+        train, val, test = (groups_in(chosen, part) for part in ("train", "val", "test"))
+        assert not train & val and not test & (train | val) and len(val) == 8 and len(test) == 10
+        assert test == groups_in(split, "test") and not seen & val
+        assert len({f"p{g:03d}" for g in range(10)} & val) in (1, 2)
+        seen |= val
+    assert seen == groups_in(split, "train")
+    assert "ratios=0.7/0.1/0.2; folds=5" in split.path.read_text().splitlines()[0]
+    assert remarks(split) == ["5 folds: the ratio of val went to train; a fold is val when it is chosen"]
+    with pytest.raises(ManifestError, match=r"cv.csv: there is no fold 5: it has the folds 0 to 4; name one"):
+        split.fold(5)
+    with pytest.raises(ManifestError, match=r"no image in the split 'val' .*; its val part is one of its folds 0 to 4"):
+        split.ids("val")
+    with pytest.raises(ManifestError, match=r"there is no fold 0: it has no folds; .*--folds"):
+        make_split(manifest, "plain").fold(0)
+
+
+@pytest.mark.parametrize("folds", [1, -1])
+def test_bad_folds(make_manifest: Make, folds: int) -> None:
+    with pytest.raises(ManifestError, match=r"--folds: at least 2 folds of rows outside test, got"):
+        make_split(make_manifest(patients(9, 1, 0)), "a", folds=folds)
+
+
+def test_more_folds_than_groups(make_manifest: Make) -> None:
+    with pytest.raises(ManifestError, match=r"a.csv: 8 group\(s\) outside test cannot fill 9 folds; ask for fewer"):
+        make_split(make_manifest(patients(10, 1, 0)), "a", folds=9)
+
+
+BAD_FOLDS = {
+    "gap": (",train,1", ",train,7", r"the folds must be 0, 1, ... without a gap, got \['0', '7'\]"),
+    "of test": (",test,", ",test,0", r"of test has the fold 0: with folds every row outside test has one"),
+    "missing": (",train,1", ",train,", r"of train has no fold: with folds every row outside test has one"),
+}
+
+
+@pytest.mark.parametrize(("old", "new", "message"), BAD_FOLDS.values(), ids=BAD_FOLDS)
+def test_bad_fold_columns(make_manifest: Make, old: str, new: str, message: str) -> None:
+    manifest = make_manifest(patients(10, 1, 0))
+    path = make_split(manifest, "a", folds=2).path
+    count = -1 if new.endswith("7") else 1
+    path.write_text(path.read_text().replace(old + "\n", new + "\n", count))
+    with pytest.raises(ManifestError, match=message):
+        read_split(manifest, "a")
+
+
+def test_a_group_in_two_folds(make_manifest: Make) -> None:
+    manifest = make_manifest(patients(10, 2, 0))
+    path = make_split(manifest, "a", folds=2).path
+    path.write_text(path.read_text().replace(",train,1\n", ",train,0\n", 1))
+    with pytest.raises(ManifestError, match=r"the group 'p\d+' is in two folds; put all samples"):
+        read_split(manifest, "a")
+
+
+@dataclass(frozen=True)
+class Twins:
+    first: str
+    second: str
+
+
+def test_near_duplicates_join_their_groups(make_manifest: Make) -> None:
+    rows = [*patients(12, 2, 3), {"sample_id": "u"} | UNLABELLED]
+    pairs = [Twins("p003/0", "p001/1"), Twins("p003/1", "p007/0"), Twins("p004/0", "p004/1"), Twins("u", "p009/0")]
+    split = make_split(make_manifest(rows), "a", pairs=pairs)
+    group_of = dict(zip(split.frame["sample_id"], split.frame["group_id"], strict=True))
+    assert {group_of[f"{group}/{i}"] for group in ("p001", "p003", "p007") for i in (0, 1)} == {"p001"}
+    assert group_of["p009/0"] == "p009" and split.frame["group_id"].nunique() == 10
+    assert "near_duplicate_pairs=3; near_duplicate_clusters=1" in split.path.read_text().splitlines()[0]
+    assert remarks(split) == ["3 pairs of near duplicates, 1 groups joined from several"]
+
+
+def test_joined_groups_against_a_flood_fill() -> None:
+    """An oracle that shares nothing with union-find: spread from each group until nothing new is reached."""
+    draw = np.random.default_rng(0)
+    group_of = {f"s{i}": f"g{i % 40:02d}" for i in range(120)}
+    pairs = [Twins(*(f"s{i}" for i in draw.integers(0, 120, 2))) for _ in range(25)]
+    joined, _ = joined_groups(group_of, pairs)
+    for sample, group in group_of.items():
+        reached = {group}
+        while True:
+            more = {group_of[end] for pair in pairs for end in (pair.first, pair.second)
+                    if {group_of[pair.first], group_of[pair.second]} & reached}  # fmt: skip
+            if more <= reached:
+                break
+            reached |= more
+        assert joined[sample] == min(reached)
+
+
+# --- the locked test set
+
+
+def test_a_later_split_keeps_the_test_rows(make_manifest: Make) -> None:
+    manifest = make_manifest(patients(40, 2, 8))
+    first = make_split(manifest, "main", seed=0)
+    for name, seed, folds in (("other", 1, 0), ("cv", 2, 4)):
+        split = make_split(manifest, name, seed=seed, folds=folds)
+        assert groups_in(split, "test") == groups_in(first, "test")
+        assert split.facts["kept_test"] == "16" and any("16 rows stay in test" in remark for remark in remarks(split))
+        assert make_split(manifest, name, seed=seed, folds=folds).digest == split.digest
+    assert make_split(manifest, "main", seed=0).digest == first.digest
+    assert make_split(manifest, "none", (0.9, 0.1, 0)).facts["kept_test"] == "16"
+
+
+def test_unlocking_is_recorded(make_manifest: Make) -> None:
+    manifest = make_manifest(patients(40, 2, 8))
+    first = make_split(manifest, "main", seed=0)
+    split = make_split(manifest, "other", seed=1, unlock="the old one;\nhad leaked")
+    assert groups_in(split, "test") != groups_in(first, "test")
+    assert split.facts["unlock_test"] == "the old one, had leaked" and read_split(manifest, "other").digest == split.digest
+    make_split(manifest, "other", seed=1, unlock="the old one;\nhad leaked")
+    moved = len(groups_in(first, "test") - groups_in(split, "test")) * 2
+    for path in (first.path, split.path):
+        (line,) = read_ledger(ledger_path(path))
+        assert (line["event"], line["reason"], line["rows"], line["new_split"]) == ("unlock", "the old one; had leaked", moved, "other.csv")
+    with pytest.raises(ManifestError, match=r"--unlock-test: the reason is blank; say why"):
+        make_split(manifest, "third", unlock=" ")
+
+
+def test_unlocking_nothing_is_no_event(make_manifest: Make) -> None:
+    split = make_split(make_manifest(patients(10, 1, 0)), "main", unlock="just in case")
+    assert "unlock_test" not in split.facts and not ledger_path(split.path).exists()
+
+
+def test_a_table_may_not_move_a_test_row(manifest: Manifest, tmp_path: Path) -> None:
+    taken(manifest, tmp_path, "sample,split\nx/1,test\nx/3,train\n")
+    table = tmp_path / "moved.csv"
+    table.write_text("sample,split\nx/1,train\nx/3,test\n")
+    message = (
+        r"moved.csv: 1 row\(s\) of test of .*given.csv, or of their groups, would be moved to train or val \(first: x/1\); .*--unlock-test"
+    )
+    with pytest.raises(ManifestError, match=message):
+        given_split(manifest, "new", table)
+    table.write_text("sample,split\nx/2,val\nx/3,train\n")  # of the patient of x/1
+    with pytest.raises(ManifestError, match=r"1 row\(s\) of test .*first: x/2"):
+        given_split(manifest, "new", table)
+    assert not (manifest.folder / "splits/new.csv").exists()
+    split, _ = given_split(manifest, "new", table, unlock="agreed")
+    assert split.facts["unlock_test"] == "agreed" and len(list(read_ledger(ledger_path(split.path)))) == 1
+
+
+def versions(tmp_path: Path, labels: LabelSet, later: list[dict[str, Any]]) -> tuple[Split, Manifest]:
+    """v1 with 20 patients and a split, and v2 with the rows given."""
+    rows = [row | {"image_sha256": f"{place:064x}"} for place, row in enumerate(patients(20, 1, 0))]
+    dataset = Dataset(name="set", labels=labels)
+    old = write_manifest(tmp_path / "set/v1", table_of(rows, labels), dataset)
+    return make_split(old, "main"), write_manifest(tmp_path / "set/v2", table_of(later, labels), dataset)
+
+
+def test_test_rows_stay_in_the_next_version(tmp_path: Path, labels: LabelSet) -> None:
+    """v2: the same images under new names, the first 3 of them joined by a new photograph of that patient, and 20 new patients."""
+    same = [{"sample_id": f"n{p:02d}", "group_id": f"g{p:02d}", "image_sha256": f"{p:064x}"} for p in range(20)]
+    again = [{"sample_id": f"m{p:02d}", "group_id": f"g{p:02d}", "image_sha256": f"{100 + p:064x}"} for p in range(20)]
+    new = [{"sample_id": f"p{p:03d}/9", "group_id": f"p{p:03d}", "image_sha256": f"{200 + p:064x}"} for p in range(20)]
+    first, manifest = versions(tmp_path, labels, [*same, *again, *new])
+    split = make_split(manifest, "main", seed=5)
+    part_of = dict(zip(split.frame["sample_id"], split.frame["split"], strict=True))
+    for sample, part in zip(first.frame["sample_id"], first.frame["split"], strict=True):
+        number = int(sample[1:4])
+        assert (part_of[f"n{number:02d}"] == "test") == (part_of[f"m{number:02d}"] == "test") == (part == "test")
+    assert {part_of[f"p{p:03d}/9"] for p in range(20)} == {"train", "val", "test"}
+    assert int(split.facts["kept_test"]) == 8
+
+
+def test_an_image_saved_anew_is_known_by_its_name(tmp_path: Path, labels: LabelSet) -> None:
+    later = [row | {"image_sha256": f"{500 + place:064x}"} for place, row in enumerate(patients(20, 1, 0))]
+    first, manifest = versions(tmp_path, labels, later)
+    assert groups_in(make_split(manifest, "b", seed=7), "test") == groups_in(first, "test")
+
+
+def test_a_name_that_now_means_another_image_is_no_lock(tmp_path: Path, labels: LabelSet) -> None:
+    """v2 counts its samples the other way round: the images decide, not the names."""
+    later = [row | {"image_sha256": f"{19 - place:064x}"} for place, row in enumerate(patients(20, 1, 0))]
+    first, manifest = versions(tmp_path, labels, later)
+    kept = {f"p{19 - int(group[1:]):03d}" for group in groups_in(first, "test")}
+    assert groups_in(make_split(manifest, "b", seed=7), "test") == kept
+
+
+def test_a_broken_earlier_split_is_told(make_manifest: Make) -> None:
+    manifest = make_manifest(patients(10, 1, 0))
+    path = make_split(manifest, "main").path
+    path.write_text("sample_id,split\n")
+    with pytest.raises(ManifestError, match=r"main.csv: the first line must begin with"):
+        make_split(manifest, "other")
+
+
+def test_describe_sets_the_balance_beside_what_was_asked(make_manifest: Make) -> None:
+    manifest = make_manifest(patients(20, 2, 10))
+    table = describe(manifest, make_split(manifest, "a", (0.5, 0.25, 0.25), folds=3)).set_index("split")
+    assert list(table.index) == ["train", "test", "fold 0", "fold 1", "fold 2"]
+    assert table["asked"].tolist() == [0.75, 0.25, 0.25, 0.25, 0.25]
+    assert table.loc["train", ["images", "groups", "share", "pixels_tongue"]].tolist() == [30, 15, 0.75, 300]
+    folds = table.loc[["fold 0", "fold 1", "fold 2"], ["images", "pixels_coating"]]
+    assert folds.sum().tolist() == table.loc["train", ["images", "pixels_coating"]].tolist()

@@ -1,57 +1,77 @@
-"""labelme JSON -> manifest and id masks.
+"""labelme JSON (3.x to 6.x) -> manifest, id masks and instances.
 
 The photograph is the file that `imagePath` names, one of that name beside the JSON, or the embedded `imageData` (then the
 manifest's `image` is the .json itself). Annotations are made on the upright picture, so sizes are compared after EXIF. Class ids
-come from dataset.yaml or the order of --classes, never from the order in which labels are met.
+come from dataset.yaml or the order of --classes, never from the order in which labels are met. Every JSON is read and checked
+before the first photograph is decoded.
 """
 
 from __future__ import annotations
 
-import json
-import math
+import base64
 import os
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from medseg.errors import AnnotationError, ImageError, LabelError, ManifestError, MedsegError
-from medseg.files import posix, walk
-from medseg.images import IMAGE_SUFFIXES, MAX_JSON_BYTES, write_mask
+import numpy as np
+
+from medseg.errors import AnnotationError, ImageError, LabelError, MedsegError
+from medseg.files import posix, read_json, walk
+from medseg.images import (
+    IMAGE_SUFFIXES,
+    decode_bitmap,
+    read_image,
+    read_orientation,
+    read_size,
+    resize_image,
+)  # fmt: skip
+from medseg.instances import Instance, encode_patch, united
 from medseg.labels import LabelSet
 from medseg.manifest.importers.common import (
     ImportReport,
-    MasksUnder,
     Notes,
     Progress,
     Record,
-    count_pixels,
     counter,
     decoded_size,
     described,
     each,
     folder_at,
-    frame_of,
     group_ids,
     hashed,
     images_under,
-    mask_hash,
-    note_twins,
     raise_refused,
-    refused_rows,
     relative,
-    staging,
     stem_of,
-    without_clashes,
-    write_all,
-    write_refused,
 )  # fmt: skip
-from medseg.rasterise import MIN_POINTS, Shape, draw
+from medseg.manifest.importers.painted import Stage, check_left, finish, shown, source_of, stage_of, unused_classes
+from medseg.manifest.schema import FLAG_PREFIX, Dataset
+from medseg.manifest.table import DATASET_FILE
+from medseg.rasterise import LINE_WIDTH_PX, MIN_POINTS, POINT_RADIUS_PX, Patch, Point, Shape, corners, packed, paint, patches
 from medseg.types import Size
 
-EXACT_POINTS = ("rectangle", "circle", "line", "point")  # labelme asserts their number of points
+EXACT_POINTS = ("rectangle", "oriented_rectangle", "circle", "line", "point", "mask")  # labelme asserts their number of points
 FARTHEST_PX = 1e6  # a point further out is a mistake, and Pillow would draw towards it for minutes
+MAX_POINTS = 100_000  # of one shape
+MAX_SHAPES = 100_000  # of one file
+MAX_FLAGS = 256  # of one file; each heads a column
+SAME_PICTURE = 16.0  # mean difference of two small pictures, out of 255; an embedded copy differs from its file by less than 1
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """What a labelme file says, checked, with no photograph looked at. size: as stated, None where it is not."""
+
+    path: Path
+    shapes: tuple[Shape, ...]
+    flags: Mapping[str, bool]
+    size: Size | None
+    image_path: Any
+    embedded: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,14 +84,8 @@ class Annotation:
     size: Size
     image_sha256: str
     shapes: tuple[Shape, ...]
+    flags: Mapping[str, bool]
     notes: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class NotLabelme:
-    """A JSON file of another kind."""
-
-    path: Path
 
 
 def import_labelme(
@@ -83,70 +97,248 @@ def import_labelme(
     group_pattern: str | None = None,
     skip_refused: bool = False,
     on_progress: Progress | None = None,
+    instances: bool = True,
+    ignore_labels: Sequence[str] = (),
 ) -> ImportReport:
-    """Write the manifest of a folder of labelme files and their id masks; the data root is `src`.
+    """Write the manifest of a folder of labelme files, their id masks and their instances; the data root is `src`.
 
-    Images without a JSON become unlabelled rows. Raises AnnotationError naming every file that cannot be imported (unless
-    `skip_refused`), LabelError for a label that is no class, ManifestError where `out` holds something else; then nothing is
-    written.
+    Shapes of `ignore_labels` are painted with the ignore id, in the file's order, and are no instances. Images without a JSON
+    become unlabelled rows. Raises AnnotationError naming every file that cannot be imported (unless `skip_refused`), LabelError
+    for a label that is no class, ManifestError where `out` holds something else; then nothing is written.
     """
     root = folder_at(src, "source")
     group_ids([], group_pattern)  # a bad pattern shall not cost a pass over the images
-    masks_dir = masks_out or out / "masks"
-    under = _masks_under(masks_dir, out, root)
-    files = walk(root, (".json",), skip=(out, masks_dir))
-    photographs = images_under(root, skip=(out, masks_dir))
-    advance = counter(2 * len(files) + len(photographs), on_progress)
+    source = source_of(root, out, masks_out)
+    files, photographs = walk(root, (".json",), source.made), images_under(root, source.made)
+    advance = counter(3 * len(files) + len(photographs), on_progress)
     notes = Notes()
-    annotations, refused = _read_all(files, root, notes, advance)
-    if not annotations and not refused:
+    drafts, refused = _read_all(files, root, notes, advance)
+    if not drafts and not refused:
         raise AnnotationError(src, "no labelme file (.json with `shapes`) under this folder", "check the path")
-    if not annotations:
-        raise_refused(refused, str(src))  # no label was met, and that would be the wrong thing to complain about
-    dataset = described(out, classes, dataset_name, under, _labels_met(annotations))
-    _check_classes(annotations, dataset.labels, root)
+    describe = partial(_described, out, classes, dataset_name, source.under, frozenset(ignore_labels), root)
+    if drafts and (classes or (out / DATASET_FILE).exists()):
+        describe(drafts)  # before the photographs are decoded: that takes long, and the names are known
+    annotations, strays = _photographed(drafts, root, notes, advance)
+    refused += strays
+    check_left(annotations, refused if skip_refused or not annotations else [], src, skip_refused)
+    dataset = describe(annotations)
+    columns = _flag_columns(annotations)
     plain, damaged = _unlabelled(photographs, annotations, refused, root, advance)
     refused += damaged
-    if not skip_refused:
-        raise_refused(refused, str(src))
-    with staging(masks_dir) as stage:
-        prefix = os.path.relpath(masks_dir.resolve(), out.resolve() if under == "manifest" else root)
-        drawing = partial(_draw, labels=dataset.labels, stage=stage, prefix=Path(prefix).as_posix(), under=under)
-        drawn = list(each(drawing, annotations, advance))
-        raise_refused([result for result in drawn if isinstance(result, MedsegError)], str(src))
-        records, clashes = without_clashes([*(r for r in drawn if isinstance(r, Record)), *plain])
-        refused += clashes
-        if not skip_refused:
-            raise_refused(clashes, str(src))
-        note_twins(records, notes)
-        write_all(out, frame_of(records, dataset.labels, group_pattern), dataset, [(stage, masks_dir)], {"importer": "labelme"})
-    rows = refused_rows(refused, root)
-    write_refused(out, rows)
-    labelled = sum(record.mask is not None for record in records)
-    return ImportReport(out, labelled, len(records) - labelled, rows, notes.lines(), root)
+    check_left(annotations, refused, src, skip_refused)
+    with stage_of(source, dataset.labels, instances) as stage:
+        drawing = partial(_draw, stage=stage, ignored=frozenset(ignore_labels), columns=columns)
+        results = list(each(drawing, annotations, advance))
+        raise_refused([result for result in results if isinstance(result, MedsegError)], str(src))
+        records = [*(result for result in results if isinstance(result, Record)), *plain]
+        said = _said(annotations, dataset.labels, ignore_labels)
+        how = _how(instances, ignore_labels)
+        return finish(stage, dataset, records, refused, notes, said, how, group_pattern, skip_refused)
 
 
-def _masks_under(masks_dir: Path, out: Path, root: Path) -> MasksUnder:
-    if masks_dir.resolve().is_relative_to(out.resolve()):
-        return "manifest"
-    if masks_dir.resolve().is_relative_to(root):
-        return "data_root"
-    rule = f"masks must lie under the manifest's folder ({out}) or the data root ({root}), or their paths could not be stored"
-    raise ManifestError(masks_dir, rule, "choose another --masks-out, or leave it out")
+def _how(instances: bool, ignore_labels: Sequence[str]) -> dict[str, object]:
+    return {
+        "importer": "labelme", "rule": "labelme shapes_to_label", "ignore_labels": sorted(ignore_labels), "instances": instances,
+        "line_width_px": LINE_WIDTH_PX, "point_radius_px": POINT_RADIUS_PX,
+    }  # fmt: skip
 
 
-# --- pass 1: every file read and checked
+def _said(annotations: Sequence[Annotation], labels: LabelSet, ignore_labels: Sequence[str]) -> list[str]:
+    """Notes on the whole set: names that were given and met in no file."""
+    met = _labels_met(annotations)
+    return [*unused_classes(labels, met), *(f"--ignore-label {name} is in no annotation" for name in ignore_labels if name not in met)]
 
 
-def _read_all(files: Sequence[Path], root: Path, notes: Notes, advance: Callable[[], None]) -> tuple[list[Annotation], list[MedsegError]]:
+# --- pass 1: every JSON read and checked
+
+
+def _read_all(files: Sequence[Path], root: Path, notes: Notes, advance: Callable[[], None]) -> tuple[list[Draft], list[MedsegError]]:
+    """One after the other: parsing holds the interpreter lock, and two hostile files at once would take twice the memory."""
+    drafts: list[Draft] = []
+    refused: list[MedsegError] = []
+    for path in files:
+        try:
+            draft = read_draft(path)
+        except OSError as cause:
+            refused.append(AnnotationError(path, f"cannot be read ({cause.strerror})", "check its permissions and the disk"))
+        except MedsegError as error:
+            refused.append(error)
+        else:
+            if draft is None:
+                notes.add("not a labelme file, left out", stem_of(path, root) + ".json")
+            else:
+                drafts.append(draft)
+        advance()
+    return drafts, refused
+
+
+def read_draft(path: Path) -> Draft | None:
+    """Read one labelme file, None for JSON of another kind. Raises AnnotationError or ImageError with the reason for refusing it."""
+    return checked_draft(read_json(path, AnnotationError), path)
+
+
+def checked_draft(content: Any, path: Path) -> Draft | None:
+    """The checked content of a labelme file. No photograph is looked at."""
+    if not isinstance(content, dict) or "shapes" not in content:
+        return None
+    embedded = content.get("imageData")
+    if embedded is not None and not isinstance(embedded, str):
+        raise AnnotationError(path, f"imageData must be text, got {shown(embedded)}", "save the annotation again")
+    shapes = _shapes(content["shapes"], path)
+    return Draft(path, shapes, _flags(content.get("flags"), path), _stated_size(content, path), content.get("imagePath"), bool(embedded))
+
+
+def _flags(content: Any, path: Path) -> dict[str, bool]:
+    """The flags of the whole image; 3.x files have none."""
+    if not content:
+        return {}
+    if not isinstance(content, dict) or not all(isinstance(value, bool) for value in content.values()):
+        raise AnnotationError(path, f"`flags` must name flags that are true or false, got {shown(content)}", "save it again")
+    if len(content) > MAX_FLAGS or not all(re.search(r"\w", name) for name in content):
+        rule = f"`flags` must be at most {MAX_FLAGS} names with a letter or digit, got {shown(list(content))}"
+        raise AnnotationError(path, rule, "rename the flags in labelme")
+    return content
+
+
+def _stated_size(content: dict[str, Any], path: Path) -> Size | None:
+    """The size in the JSON; None where it has none (3.x and files of other tools leave it out)."""
+    height, width = content.get("imageHeight"), content.get("imageWidth")
+    if height is None and width is None:
+        return None
+    if type(height) is not int or type(width) is not int or height < 1 or width < 1:
+        rule = f"imageHeight and imageWidth must be positive whole numbers, got {shown(height)} and {shown(width)}"
+        raise AnnotationError(path, rule, "save the annotation again")
+    return Size(height, width)
+
+
+def _shapes(content: Any, path: Path) -> tuple[Shape, ...]:
+    if not isinstance(content, list):
+        raise AnnotationError(path, "`shapes` must be a list", "save the annotation again")
+    if len(content) > MAX_SHAPES:
+        raise AnnotationError(path, f"{len(content):,} shapes, the limit is {MAX_SHAPES:,}", "merge them into `mask` shapes")
+    return tuple(_shape(shape, f"shape {index}", path) for index, shape in enumerate(content))
+
+
+def _shape(content: Any, name: str, path: Path) -> Shape:
+    """One checked shape; errors name it by its place in the file (0 = first) and its label."""
+    if not isinstance(content, dict) or not isinstance(content.get("label"), str) or not content["label"].strip():
+        raise AnnotationError(path, f"{name} has no label", "label it in labelme, or remove it")
+    label, kind = content["label"].strip(), content.get("shape_type") or "polygon"
+    name = f"{name} ({shown(label)})"
+    if not isinstance(kind, str) or kind not in MIN_POINTS:
+        rule = f"{name} is a {shown(kind)}, known are {', '.join(MIN_POINTS)}"
+        raise AnnotationError(path, rule, "draw it again as a polygon")
+    points = _points(content.get("points"), kind, name, path)
+    group_id = content.get("group_id")
+    if isinstance(group_id, bool) or not isinstance(group_id, int | str | None):
+        rule = f"{name} has the group_id {shown(group_id)}, it must be a number, text or null"
+        raise AnnotationError(path, rule, "correct it in labelme")
+    shape = Shape(label, kind, points, group_id=None if group_id is None else str(group_id))
+    return _with_bitmap(shape, content.get("mask"), name, path) if kind == "mask" else shape
+
+
+def _points(points: Any, kind: str, name: str, path: Path) -> tuple[Point, ...]:
+    if isinstance(points, list) and len(points) > MAX_POINTS:
+        raise AnnotationError(path, f"{name} has {len(points):,} points, the limit is {MAX_POINTS:,}", "simplify it, or draw it as a mask")
+    if not isinstance(points, list) or not all(_is_point(point) for point in points):
+        raise AnnotationError(path, f"{name} has a point that is not two finite numbers within {FARTHEST_PX:,.0f} px", "draw it again")
+    needed = MIN_POINTS[kind]
+    if len(points) < needed or (kind in EXACT_POINTS and len(points) != needed):
+        least = "" if kind in EXACT_POINTS else "at least "
+        raise AnnotationError(path, f"{name} is a {kind} of {len(points)} points, it needs {least}{needed}", "draw it again, or remove it")
+    return tuple((float(x), float(y)) for x, y in points)
+
+
+def _is_point(point: Any) -> bool:
+    return isinstance(point, list) and len(point) == 2 and all(_is_coordinate(value) for value in point)
+
+
+def _is_coordinate(value: Any) -> bool:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and -FARTHEST_PX <= value <= FARTHEST_PX  # false for NaN; an int may be too large for math.isfinite
+
+
+def _with_bitmap(shape: Shape, text: Any, name: str, path: Path) -> Shape:
+    """A `mask` shape with its pixels, checked to fill the box of its two points."""
+    if not isinstance(text, str) or not text:
+        raise AnnotationError(path, f"{name} is a mask without its bitmap (`mask` is {shown(text)})", "draw it again, or remove it")
+    try:
+        content = base64.b64decode(text)
+    except ValueError as cause:
+        raise AnnotationError(path, f"the bitmap of {name} is not base64 ({cause})", "draw it again, or remove it") from None
+    try:
+        bitmap_HW = decode_bitmap(content, path)
+    except ImageError as error:
+        raise AnnotationError(path, f"the bitmap of {name}: {error.rule}", "draw it again, or remove it") from None
+    left, top, right, bottom = corners(shape)
+    height, width = bitmap_HW.shape
+    if (width, height) != (right - left + 1, bottom - top + 1):
+        rule = f"the bitmap of {name} is {width} x {height}, its box from ({left}, {top}) to ({right}, {bottom}) is another size"
+        raise AnnotationError(path, rule, "draw it again, or remove it")
+    return Shape(shape.label, shape.kind, shape.points, packed(bitmap_HW), shape.group_id)
+
+
+# --- the classes
+
+
+def _labels_met(found: Sequence[Draft] | Sequence[Annotation]) -> set[str]:
+    return {shape.label for annotation in found for shape in annotation.shapes}
+
+
+def _described(
+    out: Path,
+    classes: Sequence[str] | None,
+    name: str | None,
+    under: Any,
+    ignored: frozenset[str],
+    root: Path,
+    found: Sequence[Draft] | Sequence[Annotation],
+) -> Dataset:
+    """The Dataset of the import; LabelError for a label that is neither a class nor ignored, or a class that is to be ignored."""
+    dataset = described(out, classes, name, under, sorted(_labels_met(found) - ignored))
+    if both := sorted(ignored & set(dataset.labels.names)):
+        raise LabelError("--ignore-label", f"{both[0]!r} is a class of the data set", "leave it out of the classes, or do not ignore it")
+    _check_classes(found, dataset.labels, ignored)
+    return dataset
+
+
+def _check_classes(found: Sequence[Draft] | Sequence[Annotation], labels: LabelSet, ignored: frozenset[str]) -> None:
+    """LabelError for the first label that is no class: an id could only be guessed, so this is never skipped."""
+    known = set(labels.names) | ignored
+    strays = [(a.path, shape.label) for a in found for shape in a.shapes if shape.label not in known]
+    if strays:
+        path, label = strays[0]
+        files = len({path for path, _ in strays})
+        rule = f"the label {label!r} is no class of the data set ({', '.join(labels.foreground)})"
+        more = f" (labels {sorted({label for _, label in strays})} in {files} files)" if files > 1 else ""
+        raise LabelError(path, rule + more, "name it in dataset.yaml (or --classes), pass --ignore-label, or correct it in labelme")
+
+
+def _flag_columns(annotations: Sequence[Annotation]) -> dict[str, str]:
+    """flag -> the column it heads; AnnotationError where two flags would head one."""
+    columns: dict[str, str] = {}
+    owner: dict[str, str] = {}
+    for annotation in annotations:
+        for flag in annotation.flags:
+            columns[flag] = column = FLAG_PREFIX + re.sub(r"[^\w.-]+", "_", flag)
+            if owner.setdefault(column, flag) != flag:
+                rule = f"the flags {owner[column]!r} and {flag!r} would both be the column {column}"
+                raise AnnotationError(annotation.path, rule, "rename one of them in labelme")
+    return columns
+
+
+# --- pass 2: every photograph found and decoded
+
+
+def _photographed(
+    drafts: Sequence[Draft], root: Path, notes: Notes, advance: Callable[[], None]
+) -> tuple[list[Annotation], list[MedsegError]]:
     annotations: list[Annotation] = []
     refused: list[MedsegError] = []
     owner: dict[str, Annotation] = {}
-    for result in each(partial(read_annotation, root=root), files, advance):
+    for result in each(partial(with_photograph, root=root), drafts, advance):
         if isinstance(result, MedsegError):
             refused.append(result)
-        elif isinstance(result, NotLabelme):
-            notes.add("not a labelme file, left out", stem_of(result.path, root) + ".json")
         elif (first := owner.setdefault(result.image, result)) is not result:
             rule = f"it annotates {result.image}, as {first.path.name} does"
             refused.append(AnnotationError(result.path, rule, "keep one annotation of an image"))
@@ -157,45 +349,97 @@ def _read_all(files: Sequence[Path], root: Path, notes: Notes, advance: Callable
     return annotations, refused
 
 
-def read_annotation(path: Path, root: Path) -> Annotation | NotLabelme:
-    """Read one labelme file and decode its photograph. Raises AnnotationError or ImageError with the reason for refusing it."""
-    content = _load(path)
-    if not isinstance(content, dict) or "shapes" not in content:
-        return NotLabelme(path)
-    shapes = _shapes(content["shapes"], path)
-    image, size, notes = _photograph(content, path, root)
-    if not shapes:
+def with_photograph(draft: Draft, root: Path) -> Annotation:
+    """Find and decode the photograph of a file. Raises AnnotationError or ImageError with the reason for refusing it."""
+    image, size, notes = _photograph(draft, root)
+    path = draft.path
+    check_inside(draft.shapes, size, path)
+    if not draft.shapes:
         notes.append("no shape: labelled as background all over")
-    return Annotation(path, stem_of(path, root), relative(image, root), size, hashed(image), shapes, tuple(notes))
+    return Annotation(path, stem_of(path, root), relative(image, root), size, hashed(image), draft.shapes, draft.flags, tuple(notes))
 
 
-def _load(path: Path) -> Any:
-    if path.stat().st_size > MAX_JSON_BYTES:
-        raise AnnotationError(path, f"over {MAX_JSON_BYTES >> 20} MB, too large to be an annotation", "save its image beside it instead")
-    try:
-        return json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as cause:
-        raise AnnotationError(path, f"not valid JSON ({str(cause) or 'nested too deep'})", "save the annotation again") from None
+def check_inside(shapes: Sequence[Shape], size: Size, path: Path) -> None:
+    """AnnotationError for a `mask` shape that runs out of the image: labelme cannot paste it either."""
+    for index, shape in enumerate(shapes):
+        if shape.kind != "mask":
+            continue
+        left, top, right, bottom = corners(shape)
+        if left < 0 or top < 0 or right >= size.width_px or bottom >= size.height_px:
+            found = f"from ({left}, {top}) to ({right}, {bottom}), the image is {size.width_px} x {size.height_px}"
+            rule = f"shape {index} ({shown(shape.label)}) is a mask {found}"
+            raise AnnotationError(path, rule, "a mask must lie in its image: draw it again, or put back the image that was annotated")
 
 
-def _photograph(content: dict[str, Any], path: Path, root: Path) -> tuple[Path, Size, list[str]]:
+def _photograph(draft: Draft, root: Path) -> tuple[Path, Size, list[str]]:
     """(file that holds the photograph, its upright size, notes)."""
-    stated = _stated_size(content, path)
-    embedded = bool(content.get("imageData"))
-    image, notes = _find_image(content.get("imagePath"), path, root)
-    if image is None and not embedded:
-        rule = f"imagePath {content.get('imagePath')!r} names no file, none lies beside the JSON, and imageData is empty"
-        raise AnnotationError(path, rule, "put the image beside the JSON")
-    size = _decoded(image or path, embedded=embedded and image is not None)
-    if stated and size != stated and embedded and image is not None and decoded_size(path) == stated:
-        return path, stated, [*notes, "the image file has another size than the annotation; the embedded image is used"]
-    if stated and size != stated:
-        found = f"the image {(image or path).name} is {size.width_px} x {size.height_px} (upright)"
-        rule = f"annotated at {stated.width_px} x {stated.height_px}, {found}"
-        raise AnnotationError(path, rule, "put back the image that was annotated")
+    path = draft.path
+    image, notes = _find_image(draft.image_path, path, root)
     if image is None:
-        notes.append("no image file; the embedded image is used")
-    return image or path, size, notes
+        if not draft.embedded:
+            rule = f"imagePath {shown(draft.image_path)} names no file, none lies beside the JSON, and imageData is empty"
+            raise AnnotationError(path, rule, "put the image beside the JSON")
+        size, kept = _embedded_size(path), "no image file; the embedded image is used"
+        _check_size(draft, size, path)
+        return path, size, [*notes, kept]
+    size = _decoded(image, draft.embedded)
+    if draft.embedded and (kept := _better_embedded(draft, image, size)):
+        size = _embedded_size(path)
+        _check_size(draft, size, path)
+        return path, size, [*notes, kept]
+    _check_size(draft, size, image)
+    return image, size, notes
+
+
+def _check_size(draft: Draft, size: Size, image: Path) -> None:
+    if draft.size and draft.size != size:
+        found = f"the image {image.name} is {size.width_px} x {size.height_px} (upright)"
+        rule = f"annotated at {shown(draft.size.width_px)} x {shown(draft.size.height_px)}, {found}"
+        raise AnnotationError(draft.path, rule, "put back the image that was annotated")
+
+
+def _better_embedded(draft: Draft, image: Path, size: Size) -> str:
+    """Why the embedded picture, which the annotator saw, is to be used in place of the file beside it; '' where it is not.
+
+    Where the file carries an EXIF orientation, the two are compared: tools that know no EXIF embed the picture as it is stored.
+    """
+    try:
+        seen = read_size(draft.path)
+        if (draft.size or seen) != size:
+            return "the image file has another size than the annotation; the embedded image is used" if seen == (draft.size or seen) else ""
+        if (orientation := read_orientation(image)) <= 1 or seen != size or _shows(draft.path, image, orientation):
+            return ""
+    except ImageError:
+        return ""  # the file itself can be read and is of the annotated size
+    return "the embedded image is another picture than the file turned upright by its EXIF; the embedded image is used"
+
+
+def _shows(path: Path, image: Path, orientation: int) -> bool:
+    """Whether the embedded picture is the file turned upright, and not the file as it is stored; by thumbnails."""
+    if read_orientation(path) > 1:
+        return False
+    small = Size(64, 64)
+    embedded, upright = (resize_image(read_image(file), small).astype(np.float32).mean(axis=2) for file in (path, image))
+    turned, stored = (float(np.abs(embedded - other).mean()) for other in (upright, _as_stored(upright, orientation)))
+    return turned <= min(stored, SAME_PICTURE)
+
+
+def _as_stored(upright_HW: np.ndarray, orientation: int) -> np.ndarray:
+    """Undo an EXIF orientation."""
+    undo: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+        2: np.fliplr, 3: lambda a: np.rot90(a, 2), 4: np.flipud, 5: np.transpose, 6: np.rot90,
+        7: lambda a: np.rot90(a, 2).T, 8: lambda a: np.rot90(a, -1),
+    }  # fmt: skip
+    return undo.get(orientation, np.asarray)(upright_HW)
+
+
+def _embedded_size(path: Path) -> Size:
+    """The size of the embedded picture that decodes; AnnotationError where it carries an orientation, which labelme does not apply."""
+    size = decoded_size(path)
+    if (orientation := read_orientation(path)) > 1:
+        rule = f"the embedded image carries the EXIF orientation {orientation}, which labelme does not apply and medseg would"
+        raise AnnotationError(path, rule, "save the annotation again with an upright image")
+    return size
 
 
 def _decoded(image: Path, embedded: bool) -> Size:
@@ -206,29 +450,18 @@ def _decoded(image: Path, embedded: bool) -> Size:
         raise ImageError(error.where, error.rule, fix) from None
 
 
-def _stated_size(content: dict[str, Any], path: Path) -> Size | None:
-    """The size in the JSON; None where it has none (files of other tools leave it out)."""
-    height, width = content.get("imageHeight"), content.get("imageWidth")
-    if height is None and width is None:
-        return None
-    if type(height) is not int or type(width) is not int or height < 1 or width < 1:
-        rule = f"imageHeight and imageWidth must be positive whole numbers, got {height!r} and {width!r}"
-        raise AnnotationError(path, rule, "save the annotation again")
-    return Size(height, width)
-
-
 def _find_image(stated: Any, path: Path, root: Path) -> tuple[Path | None, list[str]]:
     """The file that imagePath names; failing that, the one of its name beside the JSON, or the only one of the JSON's own name.
 
     Raises AnnotationError where imagePath leads out of SRC: judged by where it arrives, since `..\\set_1\\104.jpg` may not leave.
     """
-    if not isinstance(stated, str) or not stated.strip() or "\0" in stated:
+    if not _names_a_file(stated):
         return _namesake(path, [])
     target = Path(os.path.normpath(path.parent / posix(stated)))
     drive = posix(stated)[1:3] == ":/"
     if drive or not (target.is_relative_to(root) and target.resolve().is_relative_to(root)):
-        fix = f"import the folder that holds both, or correct imagePath to {Path(posix(stated)).name!r}"
-        raise AnnotationError(path, f"imagePath {stated!r} leaves {root}", fix)
+        fix = f"import the folder that holds both, or correct imagePath to {shown(Path(posix(stated)).name)}"
+        raise AnnotationError(path, f"imagePath {shown(stated)} leaves {root}", fix)
     if target.is_file():
         return target, []
     beside = path.parent / target.name
@@ -237,60 +470,21 @@ def _find_image(stated: Any, path: Path, root: Path) -> tuple[Path | None, list[
     return _namesake(path, ["imagePath names no file; the image with the JSON's own name is used"])
 
 
+def _names_a_file(stated: Any) -> bool:
+    """Whether a value from a JSON can be asked of the disk at all."""
+    if not isinstance(stated, str) or not stated.strip() or "\0" in stated or len(stated) > 4000:
+        return False
+    try:
+        return all(len(os.fsencode(part)) <= 255 for part in posix(stated).split("/"))
+    except UnicodeEncodeError:
+        return False
+
+
 def _namesake(path: Path, notes: list[str]) -> tuple[Path | None, list[str]]:
     found = [
         other for suffix in IMAGE_SUFFIXES for other in (path.with_suffix(suffix), path.with_suffix(suffix.upper())) if other.is_file()
     ]
     return (found[0], notes) if len(found) == 1 else (None, [])
-
-
-def _shapes(content: Any, path: Path) -> tuple[Shape, ...]:
-    if not isinstance(content, list):
-        raise AnnotationError(path, "`shapes` must be a list", "save the annotation again")
-    return tuple(_shape(shape, f"shape {index}", path) for index, shape in enumerate(content))
-
-
-def _shape(content: Any, name: str, path: Path) -> Shape:
-    """One checked shape; errors name it by its place in the file (0 = first) and its label."""
-    if not isinstance(content, dict) or not isinstance(content.get("label"), str) or not content["label"].strip():
-        raise AnnotationError(path, f"{name} has no label", "label it in labelme, or remove it")
-    label, kind = content["label"].strip(), content.get("shape_type") or "polygon"
-    name = f"{name} ({label!r})"
-    if kind not in MIN_POINTS:
-        raise AnnotationError(path, f"{name} is a {kind!r}, known are {', '.join(MIN_POINTS)}", "draw it again as a polygon")
-    points = content.get("points")
-    if not isinstance(points, list) or not all(_is_point(point) for point in points):
-        raise AnnotationError(path, f"{name} has a point that is not two finite numbers within {FARTHEST_PX:,.0f} px", "draw it again")
-    needed = MIN_POINTS[kind]
-    if len(points) < needed or (kind in EXACT_POINTS and len(points) != needed):
-        least = "" if kind in EXACT_POINTS else "at least "
-        raise AnnotationError(path, f"{name} is a {kind} of {len(points)} points, it needs {least}{needed}", "draw it again, or remove it")
-    return Shape(label, kind, tuple((float(x), float(y)) for x, y in points))
-
-
-def _is_point(point: Any) -> bool:
-    return isinstance(point, list) and len(point) == 2 and all(_is_coordinate(value) for value in point)
-
-
-def _is_coordinate(value: Any) -> bool:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return number and math.isfinite(value) and abs(value) <= FARTHEST_PX
-
-
-def _labels_met(annotations: Sequence[Annotation]) -> list[str]:
-    return sorted({shape.label for annotation in annotations for shape in annotation.shapes})
-
-
-def _check_classes(annotations: Sequence[Annotation], labels: LabelSet, root: Path) -> None:
-    """LabelError for the first label that is no class: an id could only be guessed, so this is never skipped."""
-    known = set(labels.names)
-    strays = [(a.path, shape.label) for a in annotations for shape in a.shapes if shape.label not in known]
-    if strays:
-        path, label = strays[0]
-        files = len({path for path, _ in strays})
-        rule = f"the label {label!r} is no class of the data set ({', '.join(labels.foreground)})"
-        more = f" (labels {sorted({label for _, label in strays})} in {files} files)" if files > 1 else ""
-        raise LabelError(path, rule + more, "name it in dataset.yaml (or --classes), or correct the label in labelme")
 
 
 def _unlabelled(
@@ -305,27 +499,44 @@ def _unlabelled(
     named = {annotation.sample_id for annotation in annotations if annotation.image.endswith(".json")}
     named |= {stem_of(Path(error.where), root) for error in refused if error.where.startswith(f"{root}/")}
     free = [path for path in photographs if path.relative_to(root).as_posix() not in claimed and stem_of(path, root) not in named]
-    results = list(each(partial(_unlabelled_record, root=root), free, advance))
+    results = list(each(partial(unlabelled_record, root=root), free, advance))
     for _ in range(len(photographs) - len(free)):
         advance()
     records = [result for result in results if isinstance(result, Record)]
     return records, [result for result in results if isinstance(result, MedsegError)]
 
 
-def _unlabelled_record(path: Path, root: Path) -> Record:
+def unlabelled_record(path: Path, root: Path) -> Record:
+    """The record of an image without annotation; ImageError where it cannot be decoded."""
     return Record(stem_of(path, root), relative(path, root), decoded_size(path), hashed(path))
 
 
-# --- pass 2: every mask drawn
+# --- pass 3: every mask drawn
 
 
-def _draw(annotation: Annotation, labels: LabelSet, stage: Path, prefix: str, under: MasksUnder) -> Record:
-    """Draw and write one mask into `stage`; `prefix` is where the masks will lie, relative to their root."""
-    mask_HW = draw(((shape, labels.id_of(shape.label)) for shape in annotation.shapes), annotation.size)
-    path = stage / f"{annotation.sample_id}.png"
-    write_mask(path, mask_HW, labels.palette)
-    return Record(
-        annotation.sample_id, annotation.image, annotation.size, annotation.image_sha256,
-        f"{prefix}/{annotation.sample_id}.png" if prefix != "." else f"{annotation.sample_id}.png",
-        mask_hash(path, mask_HW, under), count_pixels(mask_HW, labels),
-    )  # fmt: skip
+def _draw(annotation: Annotation, stage: Stage, ignored: frozenset[str], columns: Mapping[str, str]) -> Record:
+    """Draw and write one mask and its instances."""
+    mask_HW, instances = drawn(annotation, stage.labels, ignored, stage.instances is not None)
+    more = {columns[flag]: str(value).lower() for flag, value in annotation.flags.items()}
+    record = Record(annotation.sample_id, annotation.image, annotation.size, annotation.image_sha256, more=more)
+    return stage.save(record, mask_HW, instances)
+
+
+def drawn(annotation: Annotation, labels: LabelSet, ignored: frozenset[str], instances: bool) -> tuple[np.ndarray, list[Instance]]:
+    """(uint8 (H, W) mask, instances in the order of the file); an object none of whose pixels lies in the image is no instance."""
+    size = annotation.size
+    mask_HW = np.zeros(tuple(size), np.uint8)
+    codes: dict[tuple[str, str | int], list[str]] = {}
+    for index, (shape, patch) in enumerate(_with_patches(annotation)):
+        paint(mask_HW, patch, labels.ignore_id if shape.label in ignored else labels.id_of(shape.label))
+        if instances and shape.label not in ignored and patch.pixels_HW.any():
+            key = (shape.label, index if shape.group_id is None else shape.group_id)
+            codes.setdefault(key, []).append(encode_patch(patch.pixels_HW, patch.top_px, patch.left_px, size))
+    return mask_HW, [
+        Instance(label, group if isinstance(group, str) else None, False, united(parts, size), size)
+        for (label, group), parts in codes.items()
+    ]
+
+
+def _with_patches(annotation: Annotation) -> Iterator[tuple[Shape, Patch]]:
+    return zip(annotation.shapes, patches(annotation.shapes, annotation.size), strict=True)

@@ -1,0 +1,63 @@
+"""`medseg data VERB`: public data sets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from medseg.fetch.entries import Entry
+
+data_app = typer.Typer(help="Public data sets: list, fetch.", no_args_is_help=True)
+
+
+@data_app.command("list")
+def list_command(as_json: Annotated[bool, typer.Option("--json", help="print JSON instead of a table")] = False) -> None:
+    """List the public data sets: address, size, checksum and who states it, licence, citation."""
+    from medseg.fetch.entries import ENTRIES
+
+    if as_json:
+        import json
+
+        print(json.dumps([entry.to_dict() for entry in ENTRIES], indent=1))
+        return
+    _print_table(ENTRIES)
+
+
+def _print_table(entries: tuple[Entry, ...]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(show_lines=True)
+    for heading in ("Name", "What", "Address", "Size", "Checksum", "Licence", "Citation"):
+        table.add_column(heading, overflow="fold")  # an address cut short is none
+    for entry in entries:
+        size = f"{entry.size_bytes} bytes\n({entry.size_source})" if entry.size_bytes else "not stated"
+        checksum = f"{entry.checksum}\n({entry.checksum_source})" if entry.checksum else "not stated: pinned by the first fetch"
+        table.add_row(entry.name, entry.what, entry.url, size, checksum, entry.licence, entry.citation)
+    console = Console()
+    Console(width=None if console.is_terminal else 400).print(table)
+
+
+@data_app.command("fetch")
+def fetch_command(
+    name: Annotated[str, typer.Argument(help="as `medseg data list` names it")],
+    out: Annotated[Path, typer.Option(help="the set goes to OUT/NAME")] = Path("data"),
+    cache: Annotated[Path | None, typer.Option(envvar="MEDSEG_CACHE", help="where archives are kept")] = None,
+    force: Annotated[bool, typer.Option("--force", help="replace OUT/NAME")] = False,
+) -> None:
+    """Download a public data set, verify it and unpack it; an interrupted download goes on where it broke off."""
+    from medseg.fetch.entries import entry
+    from medseg.fetch.fetcher import fetch
+    from medseg.progress import bar
+
+    chosen = entry(name)
+    print(f"{chosen.name}: {chosen.what}\nlicence: {chosen.licence}\ncite: {chosen.citation}\nfrom: {chosen.page}")
+    with bar("KiB") as show:
+        done = fetch(chosen, out, cache, force, lambda at, total: show(at >> 10, total >> 10))
+    print(f"{done.files} files are in {done.folder} (archive: {done.archive}, sha256 {done.sha256})")
+    if done.newly_pinned:
+        print("note: no source states this file's checksum; the SHA-256 seen now is pinned, and a later fetch that differs is refused")
+    print(f"next: {chosen.next_step.format(folder=done.folder)}")

@@ -1,0 +1,177 @@
+"""Unpack an archive from elsewhere: no path leaves the folder, no link, no device, and no more bytes than agreed.
+
+What an archive declares of itself is not believed: bytes are counted as they are written, and the folder appears when all is in it.
+"""
+
+from __future__ import annotations
+
+import gzip
+import stat
+import struct
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import IO, Any
+
+from medseg.errors import FetchError
+from medseg.files import leaves_root, posix, staged_folder
+
+CHUNK = 2**20
+MOST_HEADER = 2**26  # one read of an archive's headers; a hostile one asks for gigabytes
+FREE_BYTES = 2**26  # small archives of blank masks are packed well: the ratio is asked about only beyond this
+BROKEN = (tarfile.TarError, zipfile.BadZipFile, zlib.error, gzip.BadGzipFile, EOFError, NotImplementedError, RuntimeError, ValueError)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What an archive may hold. most_ratio: bytes unpacked for each byte packed, beyond `free_bytes`."""
+
+    most_bytes: int
+    most_files: int = 2_000_000
+    most_ratio: int = 100
+    free_bytes: int = FREE_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class _Member:
+    """kind: file, folder, or the word for what it is instead.  open: a stream of its bytes."""
+
+    name: str
+    kind: str
+    open: Callable[[], IO[bytes]]
+
+
+def unpack(archive: Path, folder: Path, limits: Limits) -> int:
+    """Unpack a zip, tar or tar.gz into `folder`, whole or not at all, in place of what is there; returns the number of files.
+
+    Raises FetchError for an archive that is broken or not of these kinds, and for any member that could do harm.
+    """
+    meter = _Meter(archive, limits)
+    with staged_folder(folder) as stage, _opened(archive) as members:
+        try:
+            for member in members:
+                _unpack_one(member, stage, archive, meter)
+        except BROKEN as cause:
+            rule = f"the archive is broken ({' '.join(str(cause).split()) or type(cause).__name__})"
+            raise FetchError(archive, rule, "remove it and fetch again") from None
+    return meter.files
+
+
+class _Meter:
+    """Counts what is written, and stops what goes beyond the limits."""
+
+    def __init__(self, archive: Path, limits: Limits) -> None:
+        self.archive, self.limits, self.files, self.bytes = archive, limits, 0, 0
+        packed = archive.stat().st_size
+        self._most = min(limits.most_bytes, max(limits.free_bytes, packed * limits.most_ratio))
+
+    def one_more(self) -> None:
+        """A member is about to be unpacked."""
+        self.files += 1
+        if self.files > self.limits.most_files:
+            raise FetchError(self.archive, f"it holds more than {self.limits.most_files} files", "unpack it by hand if you trust it")
+
+    def wrote(self, count: int) -> None:
+        """`count` more bytes are about to be written."""
+        self.bytes += count
+        if self.bytes > self._most:
+            rule = f"it unpacks to more than {self._most} bytes from {self.archive.stat().st_size}: a decompression bomb"
+            raise FetchError(self.archive, rule, "unpack it by hand if you trust it")
+
+
+def _unpack_one(member: _Member, stage: Path, archive: Path, meter: _Meter) -> None:
+    name = posix(member.name)
+    if not name.strip("/.") or "\0" in name or leaves_root(name) or ".." in PurePosixPath(name).parts:
+        if member.kind == "folder" and name.strip("/") in ("", "."):
+            return
+        raise FetchError(archive, f"the member {member.name!r} would leave the folder it is unpacked into", "do not use this archive")
+    if member.kind not in ("file", "folder"):
+        raise FetchError(archive, f"the member {member.name!r} is a {member.kind}", "only files and folders are unpacked")
+    meter.one_more()
+    try:
+        _write(member, stage / name, meter)
+    except (FileExistsError, NotADirectoryError, IsADirectoryError):
+        raise FetchError(archive, f"the member {member.name!r} stands twice, or is both file and folder", "do not use it") from None
+
+
+def _write(member: _Member, path: Path, meter: _Meter) -> None:
+    if member.kind == "folder":
+        path.mkdir(parents=True, exist_ok=True)
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with member.open() as source, path.open("xb") as target:
+        while chunk := source.read(CHUNK):
+            meter.wrote(len(chunk))
+            target.write(chunk)
+
+
+@contextmanager
+def _opened(archive: Path) -> Iterator[Iterator[_Member]]:
+    """The members of an archive, whose kind its first bytes tell."""
+    with archive.open("rb") as stream:
+        head = stream.read(4)
+        stream.seek(0)
+        if head[:2] == b"PK":
+            _check_directory(stream, archive)
+            with _readable(lambda: zipfile.ZipFile(stream), archive) as opened:
+                yield (_zip_member(opened, info) for info in opened.infolist())
+            return
+        plain: Any = gzip.GzipFile(fileobj=stream) if head[:2] == b"\x1f\x8b" else stream
+        with _readable(lambda: tarfile.open(fileobj=_Bounded(plain), mode="r:"), archive) as opened:  # type: ignore[call-overload]
+            yield _tar_members(opened)
+
+
+def _readable(open_it: Callable[[], Any], archive: Path) -> Any:
+    try:
+        return open_it()
+    except BROKEN as cause:
+        rule = f"not a readable zip, tar or tar.gz ({' '.join(str(cause).split()) or type(cause).__name__})"
+        raise FetchError(archive, rule, "remove it and fetch again") from None
+
+
+def _check_directory(stream: IO[bytes], archive: Path) -> None:
+    """zipfile reads a zip's whole table of contents into memory: refuse one that is too large before that."""
+    stream.seek(0, 2)
+    start = max(0, stream.tell() - 2**16 - 22)
+    stream.seek(start)
+    tail = stream.read()
+    stream.seek(0)
+    end = tail.rfind(b"PK\x05\x06")
+    size = struct.unpack_from("<I", tail, end + 12)[0] if 0 <= end <= len(tail) - 22 else 0
+    if size > 4 * MOST_HEADER:
+        raise FetchError(archive, "its table of contents is over 256 MiB", "unpack it by hand if you trust it")
+
+
+def _zip_member(opened: zipfile.ZipFile, info: zipfile.ZipInfo) -> _Member:
+    mode = info.external_attr >> 16
+    kind = "folder" if info.is_dir() else "file"
+    if stat.S_IFMT(mode) and not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        kind = "link" if stat.S_ISLNK(mode) else "device"
+    if info.flag_bits & 1:
+        kind = "file under a password"
+    return _Member(info.filename, kind, lambda: opened.open(info))
+
+
+def _tar_members(opened: tarfile.TarFile) -> Iterator[_Member]:
+    while (info := opened.next()) is not None:
+        kind = "file" if info.isreg() else "folder" if info.isdir() else "link" if info.issym() or info.islnk() else "device"
+        yield _Member(info.name, kind, lambda info=info: opened.extractfile(info))  # type: ignore[misc]
+        opened.members = []  # it would keep the header of every member
+
+
+class _Bounded:
+    """A stream that refuses to hand out more than MOST_HEADER bytes at once: tarfile reads a long header whole."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        self.seek, self.tell = stream.seek, stream.tell
+
+    def read(self, count: int = -1) -> bytes:
+        if not 0 <= count <= MOST_HEADER:
+            raise tarfile.ReadError(f"a header of {count} bytes")
+        data: bytes = self._stream.read(count)
+        return data

@@ -1,0 +1,1 @@
+"""The mask doctor: what is wrong with a data set, said in words, and what of it can be repaired."""

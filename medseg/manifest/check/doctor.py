@@ -1,0 +1,163 @@
+"""Check a manifest against its files: every row over all processors, then the rules on the set."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from medseg.errors import ManifestError
+from medseg.files import resolve_under
+from medseg.labels import LabelSet
+from medseg.manifest.check.facts import Facts, Job, examine
+from medseg.manifest.check.findings import Finding, exit_code
+from medseg.manifest.check.rules import Seen, find_near, of_set
+from medseg.manifest.near import Pair
+from medseg.manifest.schema import SPLIT_COLUMNS, Manifest
+from medseg.manifest.table import SPLITS_FOLDER, read_csv, read_manifest, read_split, split_names
+from medseg.types import Row
+
+CHUNK = 8  # rows a process takes at a time
+ALONE = 64  # rows up to which starting processes costs more than it saves
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Report:
+    """The outcome of a check. `findings` by row, errors first within one; `pairs` are the near-duplicates."""
+
+    seen: Seen
+    findings: list[Finding]
+    pairs: list[Pair]
+    data_root: Path
+
+    @property
+    def manifest(self) -> Manifest:
+        """The manifest that was checked."""
+        return self.seen.manifest
+
+    def flagged(self) -> int:
+        """Rows with at least one finding of their own."""
+        return len({finding.sample_id for finding in self.findings if finding.sample_id})
+
+    def as_json(self, strict: bool = False) -> dict[str, Any]:
+        """What `--json` writes."""
+        return {
+            "manifest": str(self.manifest.folder), "manifest_sha256": self.manifest.digest, "rows": len(self.manifest),
+            "rows_flagged": self.flagged(), "exit_code": exit_code(self.findings, strict),
+            "counts": dict(sorted(Counter(finding.code for finding in self.findings).items())),
+            "findings": [finding.as_json() for finding in self.findings],
+        }  # fmt: skip
+
+
+def check_manifest(path: Path, data_root: Path, jobs: int = 0, on_progress: Progress | None = None) -> Report:
+    """Examine every row and the set as a whole; `jobs` processes, 0 for as many as there are processors.
+
+    Raises ManifestError where manifest.csv or dataset.yaml itself cannot be read; everything else becomes a finding.
+    """
+    manifest = read_manifest(path)
+    splits, unusable = _read_splits(manifest)
+    prepared = [_job(manifest, row, data_root) for row in manifest]
+    facts = list(_examine_all([job for job, _ in prepared], manifest.labels, jobs, on_progress))
+    seen = Seen(manifest, facts, splits)
+    pairs = find_near(seen)
+    found = [*unusable, *(finding for _, leaving in prepared for finding in leaving), *_local(facts), *of_set(seen, pairs)]
+    return Report(seen, _in_order(found, manifest), pairs, data_root)
+
+
+def _job(manifest: Manifest, row: Row, data_root: Path) -> tuple[Job, list[Finding]]:
+    """The row with its files' places; a path that leaves its root becomes a finding and is not followed."""
+    leaving: list[Finding] = []
+
+    def place(find: Callable[[], Path], relative: str) -> Path | None:
+        try:
+            return find()
+        except ManifestError as error:
+            leaving.append(Finding("path-leaves-root", error.rule, error.fix, file=relative, sample_id=row.sample_id))
+            return None
+
+    image = place(lambda: manifest.image_path(row, data_root), row.image)
+    mask = place(lambda: manifest.mask_path(row, data_root), row.mask) if row.mask else None
+    objects = row.instances or ""
+    told = place(lambda: resolve_under(manifest.folder, objects, ManifestError, manifest.where(row)), objects) if objects else None
+    derived = (manifest.dataset.images_under == "manifest", manifest.dataset.masks_under == "manifest")
+    return Job(row, image, mask, told, *derived), leaving
+
+
+def _examine_all(jobs: Sequence[Job], labels: LabelSet, processes: int, on_progress: Progress | None) -> Iterator[Facts]:
+    processes = processes or _processors()
+    work = partial(examine, labels=labels)
+    if processes == 1 or len(jobs) <= ALONE:
+        for done, job in enumerate(jobs, start=1):
+            yield work(job)
+            if on_progress:
+                on_progress(done, len(jobs))
+        return
+    # Spawned, not forked: the caller may have threads (a progress bar), and a fork would copy their held locks.
+    with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
+        try:
+            for done, facts in enumerate(pool.map(work, jobs, chunksize=CHUNK), start=1):
+                yield facts
+                if on_progress:
+                    on_progress(done, len(jobs))
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _processors() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _local(facts: Sequence[Facts]) -> Iterator[Finding]:
+    for seen in facts:
+        for code, file, rule, fix in seen.local:
+            yield Finding(code, rule, fix, file, sample_id=seen.sample_id)
+
+
+def _read_splits(manifest: Manifest) -> tuple[dict[str, pd.DataFrame], list[Finding]]:
+    """The tables of all splits, read leniently: one made for another version of the manifest is a finding and still looked at."""
+    tables: dict[str, pd.DataFrame] = {}
+    findings: list[Finding] = []
+    for name in split_names(manifest):
+        path = manifest.folder / SPLITS_FOLDER / f"{name}.csv"
+        try:
+            tables[name] = read_split(manifest, name).frame
+        except ManifestError as error:
+            table = _lenient(path)
+            if table is not None:
+                tables[name] = table[table["sample_id"].isin(manifest.frame["sample_id"])]
+            if table is None or "is in two splits" not in error.rule:  # a torn group is told once, by its own code
+                findings.append(Finding("split-unusable", error.rule, error.fix, file=error.where, split=name))
+    return tables, findings
+
+
+def _lenient(path: Path) -> pd.DataFrame | None:
+    try:
+        table = read_csv(path.read_bytes().partition(b"\n")[2], path)
+    except (ManifestError, OSError):
+        return None
+    return table if set(SPLIT_COLUMNS) <= set(table.columns) else None
+
+
+def _in_order(findings: Sequence[Finding], manifest: Manifest) -> list[Finding]:
+    """Findings with row and file filled in, by row; those on the set first."""
+    frame = manifest.frame
+    line = {str(sample): int(order) + 2 for sample, order in zip(frame["sample_id"], frame.index, strict=True)}
+    mask = dict(zip(frame["sample_id"], frame["mask"], strict=True))
+    image = dict(zip(frame["sample_id"], frame["image"], strict=True))
+    filled = []
+    for finding in findings:
+        sample = finding.sample_id
+        on_image = "duplicate" in finding.code and finding.code != "duplicate-mask"
+        file = finding.file or str((image if on_image else mask).get(sample, ""))
+        filled.append(replace(finding, row=line.get(sample), file=file))
+    return sorted(filled, key=lambda f: (f.row or 0, f.severity, f.code, f.file, f.others))

@@ -1,0 +1,142 @@
+"""The findings as one self-contained page, a picture beside each: what a person would rather look at than read."""
+
+from __future__ import annotations
+
+import base64
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from html import escape
+from pathlib import Path
+
+import numpy as np
+from scipy import ndimage
+
+from medseg.errors import MedsegError
+from medseg.files import write_text
+from medseg.images import encode_jpeg, read_image, read_raw_mask, resize_image, resize_mask
+from medseg.manifest.check.doctor import Report
+from medseg.manifest.check.findings import CODES, Finding
+from medseg.manifest.near import middle_slice
+from medseg.manifest.schema import Manifest
+from medseg.types import Row, Size
+from medseg.volumes import is_volume, read_volume
+
+SIDE_PX = 220  # of a picture
+PICTURES = 600  # findings with pictures; more would make a page that no browser opens
+LINE = np.array([255, 221, 0], np.uint8)  # of a mask's outline
+Progress = Callable[[int, int], None]
+
+_STYLE = """
+:root { color-scheme: light dark; --line: #8886; --error: #c62828; --warning: #b26a00; }
+body { font: 15px/1.45 system-ui, sans-serif; margin: 1rem auto; max-width: 70rem; padding: 0 1rem; }
+h1 { font-size: 1.4rem; } h2 { font-size: 1.1rem; margin-top: 2rem; }
+table { border-collapse: collapse; } td, th { padding: .2rem .8rem .2rem 0; text-align: left; } td.n { text-align: right; }
+article { border-top: 1px solid var(--line); display: flex; flex-wrap: wrap; gap: 1rem; padding: .8rem 0; }
+article div { flex: 1 1 20rem; overflow-wrap: anywhere; } figure { margin: 0; }
+figcaption { font-size: .8rem; max-width: 220px; overflow-wrap: anywhere; }
+img { max-width: 220px; display: block; } .error { color: var(--error); } .warning { color: var(--warning); }
+@media (prefers-color-scheme: dark) { :root { --error: #ff8a80; --warning: #ffcc80; } }
+"""
+
+
+def write_page(report: Report, path: Path, on_progress: Progress | None = None) -> None:
+    """Write the page; masks are outlined in yellow. Beyond PICTURES findings the rest is listed in words, and the page says so."""
+    pictures = _Pictures(report.manifest, report.data_root)
+    sections = []
+    done = 0
+    for code in CODES:
+        findings = [finding for finding in report.findings if finding.code == code]
+        if findings:
+            shown = []
+            for finding in findings:
+                shown.append(_article(finding, pictures if done < PICTURES else None))
+                done += 1
+                if on_progress:
+                    on_progress(done, len(report.findings))
+            sections.append(f'<h2 id="{code}" class="{CODES[code]}">{code} ({len(findings)})</h2>{"".join(shown)}')
+    write_text(path, _html(report, sections))
+
+
+def _html(report: Report, sections: Sequence[str]) -> str:
+    title = f"Check of {escape(report.manifest.dataset.name)}"
+    clean = "" if sections else "<p>No finding: every file is as the manifest says, and no rule is broken.</p>"
+    many = f"<p>Only the first {PICTURES} findings have pictures.</p>" if len(report.findings) > PICTURES else ""
+    head = (
+        f"<p>{len(report.manifest)} rows, {report.flagged()} of them with a finding. Manifest {escape(str(report.manifest.folder))}, "
+        f"SHA-256 {report.manifest.digest[:12]}. Masks are outlined in yellow.</p>"
+    )
+    return (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
+        f'<link rel="icon" href="data:,"><title>{title}</title><style>{_STYLE}</style></head><body><h1>{title}</h1>{head}{clean}{many}'
+        f"{_summary(report.findings)}{''.join(sections)}</body></html>\n"
+    )
+
+
+def _summary(findings: Sequence[Finding]) -> str:
+    counted = Counter(finding.code for finding in findings)
+    lines = [
+        f'<tr><td class="{CODES[code]}">{CODES[code]}</td><td><a href="#{code}">{code}</a></td><td class="n">{counted[code]}</td></tr>'
+        for code in CODES
+        if counted[code]
+    ]
+    return f"<table><tr><th>severity</th><th>code</th><th>findings</th></tr>{''.join(lines)}</table>" if lines else ""
+
+
+def _article(finding: Finding, pictures: _Pictures | None) -> str:
+    row = f", row {finding.row}" if finding.row else ""
+    name = f"<strong>{escape(finding.sample_id or 'the set')}</strong>{row}"
+    split = f" · split {escape(finding.split)}" if finding.split else ""
+    text = f"<div>{name}{split}<br>{escape(finding.rule)}<br><em>{escape(finding.fix)}</em><br><small>{escape(finding.file)}</small></div>"
+    samples = [sample for sample in (finding.sample_id, *finding.others[:3]) if sample] if pictures else []
+    shown = "".join(pictures.figure(sample) for sample in samples) if pictures else ""
+    return f"<article>{shown}{text}</article>"
+
+
+class _Pictures:
+    """Small pictures of samples with their masks' outlines; each is made once."""
+
+    def __init__(self, manifest: Manifest, data_root: Path) -> None:
+        self._manifest, self._root = manifest, data_root
+        self._position = {str(sample): position for position, sample in enumerate(manifest.frame["sample_id"])}
+        self.figure = lru_cache(maxsize=256)(self._figure)
+
+    def _figure(self, sample: str) -> str:
+        row = self._manifest.row(self._position[sample])
+        try:
+            picture = _with_outline(self._manifest, row, self._root)
+        except (MedsegError, OSError):
+            return f"<figure><figcaption>{escape(sample)}: cannot be shown</figcaption></figure>"
+        source = base64.b64encode(encode_jpeg(picture)).decode()
+        text = escape(sample)
+        return f'<figure><img alt="{text}" src="data:image/jpeg;base64,{source}"><figcaption>{text}</figcaption></figure>'
+
+
+def _with_outline(manifest: Manifest, row: Row, data_root: Path) -> np.ndarray:
+    path = manifest.image_path(row, data_root)
+    picture = middle_slice(read_volume(path)[0]) if is_volume(path) else read_image(path)
+    scale = min(1.0, SIDE_PX / max(picture.shape[:2]))
+    size = Size(max(1, round(picture.shape[0] * scale)), max(1, round(picture.shape[1] * scale)))
+    small = resize_image(picture, size).copy()
+    values = _mask_values(manifest, row, data_root)
+    if values is not None:
+        mask = resize_mask(values, size)
+        small[mask != ndimage.grey_erosion(mask, 3)] = LINE
+    return small
+
+
+def _mask_values(manifest: Manifest, row: Row, data_root: Path) -> np.ndarray | None:
+    """uint8 (H, W): distinct values of the mask numbered, whatever its convention; None where there is none to show."""
+    if row.mask is None:
+        return None
+    try:
+        path = manifest.mask_path(row, data_root)
+        values = read_volume(path)[0] if is_volume(path) else read_raw_mask(path).values
+    except (MedsegError, OSError):
+        return None
+    if is_volume(path):
+        values = values[:, :, values.shape[2] // 2].T
+    elif values.ndim == 3:
+        values = values.astype(np.int64) @ np.array([65536, 256, 1])
+    _, numbered = np.unique(values, return_inverse=True)
+    return np.minimum(numbered, 255).astype(np.uint8).reshape(values.shape)

@@ -1,0 +1,145 @@
+"""What the form of a mask tells: where its classes lie, specks and holes, and which way round it fits its photograph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+from scipy.stats import rankdata
+
+from medseg.images import resize_image, resize_mask
+from medseg.types import Size
+
+SPECK_SHARE, SPECK_PX = 0.01, 4  # of the largest piece of the class; and in pixels, for classes that are small as a whole
+LARGE = 10  # how many times a speck the largest piece must be
+HOLE_SHARE = 0.02  # of the foreground
+FIT_PX = 256  # side at which mask and photograph are compared
+FITS_BETTER = 0.02  # by how much the stored position must fit better than the upright one
+
+
+@dataclass(frozen=True, slots=True)
+class Blemishes:
+    """Pieces too small to be meant: their number and their pixels in all."""
+
+    specks: int
+    specks_px: int
+    holes: int
+    holes_px: int
+
+
+def border_shares(ids: np.ndarray) -> dict[int, float]:
+    """Share of the mask's outermost pixels by id; of a volume, of the outermost voxels in its first two axes."""
+    edges = np.concatenate([ids[0].ravel(), ids[-1].ravel(), ids[1:-1, 0].ravel(), ids[1:-1, -1].ravel()])
+    counts = np.bincount(edges, minlength=256)
+    return {int(value): float(counts[value] / edges.size) for value in np.flatnonzero(counts)}
+
+
+def _box(where: np.ndarray) -> tuple[slice, ...]:
+    """The smallest box around what is True; at least one element must be."""
+    sides = []
+    for axis in range(where.ndim):
+        held = np.flatnonzero(where.any(axis=tuple(other for other in range(where.ndim) if other != axis)))
+        sides.append(slice(int(held[0]), int(held[-1]) + 1))
+    return tuple(sides)
+
+
+def specks_of(ids: np.ndarray, classes: Sequence[int]) -> np.ndarray:
+    """bool: pixels of pieces (neighbours by side or corner) that are SPECK_SHARE of the class's largest piece or smaller."""
+    found = np.zeros(ids.shape, bool)
+    corners = np.ones((3,) * ids.ndim, np.uint8)
+    for class_id in classes:
+        where = ids == class_id
+        if not where.any():
+            continue
+        box = _box(where)
+        pieces, count = ndimage.label(where[box], corners)
+        if count > 1:
+            found[box] |= _small(np.bincount(pieces.ravel())[1:])[pieces]
+    return found
+
+
+def _small(sizes: np.ndarray) -> np.ndarray:
+    """By piece number (0 = none): whether it is a speck."""
+    largest = sizes.max()
+    small = (sizes <= max(SPECK_PX, SPECK_SHARE * largest)) & (sizes * LARGE <= largest)
+    return np.concatenate([[False], small])
+
+
+def holes_of(ids: np.ndarray) -> np.ndarray:
+    """bool: background enclosed by foreground, in pieces of HOLE_SHARE of the foreground or smaller."""
+    found = np.zeros(ids.shape, bool)
+    foreground = ids != 0
+    if not foreground.any():
+        return found
+    box = _box(foreground)
+    around = np.pad(~foreground[box], 1, constant_values=True)  # so that all that is open to the outside is one piece
+    pieces, count = ndimage.label(around)
+    if count > 1:
+        small = np.bincount(pieces.ravel()) <= HOLE_SHARE * foreground[box].sum()
+        small[[0, pieces.flat[0]]] = False
+        found[box] = small[pieces][(slice(1, -1),) * ids.ndim]
+    return found
+
+
+def blemishes_of(ids: np.ndarray, classes: Sequence[int]) -> Blemishes:
+    """Count specks and holes of class ids (H, W) or (X, Y, Z); the ignore id is neither."""
+    specks, holes = specks_of(ids, classes), holes_of(ids)
+    corners = np.ones((3,) * ids.ndim, np.uint8)
+    return Blemishes(
+        ndimage.label(specks, corners)[1] if specks.any() else 0, int(specks.sum()),
+        ndimage.label(holes)[1] if holes.any() else 0, int(holes.sum()),
+    )  # fmt: skip
+
+
+# --- EXIF
+
+# EXIF orientation -> what turns the stored pixels upright (Exif 2.3, tag 0x0112; as PIL.ImageOps.exif_transpose)
+UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+    1: lambda a: a,
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.swapaxes(0, 1),
+    6: lambda a: np.rot90(a, -1),
+    7: lambda a: a[::-1, ::-1].swapaxes(0, 1),
+    8: lambda a: np.rot90(a, 1),
+}
+
+
+def follows_stored(upright_HWC: np.ndarray, ids_HW: np.ndarray, orientation: int) -> bool:
+    """True where a mask fits the photograph's stored pixels and not the upright ones.
+
+    Where a quarter turn changes the size, the size tells. Else the mask is laid over the photograph in both positions, and its
+    outline must lie on edges.
+    """
+    turned = UPRIGHT[orientation](ids_HW)
+    if ids_HW.shape != upright_HWC.shape[:2]:
+        return turned.shape == upright_HWC.shape[:2]
+    if orientation == 1:
+        return False
+    frame = _frame(ids_HW.shape)
+    image = resize_image(upright_HWC, frame).astype(np.float32)
+    as_it_is = _fit(image, resize_mask(np.ascontiguousarray(ids_HW), frame) > 0)
+    if turned.shape != ids_HW.shape:
+        return False
+    return _fit(image, resize_mask(np.ascontiguousarray(turned), frame) > 0) > as_it_is + FITS_BETTER
+
+
+def _frame(shape: tuple[int, ...]) -> Size:
+    scale = min(1.0, FIT_PX / max(shape))
+    return Size(max(1, round(shape[0] * scale)), max(1, round(shape[1] * scale)))
+
+
+def _fit(image_HWC: np.ndarray, inside_HW: np.ndarray) -> float:
+    """Mean rank (0 to 1) of the photograph's edges under the mask's outline: 0.5 for a mask that has nothing to do with it.
+
+    The rank, not the strength: one hard shadow would outweigh the rest of the outline.
+    """
+    outline = inside_HW & ~ndimage.binary_erosion(inside_HW)
+    if not outline.any():
+        return 0.0
+    channels = [ndimage.gaussian_filter(image_HWC[..., channel], 1.0) for channel in range(3)]
+    strength = np.max([np.hypot(*np.gradient(channel)) for channel in channels], axis=0)
+    return float(rankdata(strength, method="ordinal").reshape(strength.shape)[outline].mean() / strength.size)

@@ -1,0 +1,161 @@
+"""What the importers of drawn annotations share: masks painted into a stage, the separate instances beside them, one way to end."""
+
+from __future__ import annotations
+
+import os
+import reprlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from medseg.errors import AnnotationError, ManifestError, MedsegError
+from medseg.files import sha256_file
+from medseg.images import write_mask
+from medseg.instances import Instance, write_instances
+from medseg.labels import LabelSet
+from medseg.manifest.importers.common import (
+    SHOWN,
+    ImportReport,
+    MasksUnder,
+    Notes,
+    Record,
+    count_pixels,
+    frame_of,
+    listed,
+    mask_hash,
+    note_twins,
+    raise_refused,
+    refused_rows,
+    staging,
+    without_clashes,
+    write_all,
+    write_refused,
+)  # fmt: skip
+from medseg.manifest.schema import Dataset
+
+INSTANCES_FOLDER = "instances"
+_SHORT = reprlib.Repr()  # of values from a hostile file, which may be megabytes or nested deeply
+_SHORT.maxstring = _SHORT.maxother = 120
+
+
+def shown(value: object) -> str:
+    """A value for an error message, shortened.
+
+    >>> shown("a.jpg"), shown([[[1]]])
+    ("'a.jpg'", '[[[1]]]')
+    """
+    return _SHORT.repr(value)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What is imported and where to: the data root, the manifest's folder, and where its masks lie."""
+
+    root: Path
+    out: Path
+    masks_dir: Path
+    under: MasksUnder
+
+    @property
+    def made(self) -> tuple[Path, Path, Path]:
+        """The folders an import writes, which a second import of the same source shall not read."""
+        return self.out, self.masks_dir, self.out / INSTANCES_FOLDER
+
+
+def source_of(root: Path, out: Path, masks_out: Path | None) -> Source:
+    """The places of an import; ManifestError where the masks would lie under neither root."""
+    masks_dir = masks_out or out / "masks"
+    if masks_dir.resolve().is_relative_to(out.resolve()):
+        return Source(root, out, masks_dir, "manifest")
+    if masks_dir.resolve().is_relative_to(root):
+        return Source(root, out, masks_dir, "data_root")
+    rule = f"masks must lie under the manifest's folder ({out}) or the data root ({root}), or their paths could not be stored"
+    raise ManifestError(masks_dir, rule, "choose another --masks-out, or leave it out")
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Where masks and instances wait until all are drawn; `instances` is None where none are wanted."""
+
+    source: Source
+    labels: LabelSet
+    masks: Path
+    instances: Path | None
+
+    def save(self, record: Record, mask_HW: np.ndarray, instances: Sequence[Instance]) -> Record:
+        """Write one mask and its instances; the record with their paths, hashes and pixel counts."""
+        name = record.sample_id
+        path = self.masks / f"{name}.png"
+        write_mask(path, mask_HW, self.labels.palette)
+        more = dict(record.more)
+        if self.instances is not None:
+            write_instances(self.instances / f"{name}.json", record.size, instances)
+            more["instances"] = f"{INSTANCES_FOLDER}/{name}.json"
+            more["instances_sha256"] = sha256_file(self.instances / f"{name}.json")
+        return replace(
+            record, mask=self._mask_path(name), mask_sha256=mask_hash(path, mask_HW, self.source.under),
+            px=count_pixels(mask_HW, self.labels), more=more,
+        )  # fmt: skip
+
+    def _mask_path(self, name: str) -> str:
+        base = self.source.out.resolve() if self.source.under == "manifest" else self.source.root
+        return (Path(os.path.relpath(self.source.masks_dir.resolve(), base)) / f"{name}.png").as_posix()
+
+    def moves(self) -> list[tuple[Path, Path]]:
+        """(stage, target) of what is to be moved at the end."""
+        pairs = [(self.masks, self.source.masks_dir)]
+        return pairs if self.instances is None else [*pairs, (self.instances, self.source.out / INSTANCES_FOLDER)]
+
+
+@contextmanager
+def stage_of(source: Source, labels: LabelSet, instances: bool) -> Iterator[Stage]:
+    """Staging folders beside their targets, gone afterwards."""
+    with ExitStack() as stack:
+        masks = stack.enter_context(staging(source.masks_dir))
+        objects = stack.enter_context(staging(source.out / INSTANCES_FOLDER)) if instances else None
+        yield Stage(source, labels, masks, objects)
+
+
+def check_left(left: Sequence[object], refused: Sequence[MedsegError], what: Path, skip_refused: bool) -> None:
+    """Raise for the files refused, unless they are to be skipped and others are `left`; never advise the option that was given."""
+    if not skip_refused:
+        raise_refused(refused, str(what))
+    elif refused and not left:
+        shown = "".join(f"\n  {error}" for error in refused[:SHOWN])
+        rule = f"nothing is left to import, every annotation ({len(refused)}) is refused:{shown}\n"
+        raise AnnotationError(what, rule, "mend at least one of them, or check the path")
+
+
+def unused_classes(labels: LabelSet, used: set[str]) -> list[str]:
+    """A note on the classes that no annotation has: perhaps a name is misspelt."""
+    unused = [name for name in labels.foreground if name not in used]
+    if not unused:
+        return []
+    return [f"{'class' if len(unused) == 1 else 'classes'} {listed(unused, 10)} {'is' if len(unused) == 1 else 'are'} in no annotation"]
+
+
+def finish(
+    stage: Stage,
+    dataset: Dataset,
+    found: Sequence[Record],
+    refused: Sequence[MedsegError],
+    notes: Notes,
+    said: Sequence[str],
+    how: Mapping[str, object],
+    group_pattern: str | None,
+    skip_refused: bool,
+) -> ImportReport:
+    """Write manifest, masks, instances and refused.csv, all or nothing; `said` are notes on the whole set."""
+    source = stage.source
+    records, clashes = without_clashes(found)
+    if not skip_refused:
+        raise_refused(clashes, str(source.root))
+    note_twins(records, notes)
+    write_all(source.out, frame_of(records, dataset.labels, group_pattern), dataset, stage.moves(), how)
+    rows = refused_rows([*refused, *clashes], source.root)
+    write_refused(source.out, rows)
+    labelled = sum(record.mask is not None for record in records)
+    return ImportReport(source.out, labelled, len(records) - labelled, rows, [*notes.lines(), *said], source.root)

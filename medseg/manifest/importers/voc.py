@@ -1,0 +1,173 @@
+"""A data set in Pascal VOC's layout -> manifest: JPEGImages/, SegmentationClass/ and ImageSets/Segmentation/*.txt.
+
+Masks are palette PNG (indices 0..20 and 255, which stay where they are) or RGB in the colours of VOC or of dataset.yaml, which are
+written as ids beside the manifest. The white border and difficult objects are the ignore id.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from medseg.errors import AnnotationError, MedsegError
+from medseg.files import leaves_root, posix, walk, write_text
+from medseg.images import MASK_SUFFIXES
+from medseg.labels import Colour, LabelSet
+from medseg.manifest.importers.common import ImportReport, Notes, Progress, described, folder_at, group_ids, images_under, stem_of
+from medseg.manifest.importers.masks import Job, Pair, import_pairs, parse_map, stated_under
+from medseg.manifest.schema import SPLIT_NAMES, Dataset
+from medseg.manifest.table import DATASET_FILE, read_manifest
+
+VOC_CLASSES = (
+    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog", "horse", "motorbike",
+    "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
+)  # fmt: skip
+IMAGES, MASKS, LISTS = "JPEGImages", "SegmentationClass", "ImageSets/Segmentation"
+LISTS_FILE = "voc_lists.csv"
+VOID = 255
+MAX_LIST_BYTES = 64 * 1024**2
+
+
+def voc_colour(index: int) -> Colour:
+    """VOC's colour of an index: its bits dealt in turn to red, green and blue, from the highest bit of each downwards.
+
+    >>> voc_colour(1), voc_colour(20), voc_colour(255)
+    ((128, 0, 0), (0, 64, 128), (224, 224, 192))
+    """
+    channels = [0, 0, 0]
+    for place in range(8):
+        for channel in range(3):
+            channels[channel] |= (index >> (3 * place + channel) & 1) << (7 - place)
+    return channels[0], channels[1], channels[2]
+
+
+def import_voc(
+    root: Path,
+    out: Path,
+    image_sets: Sequence[str] = (),
+    classes: Sequence[str] | None = None,
+    dataset_name: str | None = None,
+    group_pattern: str | None = None,
+    skip_refused: bool = False,
+    on_progress: Progress | None = None,
+    value_map: Sequence[str] = (),
+) -> ImportReport:
+    """Write the manifest of a VOC folder; the data root is the folder that holds JPEGImages.
+
+    image_sets: names of lists in ImageSets/Segmentation; only the images they name are taken, and each must have a mask. Without
+    them every image is taken, and those without a mask are unlabelled. Classes and colours are those of dataset.yaml, or VOC's own
+    colours for `classes` (VOC's 20 where not given). Raises AnnotationError, ImageError or LabelError naming every file that
+    cannot be imported (unless `skip_refused`); then nothing is written.
+    """
+    base = _layout(folder_at(root, "VOC"))
+    group_ids([], group_pattern)  # a bad pattern shall not cost a pass over the images
+    dataset = _dataset(out, classes, dataset_name)
+    given = parse_map(value_map, dataset.labels)
+    lists = {name: _read_list(base, name) for name in image_sets}
+    notes = Notes()
+    pairs, refused = _pairs(base, lists, notes)
+    if not any(pair.mask for pair in pairs):
+        rule = "no mask has the name of an image"
+        raise refused[0] if refused and not skip_refused else AnnotationError(base / MASKS, rule, "check the folder")
+    job = Job("voc", base, base, out, dataset, group_pattern, skip_refused, given=given, how={"image_sets": sorted(lists)},
+              on_progress=on_progress)  # fmt: skip
+    report = import_pairs(pairs, refused, job, notes)
+    report.notes.extend(_write_lists(out, lists))
+    return report
+
+
+def _layout(root: Path) -> Path:
+    """The folder with JPEGImages and SegmentationClass: `root`, or the only one below (VOC2012, VOCdevkit/VOC2012)."""
+    found = [path.parent for path in (root / IMAGES, *sorted(root.glob(f"*/{IMAGES}")), *sorted(root.glob(f"*/*/{IMAGES}")))]
+    found = [path for path in found if (path / IMAGES).is_dir() and (path / MASKS).is_dir()]
+    if not found:
+        rule = f"no {IMAGES}/ beside {MASKS}/ in this folder or one below"
+        raise AnnotationError(root, rule, "name the folder that holds the two, such as VOCdevkit/VOC2012")
+    if root not in found and len(found) > 1:
+        raise AnnotationError(root, f"{len(found)} VOC folders lie below ({found[0].name}, {found[1].name})", "name one of them")
+    return found[0]
+
+
+def _dataset(out: Path, classes: Sequence[str] | None, name: str | None) -> Dataset:
+    """dataset.yaml as it stands, or VOC's colours for the classes given."""
+    if (out / DATASET_FILE).exists():
+        return described(out, classes, name, stated_under(out), [])
+    dataset = described(out, classes or VOC_CLASSES, name, "data_root", [])
+    colours = {label: voc_colour(class_id) for class_id, label in dataset.labels.classes.items()}
+    labels = LabelSet.of(*dataset.labels.foreground, colours=colours, ignore_id=VOID, ignore_colour=voc_colour(VOID))
+    return dataset.model_copy(update={"labels": labels})
+
+
+# --- image-set lists
+
+
+def _read_list(base: Path, name: str) -> list[str]:
+    """The image names of ImageSets/Segmentation/<name>.txt, in its order."""
+    folder = base / LISTS
+    path = folder / f"{name}.txt"
+    if leaves_root(name) or not path.is_file() or not path.resolve().is_relative_to(base):
+        there = ", ".join(sorted(other.stem for other in folder.glob("*.txt"))) or "none"
+        raise AnnotationError(path, f"there is no image set {name!r}", f"name one of: {there}")
+    if path.stat().st_size > MAX_LIST_BYTES:
+        raise AnnotationError(path, f"over {MAX_LIST_BYTES >> 20} MB, too large to be a list of names", "name the right file")
+    try:
+        lines = [line.split() for line in path.read_bytes().decode("utf-8-sig").splitlines()]
+    except UnicodeDecodeError:
+        raise AnnotationError(path, "it is not UTF-8 text", "save the list again") from None
+    names = [posix(words[0]) for words in lines if words]
+    if bad := next((name for name in names if leaves_root(name)), None):
+        raise AnnotationError(path, f"the name {bad!r} leaves {IMAGES}/", "list names of images without folder and suffix")
+    if not names:
+        raise AnnotationError(path, "the list is empty", "name another image set")
+    return list(dict.fromkeys(names))
+
+
+def _pairs(base: Path, lists: Mapping[str, Sequence[str]], notes: Notes) -> tuple[list[Pair], list[MedsegError]]:
+    """Each image taken with its mask, and an error for a listed name without image or mask and a mask without image."""
+    images, rivals = _by_stem(images_under(base / IMAGES), base / IMAGES)
+    masks, more = _by_stem(walk(base / MASKS, MASK_SUFFIXES), base / MASKS)
+    refused = [*rivals, *more]
+    if not lists:
+        fix = "add the image, or remove the mask"
+        orphans = sorted(set(masks) - set(images))
+        refused += [AnnotationError(masks[name], f"there is no image {IMAGES}/{name}.*", fix) for name in orphans]
+        return [Pair(name, path, masks.get(name)) for name, path in images.items()], refused
+    wanted = dict.fromkeys(name for names in lists.values() for name in names)
+    for name in sorted(images.keys() - wanted.keys()):
+        notes.add(f"in none of the image sets {', '.join(lists)}, left out", name)
+    for where, names in lists.items():
+        refused += [_missing(base, where, name, images) for name in names if name not in images or name not in masks]
+    return [Pair(name, images[name], masks[name]) for name in wanted if name in images and name in masks], refused
+
+
+def _by_stem(paths: Sequence[Path], folder: Path) -> tuple[dict[str, Path], list[MedsegError]]:
+    """(files by name without suffix, an error for each that came second)."""
+    found: dict[str, Path] = {}
+    rivals: list[MedsegError] = []
+    for path in paths:
+        first = found.setdefault(stem_of(path, folder), path)
+        if first is not path:
+            rivals.append(AnnotationError(path, f"{first.name} beside it has the same name", "keep one of the two"))
+    return found, rivals
+
+
+def _missing(base: Path, where: str, name: str, images: Mapping[str, Path]) -> MedsegError:
+    what = f"mask {MASKS}/{name}.png" if name in images else f"image {IMAGES}/{name}.jpg"
+    return AnnotationError(base / LISTS / f"{where}.txt", f"it lists {name!r}, but there is no {what}", "add the file, or correct the list")
+
+
+def _write_lists(out: Path, lists: Mapping[str, Sequence[str]]) -> list[str]:
+    """voc_lists.csv with the split that the lists train, val and test make of the samples, where two of them are used."""
+    parts = {name: names for name, names in lists.items() if name in SPLIT_NAMES}
+    if len(parts) < 2:
+        return []
+    taken = set(read_manifest(out).frame["sample_id"])
+    rows = [(name, part) for part, names in parts.items() for name in names if name in taken]
+    frame = pd.DataFrame(rows, columns=["sample_id", "split"]).sort_values(["sample_id", "split"], kind="stable")
+    if frame["sample_id"].duplicated().any():
+        twice = frame.loc[frame["sample_id"].duplicated(), "sample_id"].iloc[0]
+        return [f"the image sets {' and '.join(parts)} share images ({twice}), so they make no split"]
+    write_text(out / LISTS_FILE, frame.to_csv(index=False, lineterminator="\n"))
+    return [f"the split of the image sets: medseg manifest split {out} --name voc --from {out / LISTS_FILE}"]

@@ -1,0 +1,293 @@
+"""What the importers of volumes share: pairs checked against each other, class ids counted, one end for all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medseg.errors import AnnotationError, ImageError, LabelError, ManifestError, MedsegError
+from medseg.files import walk
+from medseg.labels import BACKGROUND, LabelSet
+from medseg.manifest.importers.common import (
+    ImportReport,
+    MasksUnder,
+    Notes,
+    Progress,
+    Record,
+    counter,
+    described,
+    each,
+    folder_at,
+    frame_of,
+    hashed,
+    note_twins,
+    raise_refused,
+    refused_rows,
+    relative,
+    without_clashes,
+    write_all,
+    write_refused,
+)  # fmt: skip
+from medseg.manifest.schema import Dataset
+from medseg.manifest.table import DATASET_FILE
+from medseg.types import Size, Spacing
+from medseg.volumes import (
+    VOLUME_SUFFIXES,
+    Header,
+    forms_disagree,
+    id_counts,
+    read_header,
+    read_label_volume,
+    same_affine,
+    verify_volume,
+    volume_stem,
+)  # fmt: skip
+
+MAX_DESCRIPTION_BYTES = 64 * 1024**2  # of a dataset.json
+UNPLACED = "neither sform nor qform is set: where left and right are is not known"
+TORN = "qform and sform disagree; the sform is used"
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A volume to import.
+
+    images: its files, one a channel where they are several; the manifest names the first.  channels: how many channels the one file
+    must hold.
+    """
+
+    sample_id: str
+    images: tuple[Path, ...]
+    mask: Path | None = None
+    channels: int = 1
+
+
+def volumes_under(root: Path, skip: Sequence[Path] = ()) -> list[Path]:
+    """The volume files under a folder, sorted."""
+    return walk(root, VOLUME_SUFFIXES, skip)
+
+
+def volume_id(path: Path, root: Path) -> str:
+    """The sample id of a volume: its path under `root` without .nii or .nii.gz."""
+    return volume_stem(path.relative_to(root).as_posix())
+
+
+def shared_root(images: Path, masks: Path, given: Path | None) -> Path:
+    """The folder that holds both, `given` or their common parent; ManifestError where there is none."""
+    root = folder_at(given, "data root") if given else Path(os.path.commonpath([images, masks]))
+    if not (images.is_relative_to(root) and masks.is_relative_to(root)):
+        raise ManifestError(root, f"the data root must hold both {images} and {masks}", "give a --data-root above the two")
+    if root == Path(root.anchor):
+        raise ManifestError(root, f"{images} and {masks} have no folder in common", "put the two under one folder")
+    return root
+
+
+# --- descriptions (dataset.json)
+
+
+def read_description(path: Path) -> dict[str, Any]:
+    """A dataset.json; AnnotationError for a file that is missing, too large, no JSON or no mapping."""
+    fix = "check the path, or correct the file"
+    try:
+        if path.stat().st_size > MAX_DESCRIPTION_BYTES:
+            raise AnnotationError(path, f"over {MAX_DESCRIPTION_BYTES >> 20} MB, too large to be a description", fix)
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise AnnotationError(path, "there is no such file", fix) from None
+    except (ValueError, RecursionError) as cause:
+        raise AnnotationError(path, f"not valid JSON ({str(cause)[:120] or 'nested too deep'})", fix) from None
+    if not isinstance(content, dict):
+        raise AnnotationError(path, "must hold a mapping of keys to values", fix)
+    return content
+
+
+def ordered_names(content: Mapping[str, Any], key: str, path: Path) -> list[str]:
+    """A list of names, or a mapping "0": name, "1": name, in order; AnnotationError for anything else."""
+    found = content.get(key)
+    names = found
+    if isinstance(found, dict) and set(found) == {str(index) for index in range(len(found))}:
+        names = [found[str(index)] for index in range(len(found))]
+    if isinstance(names, list) and names and all(isinstance(name, str) for name in names):
+        return names
+    raise AnnotationError(path, f'`{key}` must name the channels, as {{"0": "CT"}}, got {found!r:.80}', "correct the file")
+
+
+def column_names(names: Sequence[str], notes: Notes) -> list[str]:
+    """Names that can head a column: signs that cannot stand there become '_'; a note says which.
+
+    >>> column_names(["Prostate (PZ)", "edema/tumour"], Notes())
+    ['Prostate _PZ', 'edema_tumour']
+    """
+    result: list[str] = []
+    for number, name in enumerate(names, start=1):
+        plain = re.sub(r"[^\w .+-]+", "_", name.strip()).strip("_ .+-")[:60]
+        if not re.match(r"[A-Za-z0-9]", plain):
+            plain = f"class_{number}"
+        if plain in result or (plain == BACKGROUND and name != BACKGROUND):
+            plain = f"{plain}_{number}"
+        if plain != name:
+            notes.add("a name that cannot head a column was changed", f"{name!r} -> {plain!r}")
+        result.append(plain)
+    return result
+
+
+def described_as(
+    out: Path, labels: LabelSet, name: str | None, stated: str, facts: Mapping[str, str], under: MasksUnder = "data_root"
+) -> Dataset:
+    """The Dataset of a set that describes itself: `labels` and `facts`, or the dataset.yaml in `out`, which must agree in the labels.
+
+    name: as the user gave it.  stated: as the set's own description does; used where there is no other.
+    """
+    there = (out / DATASET_FILE).exists()
+    own = re.sub(r"[^\w.-]+", "_", stated, flags=re.ASCII).strip("_.-")
+    dataset = described(out, labels.foreground, name if there else name or own or None, under, [])
+    if not there:
+        return dataset.model_copy(update={"labels": labels, **facts})
+    if dataset.labels.ignore_id != labels.ignore_id:
+        rule = f"it says ignore_id {dataset.labels.ignore_id}, the set's own description {labels.ignore_id}"
+        raise ManifestError(out / DATASET_FILE, rule, "correct the file")
+    return dataset
+
+
+# --- one case
+
+
+def record_of(case: Case, root: Path, labels: LabelSet) -> tuple[Record, list[str]]:
+    """(record, notes) of a case whose files decode to their last voxel and fit each other.
+
+    image_sha256: of the file's bytes; of several channel files, the SHA-256 of their hex digests one after the other. Raises
+    ImageError, LabelError or AnnotationError.
+    """
+    header = _image_header(case)
+    notes = _notes(case.images[0], header)
+    digests = [hashed(path) for path in case.images]
+    record = Record(
+        case.sample_id, relative(case.images[0], root), Size(header.shape[1], header.shape[0]), combined(digests),
+        depth_px=header.shape[2], spacing_mm=rounded(header.spacing_mm),
+    )  # fmt: skip
+    if case.mask is None:
+        return record, notes
+    check_fit(case.images[0], header, case.mask, read_header(case.mask))
+    counts = id_counts(read_label_volume(case.mask))
+    check_ids(counts, labels, case.mask)
+    px = {name: int(counts[class_id]) for class_id, name in labels.classes.items()}
+    if forms_disagree(case.mask):
+        notes.append(f"the mask's {TORN}")
+    return replace(record, mask=relative(case.mask, root), mask_sha256=hashed(case.mask), px=px), notes
+
+
+def _image_header(case: Case) -> Header:
+    """The header of the first file, after reading all of them to the end; the channels must lie on one grid."""
+    headers = [verify_volume(path) for path in case.images]
+    for path, header in zip(case.images, headers, strict=True):
+        if header.channels != case.channels:
+            rule = f"its fourth axis holds {header.channels} channels, {case.channels} expected"
+            fix = "name the channels in a dataset.json (import decathlon), or save one volume a file"
+            raise ImageError(path, rule, fix if case.channels == 1 else "correct the list of modalities, or the file")
+        if path is not case.images[0]:
+            check_fit(case.images[0], headers[0], path, header, "the channel")
+    return headers[0]
+
+
+def _notes(path: Path, header: Header) -> list[str]:
+    return [*([] if header.placed else [UNPLACED]), *([TORN] if forms_disagree(path) else [])]
+
+
+def combined(digests: Sequence[str]) -> str:
+    """One digest for the files of one image: its own where it is one file, else the SHA-256 of the hex digests in order."""
+    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
+def rounded(spacing_mm: tuple[float, float, float]) -> Spacing:
+    """Spacing to a millionth of a millimetre: an affine in float32 holds no more."""
+    x, y, z = (round(value, 6) or value for value in spacing_mm)
+    return x, y, z
+
+
+def check_fit(image: Path, header: Header, other: Path, found: Header, what: str = "the mask") -> None:
+    """ImageError where a mask (or channel) lies on another grid than its image: shape, orientation or affine."""
+    fix = "resample it onto the image's grid, or take the image it was drawn on"
+    if found.shape != header.shape:
+        rule = f"{what} is {_shape(found)}, its image {image.name} is {_shape(header)}"
+        raise ImageError(other, rule, fix)
+    if same_affine(header.affine, found.affine):
+        return
+    shown = f"the image's is {_matrix(header.affine)}, {what}'s {_matrix(found.affine)}"
+    if found.orientation != header.orientation:
+        rule = f"the image {image.name} is {header.orientation}, {what} {found.orientation}: the affines differ, {shown}"
+        raise ImageError(other, rule, "write both in one orientation (the voxels too, not the header alone)")
+    raise ImageError(other, f"{what} lies elsewhere than its image {image.name}: of the affines, {shown}", fix)
+
+
+def _shape(header: Header) -> str:
+    return " x ".join(map(str, (*header.shape, *([header.channels] if header.channels > 1 else []))))
+
+
+def _matrix(affine: np.ndarray) -> str:
+    return "[" + "; ".join(" ".join(f"{value:.6g}" for value in row) for row in affine[:3]) + "]"
+
+
+def check_ids(counts: np.ndarray, labels: LabelSet, path: Path) -> None:
+    """LabelError for ids that are no class, and for {0, 255}, where 255 would silently be the ignore id. counts: (256,)."""
+    values = np.flatnonzero(counts).astype(np.uint8)
+    if labels.ignore_id == 255 and 255 in values and set(values.tolist()) <= {0, 255}:
+        shown = "only 255" if len(values) == 1 else "only 0 and 255"
+        rule = f"the mask holds {shown}; 255 is the ignore id, so nothing would be {' or '.join(labels.foreground)}"
+        raise LabelError(path, rule, f"convert 255 to {labels.id_of(labels.foreground[0])}, or set another ignore_id in dataset.yaml")
+    labels.check(values, path)
+
+
+# --- all of them
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What the end of an import needs to know. how: goes to import.json."""
+
+    out: Path
+    root: Path
+    dataset: Dataset
+    how: Mapping[str, object]
+    group_pattern: str | None = None
+    skip_refused: bool = False
+    on_progress: Progress | None = None
+
+
+def import_cases(
+    cases: Sequence[Case],
+    job: Job,
+    refused: list[MedsegError],
+    notes: Notes,
+    work: Callable[[Case], tuple[Record, list[str]]] | None = None,
+) -> ImportReport:
+    """Check every case and write the manifest, or raise one error naming all that cannot be imported (unless skip_refused)."""
+    records: list[Record] = []
+    work = work or partial(record_of, root=job.root, labels=job.dataset.labels)
+    for result in each(work, cases, counter(len(cases), job.on_progress)):
+        if isinstance(result, MedsegError):
+            refused.append(result)
+            continue
+        records.append(result[0])
+        for note in result[1]:
+            notes.add(note, result[0].sample_id)
+    records, clashes = without_clashes(records)
+    refused += clashes
+    if not job.skip_refused or not records:
+        raise_refused(refused, str(job.root))
+    if not records:
+        raise AnnotationError(job.root, "no volume to import", "check the path")
+    note_twins(records, notes)
+    write_all(job.out, frame_of(records, job.dataset.labels, job.group_pattern), job.dataset, how=job.how)
+    rows = refused_rows(refused, job.root)
+    write_refused(job.out, rows)
+    labelled = sum(record.mask is not None for record in records)
+    return ImportReport(job.out, labelled, len(records) - labelled, rows, notes.lines(), job.root)

@@ -1,0 +1,96 @@
+"""The ledger: each scoring of test rows is one line, nothing is lost between processes, and a read-only folder costs no scores."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from medseg import api
+from medseg.manifest import ledger
+from medseg.manifest.ledger import append, count, ledger_path, read_ledger, record_scoring
+from medseg.manifest.schema import Manifest, Split
+from medseg.manifest.split import make_split
+from medseg.manifest.table import split_names
+from tests.tiny import make_all
+
+Make = Callable[[list[dict[str, Any]]], Manifest]
+
+
+@pytest.fixture
+def split(make_manifest: Make) -> Split:
+    return make_split(make_manifest([{}] * 10), "main")
+
+
+def test_scorings_of_test_are_counted(split: Split) -> None:
+    assert [record_scoring(split, "test", "runs/a", "best") for _ in range(3)] == [1, 2, 3]
+    assert record_scoring(split, "val", "runs/a", "best") is None and count(split) == 3
+    line = json.loads(ledger_path(split.path).read_text().splitlines()[0])
+    assert {key: line[key] for key in ("event", "run", "checkpoint", "split_sha256", "rows")} == {
+        "event": "scoring", "run": "runs/a", "checkpoint": "best", "split_sha256": split.digest, "rows": 2,
+    }  # fmt: skip
+    assert line["time"].endswith("+00:00") and line["medseg"]
+
+
+def test_another_split_with_the_same_test_rows_counts(make_manifest: Make, split: Split) -> None:
+    manifest = make_manifest([{}] * 10)
+    record_scoring(split, "test", "a", "best")
+    other = make_split(manifest, "cv", seed=9, folds=2)
+    assert other.ids("test") == split.ids("test") and record_scoring(other, "test", "b", "best") == 2
+    assert split_names(manifest) == ["cv", "main"]
+
+
+def test_an_unlock_is_no_scoring(split: Split) -> None:
+    ledger.record_unlock(split.path, "why", {"rows": 1})
+    assert record_scoring(split, "test", "a", "best") == 1
+
+
+def test_a_line_cut_short_swallows_nothing(split: Split, caplog: pytest.LogCaptureFixture) -> None:
+    record_scoring(split, "test", "a", "best")
+    path = ledger_path(split.path)
+    path.write_text(path.read_text() + '{"event": "sco')
+    assert record_scoring(split, "test", "b", "best") == 2
+    assert "main.ledger.jsonl line 2 is unreadable and not counted" in caplog.text
+    assert [line["run"] for line in read_ledger(path)] == ["a", "b"]
+
+
+def test_a_ledger_that_cannot_be_written_warns(split: Split, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> int:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "open", refuse)
+    assert record_scoring(split, "test", "a", "best") is None
+    assert "main.ledger.jsonl cannot be written (Permission denied): this scoring is not counted" in caplog.text
+
+
+def _append_many(path: Path, name: str) -> None:
+    for number in range(200):
+        append(path, "scoring", {"run": f"{name}{number}", "long": "x" * 3000})
+
+
+def test_two_processes_lose_no_line(tmp_path: Path) -> None:
+    path = tmp_path / "main.ledger.jsonl"
+    workers = [multiprocessing.get_context("spawn").Process(target=_append_many, args=(path, name)) for name in "ab"]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert sorted(line["run"] for line in read_ledger(path)) == sorted(f"{name}{number}" for name in "ab" for number in range(200))
+
+
+def test_an_evaluation_on_test_is_in_the_ledger(tmp_path: Path) -> None:
+    _, split, data_root, experiment = make_all(tmp_path)
+    run = api.train(experiment, ["train.epochs=1"], data_root, tmp_path / "runs")
+    assert not ledger_path(split.path).exists()
+    first = api.evaluate(run.path, "test", data_root)
+    scores = (first.folder / "scores.json").read_bytes()
+    assert api.evaluate(run.path, "val", data_root).test_scorings is None
+    second = api.evaluate(run.path, "test", data_root)
+    assert (first.test_scorings, second.test_scorings) == (1, 2)
+    assert (second.folder / "scores.json").read_bytes() == scores
+    assert [(line["run"], line["checkpoint"]) for line in read_ledger(ledger_path(split.path))] == [(run.id, "best")] * 2
