@@ -10,6 +10,7 @@ MEDSEG    := $(BIN)/medseg
 
 # ---- what the targets below take, as in `make evaluate RUN=runs/<id> SPLIT=test` ----
 EXP       ?=
+MANIFEST  ?=
 RUN       ?=
 RUNS      ?=
 IMAGES    ?=
@@ -31,7 +32,7 @@ DEMO_DATA     := data/phantom
 DEMO_MANIFEST := data_manifests/phantom/v1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo phantom experiment train evaluate predict compare record results reference mlflow-ui \
+.PHONY: help setup demo phantom check experiment train evaluate predict compare record results reference mlflow-ui \
         test test-slow lint format bench clean distclean
 
 help: ## list the targets
@@ -59,9 +60,14 @@ demo: phantom ## draw the phantom, train, evaluate on its test split, print the 
 
 phantom: $(INSTALLED) ## draw the phantom data set, import it and split it
 	$(MEDSEG) phantom --out $(DEMO_DATA) --count $(DEMO_COUNT) --seed $(DEMO_SEED)
-	rm -rf $(DEMO_MANIFEST)/manifest.csv $(DEMO_MANIFEST)/masks $(addprefix $(DEMO_MANIFEST)/splits/$(DEMO_SPLIT),.csv .ledger.jsonl)
+	rm -rf $(DEMO_MANIFEST)/manifest.csv $(DEMO_MANIFEST)/masks $(DEMO_MANIFEST)/instances $(addprefix $(DEMO_MANIFEST)/splits/$(DEMO_SPLIT),.csv .ledger.jsonl)
 	$(MEDSEG) manifest import labelme $(DEMO_DATA) --out $(DEMO_MANIFEST)
 	$(MEDSEG) manifest split $(DEMO_MANIFEST) --name $(DEMO_SPLIT) --ratios $(DEMO_RATIOS) --seed $(DEMO_SEED)
+
+# ---- manifests ----
+
+check: need-MANIFEST need-DATA_ROOT $(INSTALLED) ## look at every image and mask of a manifest: MANIFEST= DATA_ROOT= [ARGS="--html check.html"]
+	$(MEDSEG) manifest check "$(MANIFEST)" --data-root "$(DATA_ROOT)" $(ARGS)
 
 # ---- experiments ----
 
@@ -126,6 +132,7 @@ distclean: clean ## remove the virtual environment too
 
 # ---- `need-NAME` stops where NAME is empty, before anything is installed or run ----
 
+EXAMPLE_check      = make check MANIFEST=data_manifests/tongue/v1 DATA_ROOT=/data/tongue
 EXAMPLE_experiment = make experiment EXP=tongue/unet DATA_ROOT=/data/tongue
 EXAMPLE_train      = make train EXP=tongue/unet DATA_ROOT=/data/tongue
 EXAMPLE_evaluate   = make evaluate RUN=runs/<id> DATA_ROOT=/data/tongue

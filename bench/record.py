@@ -8,11 +8,12 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from medseg.environment import describe_environment
+from medseg.environment import describe_environment, describe_git
 from medseg.errors import RunError
 from medseg.report.tables import read_scores
 from medseg.runfolder import RunFolder, open_run
@@ -36,6 +37,13 @@ def append(record: dict[str, Any]) -> Path:
     with path.open("a", encoding="utf-8") as stream:
         stream.write(json.dumps({"date": date, "machine": machine(), **record}, sort_keys=True) + "\n")
     return path
+
+
+def proof(name: str, command: str, figures: Mapping[str, Any]) -> Path:
+    """Append what one script measured: the figures by name, and the command that measures them again."""
+    git = describe_git(Path.cwd())
+    commit = f"{git['commit']}{'+' if git['dirty'] else ''}"
+    return append({"what": "proof", "name": name, "command": command, "figures": dict(figures), "commit": commit})
 
 
 def lines(path: Path) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ python bench/results.py
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -85,10 +85,33 @@ def others(records: Iterable[dict[str, Any]]) -> list[str]:
     return ["## Commands", "", *markdown_table(["What", "Outcome", "Date", "Machine", "Commit"], rows), ""] if rows else []
 
 
+def proofs(records: Iterable[dict[str, Any]]) -> list[str]:
+    """What single scripts measured: the last line of each, under its name."""
+    last = {record["name"]: record for record in records if record["what"] == "proof"}
+    text: list[str] = []
+    for name, record in last.items():
+        rows = [[key, str(value)] for key, value in _flat(record["figures"])]
+        place = f"{record['date']}, {record['machine']}, commit {_short(record['commit'])}"
+        text += [f"## {name}", "", f"`{record['command']}` ({place})", "", *markdown_table(["What", "Measured"], rows), ""]
+    return text
+
+
+def _short(commit: str) -> str:
+    return commit[:10] + ("+, with uncommitted changes" if commit.endswith("+") else "")
+
+
+def _flat(figures: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in figures.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}: ")
+        else:
+            yield f"{prefix}{key}".replace("_", " "), ", ".join(map(str, value)) if isinstance(value, list) else value
+
+
 def page() -> str:
     """The whole page."""
     every = [record for path in sorted(RESULTS.glob("*.jsonl")) for record in lines(path)]
-    parts = [HEAD, *experiments(r for r in every if r["what"] == "experiment"), *others(every)]
+    parts = [HEAD, *experiments(r for r in every if r["what"] == "experiment"), *others(every), *proofs(every)]
     return "\n".join(parts).rstrip() + "\n"
 
 

@@ -28,6 +28,7 @@ BLOCK = 1 << 22  # pixels counted at a time
 FEW = 10  # fewer than a tenth of the files do not change how the rest is read
 WHITE = 255
 SHOWN = 8
+MOST = 0.75  # share of the files that show a colour, from which its index there is the set's
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,13 +242,16 @@ def _with_given(result: ValueMap | Refusal, content: Content, given: Mapping[int
 def _decide_values(group: Sequence[Content], labels: LabelSet) -> list[ValueMap | Refusal]:
     """Grey or palette files: a palette's colours where they say otherwise than the indices, else ids, two values or grey steps."""
     by_colour = [_palette_map(content, labels) for content in group]
+    usual = _usual_indices([content for content, found in zip(group, by_colour, strict=True) if found is None])
+    by_colour = [found or _by_usual(content, usual, labels) for content, found in zip(group, by_colour, strict=True)]
     rest = [content for content, found in zip(group, by_colour, strict=True) if found is None]
     clashing = _clashing_colours(rest)
     results = iter(_decide_plain(rest, labels))
     decided: list[ValueMap | Refusal] = []
     for content, found in zip(group, by_colour, strict=True):
         result = found if found is not None else next(results)
-        clash = next((colour for colour in content.colours if colour in clashing), None) if found is None else None
+        strays = _unusual(content, usual) if found is None else []
+        clash = next((colour for colour in strays if colour in clashing), None)
         decided.append(_palettes_disagree(clash, clashing) if clash is not None else result)
     return decided
 
@@ -437,6 +441,36 @@ def _grey_colours(content: Content, labels: LabelSet) -> ValueMap | None:
     return _told("colours", {value: legal[value * 0x010101] for value in content.values}, labels)
 
 
+def _usual_indices(group: Sequence[Content]) -> dict[tuple[int, int, int], int]:
+    """Colour -> its index in the palettes of MOST of the files that show it; empty where two colours would have one index."""
+    places: dict[tuple[int, int, int], Counter[int]] = {}
+    for content in group:
+        if content.colours and len(set(content.colours)) == len(content.colours) > 1:
+            for value, colour in zip(content.values, content.colours, strict=True):
+                places.setdefault(colour, Counter())[value] += 1
+    top = {colour: indices.most_common(1)[0] for colour, indices in places.items()}
+    usual = {colour: index for colour, (index, times) in top.items() if times >= MOST * places[colour].total()}
+    return usual if len(set(usual.values())) == len(usual) else {}
+
+
+def _unusual(content: Content, usual: Mapping[tuple[int, int, int], int]) -> list[tuple[int, int, int]]:
+    """The colours of a palette file that are not where most of the set has them."""
+    return [colour for value, colour in zip(content.values, content.colours, strict=False) if usual.get(colour) != value]
+
+
+def _by_usual(content: Content, usual: Mapping[tuple[int, int, int], int], labels: LabelSet) -> ValueMap | None:
+    """A palette file that numbers its colours otherwise than most of the set; None where it agrees, or shows another colour."""
+    legal = {*labels.classes, labels.ignore_id}
+    if len(set(content.colours)) < max(2, len(content.values)) or not all(usual.get(colour) in legal for colour in content.colours):
+        return None
+    table = {value: usual[colour] for value, colour in zip(content.values, content.colours, strict=True)}
+    if all(value == class_id for value, class_id in table.items()):
+        return None
+    shown = _names([packed(colour) for colour in content.colours], "colour")
+    said = f"the palette's colours {shown} {_are(table)} read as {_meaning(table.values(), labels)}, as in the palettes of most masks"
+    return ValueMap("palette_colours", table, said)
+
+
 def _clashing_colours(group: Sequence[Content]) -> dict[tuple[int, int, int], set[int]]:
     """Colours that stand at several indices over the palettes of a set: there the index cannot be the class."""
     places: dict[tuple[int, int, int], set[int]] = {}
@@ -450,7 +484,7 @@ def _clashing_colours(group: Sequence[Content]) -> dict[tuple[int, int, int], se
 def _palettes_disagree(colour: tuple[int, int, int], clashing: Mapping[tuple[int, int, int], set[int]]) -> Refusal:
     indices = _listed(sorted(clashing[colour]))
     rule = f"the palettes of the set disagree: the colour {_hex(packed(colour))} has the indices {indices} in different files"
-    return Refusal("outside", rule, "name the colours in dataset.yaml (labels.colours), or export the masks with one palette")
+    return Refusal("palette_colours", rule, "name the colours in dataset.yaml (labels.colours), or export the masks with one palette")
 
 
 def _decide_colours(group: Sequence[Content], labels: LabelSet) -> list[ValueMap | Refusal]:

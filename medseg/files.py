@@ -20,6 +20,7 @@ MAX_JSON_BYTES = 128 * 1024**2  # a labelme file that carries its image may be l
 MAX_JSON_WEIGHT = 384 * 1024**2
 _JSON_COSTS = {b",": 40, b"[": 64, b"{": 200, b'"': 30}  # bytes that Python takes for a number, a list, a dict, half a string
 
+
 @contextmanager
 def staged_folder(target: Path) -> Iterator[Path]:
     """Yield an empty folder beside `target` that takes its place on success; on an error it is removed and `target` stays as it was."""

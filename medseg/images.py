@@ -217,7 +217,7 @@ def _check_mask_header(image: Image.Image, path: Path) -> None:
     if getattr(image, "is_animated", False):
         raise ImageError(path, "the file holds more than one page, a mask is one", "export one page a file")
     known = (*_COLOUR_MODES, *_SIXTEEN_BIT, "1", "L", "P", "LA", "PA")
-    deep_colour = image.mode in (*_COLOUR_MODES, "LA") and any("16" in str(tile[3]) for tile in getattr(image, "tile", []))
+    deep_colour = image.mode in (*_COLOUR_MODES, "LA") and any(";16" in raw for raw in _raw_modes(image))
     if image.mode not in known or deep_colour:
         found = f"{image.mode} with 16 bits a channel" if deep_colour else image.mode
         rule = f"a mask must hold class ids in one channel or 8-bit RGB colours, this one is {found}"
@@ -225,6 +225,12 @@ def _check_mask_header(image: Image.Image, path: Path) -> None:
     if image.mode in (*_COLOUR_MODES, "I", "F") and image.width * image.height > MAX_WIDE_PIXELS:
         rule = f"{image.width} x {image.height} pixels, the limit for a mask of mode {image.mode} is {MAX_WIDE_PIXELS:,} in all"
         raise ImageTooLargeError(path, rule, "export it as an 8-bit palette PNG")
+
+
+def _raw_modes(image: Image.Image) -> list[str]:
+    """How the file's samples are packed, such as "RGB;16B"; beside it a decoder's arguments hold strides and the like."""
+    arguments = [tile[3] for tile in getattr(image, "tile", [])]
+    return [str(argument[0] if isinstance(argument, tuple) else argument) for argument in arguments]
 
 
 def _without_alpha(image: Image.Image, path: Path) -> Image.Image:

@@ -273,3 +273,9 @@ def test_a_bomb_in_a_text_chunk(tmp_path, kind):
             ImageError, match=r"m.png: (not a readable image|the image is truncated or damaged) \(Decompressed data too large"
         ):
             read(tmp_path / "m.png")
+
+
+def test_a_row_stride_of_sixteen_bytes_is_not_taken_for_sixteen_bits(tmp_path: Path) -> None:
+    """A BMP's decoder is told its stride: 16 bytes for five RGB pixels."""
+    Image.new("RGB", (5, 3), (7, 7, 7)).save(tmp_path / "narrow.bmp")
+    assert (images.read_raw_mask(tmp_path / "narrow.bmp").values == 7).all()

@@ -66,28 +66,23 @@ def _fix(report: Report, out: Path) -> None:
 
 
 def _print_findings(report: Report) -> None:
-    from collections import Counter
-
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
-    from medseg.manifest.check.findings import CODES
+    from medseg.manifest.check.findings import CODES, ranked
 
-    counted = Counter(finding.code for finding in report.findings)
     table = Table("severity", "code", "row", "sample", "what is wrong", box=None, pad_edge=False)
-    shown: Counter[str] = Counter()
-    for finding in report.findings:
-        shown[finding.code] += 1
-        if shown[finding.code] <= SHOWN:
+    for code, _ in ranked(report.findings):
+        for finding in [finding for finding in report.findings if finding.code == code][:SHOWN]:
             where = (str(finding.row or ""), finding.sample_id or finding.file)
             table.add_row(finding.severity, finding.code, *map(escape, (*where, finding.rule)))
     if report.findings:
         Console().print(table)
-    for code in (code for code in CODES if counted[code]):
+    for code, count in ranked(report.findings):
         fix = next(finding.fix for finding in report.findings if finding.code == code)
-        more = f" ({SHOWN} shown; all by --json or --html)" if counted[code] > SHOWN else ""
-        print(f"{CODES[code]} {code}: {counted[code]}{more}; way out: {fix}")
+        more = f" ({SHOWN} shown; all by --json or --html)" if count > SHOWN else ""
+        print(f"{CODES[code]} {code}: {count}{more}; way out: {fix}")
     print(f"{len(report.manifest)} rows checked, {report.flagged()} with a finding, {len(report.findings)} findings")
 
 

@@ -6,6 +6,7 @@ What an archive declares of itself is not believed: bytes are counted as they ar
 from __future__ import annotations
 
 import gzip
+import io
 import stat
 import struct
 import tarfile
@@ -157,10 +158,13 @@ def _zip_member(opened: zipfile.ZipFile, info: zipfile.ZipInfo) -> _Member:
 
 
 def _tar_members(opened: tarfile.TarFile) -> Iterator[_Member]:
+    def opener(info: tarfile.TarInfo) -> Callable[[], IO[bytes]]:
+        return lambda: opened.extractfile(info) or io.BytesIO()
+
     while (info := opened.next()) is not None:
         kind = "file" if info.isreg() else "folder" if info.isdir() else "link" if info.issym() or info.islnk() else "device"
-        yield _Member(info.name, kind, lambda info=info: opened.extractfile(info))  # type: ignore[misc]
-        opened.members = []  # it would keep the header of every member
+        yield _Member(info.name, kind, opener(info))
+        opened.members = []  # type: ignore[attr-defined]  # it would keep the header of every member
 
 
 class _Bounded:

@@ -28,7 +28,7 @@ class Locks:
 
     def with_groups(self, group_of: Mapping[str, str]) -> dict[str, Path]:
         """`test`, and every sample that shares a group with a row of it."""
-        groups = {group_of[sample]: path for sample, path in reversed(self.test.items()) if sample in group_of}
+        groups = {group_of[sample]: path for sample, path in reversed(list(self.test.items())) if sample in group_of}
         return {sample: groups[group] for sample, group in group_of.items() if group in groups}
 
 

@@ -17,6 +17,7 @@ from medseg.files import sha256_array, sha256_file
 from medseg.images import Inspected, RawMask, inspect_image, read_raw_mask
 from medseg.labels import LabelSet
 from medseg.manifest.check.shapes import Blemishes, blemishes_of, border_shares, follows_stored
+from medseg.manifest.check.whole import damage_of
 from medseg.manifest.near import middle_slice, thumbnail
 from medseg.types import Row
 from medseg.volumes import Header, forms_disagree, is_volume, read_header, read_volume, same_affine
@@ -28,6 +29,10 @@ FORMATS = {
     ".webp": ("WEBP",), ".gif": ("GIF",),
 }  # fmt: skip
 LOSSY = ("JPEG", "MPO")
+
+
+class FractionError(ImageError):
+    """A label volume whose values are no whole numbers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +120,7 @@ def _photograph(job: Job, path: Path, facts: Facts) -> Seen:
     image = found.image_HWC
     height, width = image.shape[:2]
     _check_hash(facts, path, job.row.image_sha256, image if job.image_derived else None)
+    _check_whole(facts, path)
     _check_extension(facts, path, found.format)
     _check_looks(facts, path, found)
     if (height, width) != tuple(job.row.size):
@@ -126,6 +132,11 @@ def _photograph(job: Job, path: Path, facts: Facts) -> Seen:
 
 
 _AGAIN = "put the annotated file back, or import the set again as a new version"
+
+
+def _check_whole(facts: Facts, path: Path) -> None:
+    if (damage := damage_of(path)) is not None:
+        facts.add("file-unreadable", path, damage, "copy the file again from where it was whole")
 
 
 def _check_extension(facts: Facts, path: Path, found: str) -> None:
@@ -217,13 +228,14 @@ def _examine_mask(job: Job, labels: LabelSet, seen: Seen | None, facts: Facts) -
     try:
         raw = raw_volume(path) if is_volume(path) else read_raw_mask(path)
     except MedsegError as error:
-        facts.add("file-unreadable", path, error.rule, error.fix)
+        facts.add("interpolated-mask" if isinstance(error, FractionError) else "file-unreadable", path, error.rule, error.fix)
         _check_hash(facts, path, None if job.mask_derived else job.row.mask_sha256, None)
         return
     _check_mask_hash(job, path, raw, facts)
     if is_volume(path):
         _check_volume_grid(path, raw, seen, facts)
     else:
+        _check_whole(facts, path)
         _check_extension(facts, path, raw.format)
         if raw.format in LOSSY:
             facts.add("lossy-mask", path, "a mask in a lossy format: its values blur when it is saved again", "store it as PNG")
@@ -238,7 +250,9 @@ def raw_volume(path: Path) -> RawMask:
     array, _ = read_volume(path)
     if array.dtype.kind == "f":
         if not np.isfinite(array).all() or (array != np.rint(array)).any():
-            raise ImageError(path, "label values must be whole numbers", "resample labels by the nearest neighbour only")
+            strays = int((~(array == np.rint(array))).sum())
+            rule = f"{strays:,} voxels hold fractions: labels were interpolated, or these are probabilities"
+            raise FractionError(path, rule, "resample labels by the nearest neighbour only")
         array = array.astype(np.int32)
     if array.ndim != 3:
         raise ImageError(path, f"a label volume has three axes, this one is {_by(array.shape)}", "export the class ids as one volume")

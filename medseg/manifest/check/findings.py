@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -72,6 +73,12 @@ class Finding:
     def as_json(self) -> dict[str, Any]:
         """The finding as a JSON object."""
         return {"code": self.code, "severity": self.severity, **{k: v for k, v in asdict(self).items() if k != "code"}}
+
+
+def ranked(findings: Sequence[Finding]) -> list[tuple[str, int]]:
+    """(code, findings of it): errors first, the rarer before the more frequent, because what is everywhere hides what is rare."""
+    counted = Counter(finding.code for finding in findings)
+    return sorted(counted.items(), key=lambda item: (CODES[item[0]], item[1], item[0]))
 
 
 def exit_code(findings: Sequence[Finding], strict: bool) -> int:

@@ -150,7 +150,7 @@ class _Repairer:
 
     def _unlabelled(self, row: Row, codes: dict[str, Finding], cells: dict[str, object]) -> dict[str, object]:
         if row.mask is not None:
-            code = next((code for code in NO_IMAGE if code in codes), "file-unreadable")
+            code = next((code for code in (*NO_IMAGE, "interpolated-mask") if code in codes), "file-unreadable")
             self._say(row, code, codes[code].rule if code in codes else "the mask cannot be read", "mask", "unlabelled")
         return _without_mask(cells)
 

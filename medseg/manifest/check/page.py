@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from html import escape
@@ -16,7 +15,7 @@ from medseg.errors import MedsegError
 from medseg.files import write_text
 from medseg.images import encode_jpeg, read_image, read_raw_mask, resize_image, resize_mask
 from medseg.manifest.check.doctor import Report
-from medseg.manifest.check.findings import CODES, Finding
+from medseg.manifest.check.findings import CODES, Finding, ranked
 from medseg.manifest.near import middle_slice
 from medseg.manifest.schema import Manifest
 from medseg.types import Row, Size
@@ -45,16 +44,14 @@ def write_page(report: Report, path: Path, on_progress: Progress | None = None) 
     pictures = _Pictures(report.manifest, report.data_root)
     sections = []
     done = 0
-    for code in CODES:
-        findings = [finding for finding in report.findings if finding.code == code]
-        if findings:
-            shown = []
-            for finding in findings:
-                shown.append(_article(finding, pictures if done < PICTURES else None))
-                done += 1
-                if on_progress:
-                    on_progress(done, len(report.findings))
-            sections.append(f'<h2 id="{code}" class="{CODES[code]}">{code} ({len(findings)})</h2>{"".join(shown)}')
+    for code, count in ranked(report.findings):
+        shown = []
+        for finding in (finding for finding in report.findings if finding.code == code):
+            shown.append(_article(finding, pictures if done < PICTURES else None))
+            done += 1
+            if on_progress:
+                on_progress(done, len(report.findings))
+        sections.append(f'<h2 id="{code}" class="{CODES[code]}">{code} ({count})</h2>{"".join(shown)}')
     write_text(path, _html(report, sections))
 
 
@@ -74,11 +71,9 @@ def _html(report: Report, sections: Sequence[str]) -> str:
 
 
 def _summary(findings: Sequence[Finding]) -> str:
-    counted = Counter(finding.code for finding in findings)
     lines = [
-        f'<tr><td class="{CODES[code]}">{CODES[code]}</td><td><a href="#{code}">{code}</a></td><td class="n">{counted[code]}</td></tr>'
-        for code in CODES
-        if counted[code]
+        f'<tr><td class="{CODES[code]}">{CODES[code]}</td><td><a href="#{code}">{code}</a></td><td class="n">{count}</td></tr>'
+        for code, count in ranked(findings)
     ]
     return f"<table><tr><th>severity</th><th>code</th><th>findings</th></tr>{''.join(lines)}</table>" if lines else ""
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from medseg.conventions import Kind, Refusal, ValueMap, decide
+from medseg.conventions import Content, Kind, Refusal, ValueMap, decide
 from medseg.labels import LabelSet
 from medseg.manifest.check.facts import Facts
 from medseg.manifest.check.findings import Finding
@@ -65,12 +65,11 @@ def conventions(seen: Seen) -> Iterator[Finding]:
     """Masks that are no id masks, and those whose convention is not the one of most masks."""
     found = readings(seen)
     kinds = {sample: _kind(reading) for sample, reading in found.items()}
+    contents = {facts.sample_id: facts.content for facts in seen.facts}
     for sample, reading in found.items():
-        if (code := KIND_CODES.get(kinds[sample])) is not None:
-            rule, fix = (
-                (reading.rule, reading.fix) if isinstance(reading, Refusal) else (f"the mask is no id mask: {reading.said}", _CONVERT)
-            )
-            yield Finding(code, rule, fix, sample_id=sample)
+        told = (reading.rule, reading.fix) if isinstance(reading, Refusal) else (f"the mask is no id mask: {reading.said}", _CONVERT)
+        for code in codes_of(reading, contents[sample], seen.labels):
+            yield Finding(code, *told, sample_id=sample)
     counted = Counter(kind for kind in kinds.values() if kind not in ("interpolated", "outside"))
     if len(counted) > 1:
         most = counted.most_common(1)[0][0]
@@ -79,6 +78,22 @@ def conventions(seen: Seen) -> Iterator[Finding]:
             if kind in counted and kind != most:
                 rule = f"this mask holds {_WORDS[kind]}, most of the set {_WORDS[most]} ({shares})"
                 yield Finding("mixed-conventions", rule, _CONVERT, sample_id=sample)
+
+
+def codes_of(reading: ValueMap | Refusal, content: Content | None, labels: LabelSet) -> list[str]:
+    """The findings for a reading, none for ids. A file of colours is called so even where no class is known by them; values that the
+    set does not explain are outside the classes, and also what the file would be on its own (0 and 128 among ids)."""
+    kind = _kind(reading)
+    if content is not None and isinstance(reading, Refusal) and kind in ("outside", "two_valued"):
+        if content.kind_of_file == "colour":
+            return [KIND_CODES["colours"]]
+        alone = _kind(decide([content], labels)[0])
+        strange = kind == "outside" or content.values[-1] not in (255, labels.ignore_id)
+        codes = {KIND_CODES["outside"]} if strange else set()
+        return sorted(codes | {KIND_CODES[one] for one in (kind, alone) if one in KIND_CODES})
+    if content is not None and content.kind_of_file == "colour" and kind == "two_valued":
+        return [KIND_CODES["colours"]]
+    return [KIND_CODES[kind]] if kind in KIND_CODES else []
 
 
 _CONVERT = "import the set again, which maps it, or repair it by `--fix`"
@@ -120,10 +135,12 @@ def inverted(seen: Seen) -> Iterator[Finding]:
             yield _inverted_set(seen, known, odd)
         return
     usual = float(np.median([_foreground_share(facts) for facts in sound]))
+    held = float(np.percentile([1 - facts.border.get(0, 0.0) for facts in sound], 90))
+    leeway = 0.1 + 2 * max(0.0, ON_BORDER - held)  # where organs never reach the border, one around it needs no area to tell
     for facts in odd:
         class_id = enclosing(facts)
         share, exchanged = _foreground_share(facts), 1 - facts.class_px[class_id] / max(1, sum(facts.class_px.values()))
-        if abs(exchanged - usual) <= abs(share - usual) + 0.1:
+        if abs(exchanged - usual) <= abs(share - usual) + leeway:
             name = seen.labels.classes[class_id]
             rule = (
                 f"the mask seems inverted: {name} holds {facts.border[class_id]:.0%} of its border and the foreground {share:.0%} of its "

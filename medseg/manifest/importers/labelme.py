@@ -459,7 +459,10 @@ def _find_image(stated: Any, path: Path, root: Path) -> tuple[Path | None, list[
         return _namesake(path, [])
     target = Path(os.path.normpath(path.parent / posix(stated)))
     drive = posix(stated)[1:3] == ":/"
-    if drive or not (target.is_relative_to(root) and target.resolve().is_relative_to(root)):
+    if not drive and target.is_relative_to(root) and not target.resolve().is_relative_to(root):
+        rule = f"imagePath {shown(stated)} is a symbolic link out of {root}"
+        raise AnnotationError(path, rule, "put the file itself there")
+    if drive or not target.is_relative_to(root):
         fix = f"import the folder that holds both, or correct imagePath to {shown(Path(posix(stated)).name)}"
         raise AnnotationError(path, f"imagePath {shown(stated)} leaves {root}", fix)
     if target.is_file():

@@ -1,0 +1,65 @@
+"""How fast the mask doctor is: images a second over all processors, hashes included, files in the page cache.
+
+python bench/bench_check.py [--data-root DIR] [--record]      DIR with images/ and masks/, such as tongue600; else drawn phantoms
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from record import proof
+
+from medseg.manifest.importers.labelme import import_labelme
+from medseg.manifest.importers.masks import import_masks
+from medseg.phantom.write import write_phantoms
+from medseg.types import Size
+
+DRAWN = 600
+
+
+def prepared(data_root: Path | None, folder: Path) -> tuple[Path, Path]:
+    """(manifest, data root) of the images to check."""
+    if data_root is not None:
+        import_masks(data_root / "images", data_root / "masks", folder / "v1", classes=["tongue"])
+        return folder / "v1", data_root
+    write_phantoms(folder / "phantom", DRAWN, 0, Size(400, 400), jobs=0)
+    import_labelme(folder / "phantom", folder / "v1")
+    return folder / "v1", folder / "phantom"
+
+
+def checked(manifest: Path, data_root: Path, out: Path) -> tuple[float, dict[str, object]]:
+    """(seconds of the whole command in a process of its own, what it found)."""
+    command = [sys.executable, "-m", "medseg", "manifest", "check", str(manifest), "--data-root", str(data_root), "--json", str(out)]
+    started = time.perf_counter()
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    seconds = time.perf_counter() - started
+    assert done.returncode in (0, 2), done.stderr
+    found: dict[str, object] = json.loads(out.read_text())
+    return seconds, found
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-root", type=Path)
+    parser.add_argument("--record", action="store_true")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        manifest, data_root = prepared(options.data_root, Path(temporary))
+        runs = [checked(manifest, data_root, Path(temporary) / "found.json") for _ in range(3)]  # the first fills the page cache
+    best, found = min(runs[1:], key=lambda run: run[0])
+    figures = {
+        "rows": found["rows"], "rows_flagged": found["rows_flagged"], "findings": found["counts"],
+        "processors": len(os.sched_getaffinity(0)), "seconds_whole_command": round(best, 2),
+        "images_per_s": round(int(str(found["rows"])) / best, 1),
+    }  # fmt: skip
+    print(json.dumps(figures, sort_keys=True))
+    if options.record:
+        where = " --data-root tongue600" if options.data_root else ""
+        proof("Check of 600 images, the better of two runs", f"python bench/bench_check.py{where}", figures)
