@@ -1,10 +1,20 @@
 """The verbs for a notebook: `from medseg import api; run = api.train("experiments/tongue/unet.yaml", data_root="...")`.
 
-`import_labelme`, `import_masks`, `make_split` and `given_split` make the manifest; train, evaluate, predict and compare use it.
+The import_* functions make a manifest, `check_manifest` looks at it, `repair` mends it, `make_split` and `given_split` split it; train,
+evaluate, predict and compare use it.
 """
 
+from medseg.manifest.check.doctor import check_manifest
+from medseg.manifest.check.fix import repair
+from medseg.manifest.check.page import write_page
+from medseg.manifest.importers.coco import import_coco
+from medseg.manifest.importers.decathlon import import_decathlon
+from medseg.manifest.importers.dicom import import_dicom
 from medseg.manifest.importers.labelme import import_labelme
 from medseg.manifest.importers.masks import import_masks
+from medseg.manifest.importers.nifti import import_nifti
+from medseg.manifest.importers.nnunet import import_nnunet
+from medseg.manifest.importers.voc import import_voc
 from medseg.manifest.split import given_split, make_split
 from medseg.manifest.table import read_manifest
 from medseg.run import Predicted, Progress, compare, evaluate, load_run, predict, train
@@ -12,14 +22,23 @@ from medseg.run import Predicted, Progress, compare, evaluate, load_run, predict
 __all__ = [
     "Predicted",
     "Progress",
+    "check_manifest",
     "compare",
     "evaluate",
     "given_split",
+    "import_coco",
+    "import_decathlon",
+    "import_dicom",
     "import_labelme",
     "import_masks",
+    "import_nifti",
+    "import_nnunet",
+    "import_voc",
     "load_run",
     "make_split",
     "predict",
     "read_manifest",
+    "repair",
     "train",
+    "write_page",
 ]

@@ -73,6 +73,7 @@ class Refusal:
     fix: str
 
     def error(self, where: object) -> LabelError:
+        """The refusal as the error of the file `where`."""
         return LabelError(where, self.rule, self.fix)
 
 

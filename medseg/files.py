@@ -93,18 +93,25 @@ def write_json(path: Path, content: Any) -> None:
     write_text(path, json.dumps(nan_to_none(content), indent=1, sort_keys=True, allow_nan=False) + "\n")
 
 
-def read_json(path: Path, error: type[MedsegError], fix: str = "save the annotation again") -> Any:
-    """The content of a JSON file of unknown origin; `error` where it is too large for memory or not JSON."""
-    if path.stat().st_size > MAX_JSON_BYTES:
-        raise error(path, f"over {MAX_JSON_BYTES >> 20} MB, too large to be an annotation", "split it, or keep its image beside it")
-    return parse_json(path.read_bytes(), path, error, fix)
+def read_json(
+    path: Path, error: type[MedsegError], fix: str = "save the annotation again", times: int = 1, larger: str = "split it"
+) -> Any:
+    """The content of a JSON file of unknown origin; `error` where it is too large for memory or not JSON.
+
+    times: how many times the usual limits the user allows.  larger: the way out for a file beyond them.
+    """
+    if path.stat().st_size > times * MAX_JSON_BYTES:
+        raise error(path, f"over {times * MAX_JSON_BYTES >> 20} MB, too large to be an annotation", larger)
+    return parse_json(path.read_bytes(), path, error, fix, times, larger)
 
 
-def parse_json(content: bytes, where: object, error: type[MedsegError], fix: str) -> Any:
+def parse_json(
+    content: bytes, where: object, error: type[MedsegError], fix: str, times: int = 1, larger: str = "split it into several files"
+) -> Any:
     """JSON text parsed; `error` where it is not JSON, or where its values (counted before any is made) would fill the memory."""
     weight = sum(cost * content.count(sign) for sign, cost in _JSON_COSTS.items())
-    if weight > MAX_JSON_WEIGHT:
-        raise error(where, f"its values would fill over {MAX_JSON_WEIGHT >> 20} MB of memory", "split it into several files")
+    if weight > times * MAX_JSON_WEIGHT:
+        raise error(where, f"its values would fill over {times * MAX_JSON_WEIGHT >> 20} MB of memory", larger)
     try:
         return json.loads(content)
     except (ValueError, RecursionError) as cause:

@@ -148,6 +148,7 @@ class LoadedRun:
 
     @property
     def labels(self) -> LabelSet:
+        """The classes the run was trained on."""
         return self.dataset.labels
 
 

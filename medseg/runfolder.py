@@ -40,42 +40,52 @@ class RunFolder:
 
     @property
     def id(self) -> str:
+        """The run's name: that of its folder."""
         return self.path.name
 
     @property
     def config_yaml(self) -> Path:
+        """The whole configuration, nothing left to a default."""
         return self.path / "config.yaml"
 
     @property
     def dataset_yaml(self) -> Path:
+        """The data set's description as it was."""
         return self.path / "dataset.yaml"
 
     @property
     def digests_json(self) -> Path:
+        """Hashes of manifest, split and configuration."""
         return self.path / "digests.json"
 
     @property
     def environment_json(self) -> Path:
+        """Commit, packages, processor."""
         return self.path / "environment.json"
 
     @property
     def dirty_diff(self) -> Path:
+        """Uncommitted changes the run was made with."""
         return self.path / "dirty.diff"
 
     @property
     def metrics_jsonl(self) -> Path:
+        """What was measured, a line an epoch or log step."""
         return self.path / "metrics.jsonl"
 
     @property
     def timings_jsonl(self) -> Path:
+        """Times, apart from the metrics so that equal runs have equal metrics."""
         return self.path / "timings.jsonl"
 
     @property
     def mlflow_json(self) -> Path:
+        """What the tracking server has been sent."""
         return self.path / "mlflow.json"
 
     @property
     def previews(self) -> Path:
+        """Folder of the previews drawn in training."""
         return self.path / "previews"
 
     def checkpoint(self, name: str) -> Path:

@@ -236,6 +236,7 @@ class Sent:
             return None
 
     def write(self, run: RunFolder) -> None:
+        """Keep it in the run folder."""
         write_json(run.mlflow_json, asdict(self))
 
 

@@ -189,6 +189,7 @@ def import_coco_command(
         bool, typer.Option("--empty-is-background", help="listed images without annotation are background; else unlabelled")
     ] = False,
     instances: Annotated[bool, typer.Option(help="write the separate objects to OUT/instances")] = True,
+    large: Annotated[bool, typer.Option("--large", help="take a file of up to 2 GB, which may need as much memory and more")] = False,
     skip_refused: SkipRefused = False,
 ) -> None:
     """Import a COCO file: polygons, run-length codes and crowds, painted by pycocotools' rule."""
@@ -199,7 +200,7 @@ def import_coco_command(
         report = import_coco(
             annotations, images, out, masks_out=masks_out, classes=names(classes), dataset_name=name, group_pattern=group_pattern,
             skip_refused=skip_refused, on_progress=show, instances=instances, crowd=crowd, paint=paint,
-            empty_is_background=empty_is_background,
+            empty_is_background=empty_is_background, large=large,
         )  # fmt: skip
     _print_import(report)
 
@@ -210,4 +211,5 @@ def _print_import(report: Any) -> None:
         print(f"  refused {file}: {reason}")
     for note in report.notes:
         print(f"  note: {note}")
-    print(f"next: medseg manifest split {report.manifest_folder} --name main     data root: {report.data_root}")
+    print(f"next: medseg manifest check {report.manifest_folder} --data-root {report.data_root}")
+    print(f"then: medseg manifest split {report.manifest_folder} --name main")

@@ -47,6 +47,7 @@ class Training:
 
     @property
     def total_steps(self) -> int:
+        """Optimiser steps of the whole training."""
         return self.steps_per_epoch * self.config.train.epochs
 
 

@@ -67,6 +67,7 @@ class Manifest:
 
     @property
     def labels(self) -> LabelSet:
+        """The data set's classes."""
         return self.dataset.labels
 
     def __len__(self) -> int:

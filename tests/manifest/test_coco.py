@@ -17,7 +17,7 @@ from medseg.errors import AnnotationError, LabelError, MedsegError
 from medseg.files import sha256_file
 from medseg.images import read_mask
 from medseg.instances import decode, read_instances
-from medseg.manifest.importers.coco import checked_document, drawn, import_coco
+from medseg.manifest.importers.coco import checked_document, drawn, import_coco, read_coco
 from medseg.manifest.importers.common import ImportReport
 from medseg.manifest.schema import Manifest
 from medseg.manifest.table import read_manifest
@@ -218,7 +218,7 @@ def test_truncated_and_missing_files(tmp_path):
 def test_values_that_would_fill_the_memory(tmp_path):
     path = save_coco(tmp_path, [])
     path.write_text("[" + "{}," * 2_000_000 + "{}]")
-    with pytest.raises(AnnotationError, match=r"coco.json: its values would fill over 384 MB of memory; split it"):
+    with pytest.raises(AnnotationError, match=r"coco.json: its values would fill over 384 MB of memory; pass --large"):
         imported(path)
 
 
@@ -244,3 +244,12 @@ def test_a_compressed_code_is_not_believed():
 def test_several_polygons_are_united():
     whole = coco_rle.decode({"size": [20, 30], "counts": drawn([box(0, 0, 5, 5), box(3, 0, 9, 5)], Size(20, 30)).encode()})
     assert whole.sum() == 45
+
+
+def test_a_large_file_is_taken_where_the_user_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps({"images": [], "annotations": [], "categories": [{"id": 1, "name": "tongue"}]}))
+    monkeypatch.setattr("medseg.files.MAX_JSON_BYTES", 40)
+    with pytest.raises(AnnotationError, match="too large to be an annotation; pass --large if you trust it"):
+        read_coco(path)
+    assert read_coco(path, large=True).names == ("tongue",)

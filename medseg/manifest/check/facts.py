@@ -247,6 +247,7 @@ def _examine_mask(job: Job, labels: LabelSet, seen: Seen | None, facts: Facts) -
 
 
 def raw_volume(path: Path) -> RawMask:
+    """A label volume as stored; ImageError where it holds fractions, NaN or several channels."""
     array, _ = read_volume(path)
     if array.dtype.kind == "f":
         if not np.isfinite(array).all() or (array != np.rint(array)).any():

@@ -50,6 +50,7 @@ Kind = TypeVar("Kind")
 FARTHEST_PX = 1e6  # a point further out is a mistake
 MAX_POINTS = 100_000  # of one polygon
 MAX_OUTLINE_PX = 4_000_000  # of one polygon; pycocotools takes about 100 bytes a pixel of it
+LARGE = 16  # times the usual limits of a JSON file: instances_train2017.json of COCO needs about four
 AGAIN = "export the annotations again"
 
 
@@ -106,19 +107,22 @@ def import_coco(
     crowd: str = "ignore",
     paint: str = "area",
     empty_is_background: bool = False,
+    large: bool = False,
 ) -> ImportReport:
     """Write the manifest of a COCO file, its id masks and instances; the data root is `images`.
 
     crowd: whether annotations with iscrowd = 1 become the ignore id, their class, or nothing.  paint: which annotation is on top,
     the smaller (`area`) or the later (`order`).  empty_is_background: what an image of the file without annotation is; else, and
-    where the file does not list an image, it is unlabelled. Raises AnnotationError naming every image that cannot be imported
-    (unless `skip_refused`) or a file that is no COCO JSON, LabelError for names that cannot be classes; then nothing is written.
+    where the file does not list an image, it is unlabelled.  large: the file may take LARGE times the usual memory.
+
+    Raises AnnotationError naming every image that cannot be imported (unless `skip_refused`) or a file that is no COCO JSON, LabelError
+    for names that cannot be classes; then nothing is written.
     """
     choices = chosen(crowd, paint, empty_is_background)
     root = folder_at(images, "images")
     group_ids([], group_pattern)  # a bad pattern shall not cost a pass over the images
     source = source_of(root, out, masks_out)
-    document = read_coco(annotations)
+    document = read_coco(annotations, large)
     dataset = _described(document, annotations, source, classes, dataset_name)
     free = _unlisted(images_under(root, source.made), document, root)
     advance = counter(len(document.pictures) + len(free), on_progress)
@@ -173,10 +177,10 @@ def _said(document: Document, labels: LabelSet, choices: Choices) -> list[str]:
 # --- the file, checked
 
 
-def read_coco(path: Path) -> Document:
+def read_coco(path: Path, large: bool = False) -> Document:
     """Read and check a COCO file; AnnotationError where it is none. What is wrong with one image is kept in `bad`."""
     try:
-        return checked_document(read_json(path, AnnotationError, AGAIN), path)
+        return checked_document(read_json(path, AnnotationError, AGAIN, LARGE if large else 1, "pass --large if you trust it"), path)
     except FileNotFoundError:
         raise AnnotationError(path, "there is no such file", "check the path") from None
 

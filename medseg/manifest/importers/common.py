@@ -86,6 +86,7 @@ class Notes:
         self._files: dict[str, list[str]] = {}
 
     def add(self, kind: str, file: str) -> None:
+        """Note one more file of a kind."""
         self._files.setdefault(kind, []).append(file)
 
     def lines(self) -> list[str]:
