@@ -7,7 +7,7 @@ its `Content`, and `decide` judges the whole set. What is not sure is refused wi
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
@@ -145,24 +145,32 @@ def _colour_at(palette: np.ndarray, index: int) -> tuple[int, int, int]:
 def _counted(values_HW: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(distinct values, pixels, solid pixels), the most frequent LIMIT of them, ascending; by blocks of rows."""
     if values_HW.dtype == np.uint8:
-        counts = np.bincount(values_HW.ravel(), minlength=256)
+        counts = np.zeros(256, np.int64)
+        for top, bottom in _blocks(values_HW):
+            counts += np.bincount(values_HW[top:bottom].ravel(), minlength=256)  # numpy makes 8 bytes of each pixel
         values = np.flatnonzero(counts)
         counts = counts[values]
     else:
         values, counts = _counted_wide(values_HW)
     solid = np.zeros(len(values), np.int64)
-    if len(values) > 2:  # for two values nothing lies between
-        inner = values_HW[_solid(values_HW)]
-        met, pixels = _tally(inner, np.ones(len(inner), np.int64))
-        solid[np.searchsorted(values, met[np.isin(met, values)])] = pixels[np.isin(met, values)]
+    for top, bottom in _blocks(values_HW) if len(values) > 2 else ():  # for two values nothing lies between
+        first = max(0, top - 1)
+        inner = _solid(values_HW[first : bottom + 1])[top - first : bottom - first]
+        met, pixels = _tally(values_HW[top:bottom][inner], None)
+        solid[np.searchsorted(values, met[np.isin(met, values)])] += pixels[np.isin(met, values)]
     return values, counts, solid
+
+
+def _blocks(values_HW: np.ndarray) -> Iterator[tuple[int, int]]:
+    """(top, bottom) of blocks of rows of about BLOCK pixels."""
+    rows = max(1, BLOCK // max(1, values_HW.shape[1]))
+    return ((top, min(top + rows, len(values_HW))) for top in range(0, len(values_HW), rows))
 
 
 def _counted_wide(values_HW: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     values, counts = values_HW.ravel()[:0], np.zeros(0, np.int64)
-    rows = max(1, BLOCK // max(1, values_HW.shape[1]))
-    for top in range(0, values_HW.shape[0], rows):
-        block = values_HW[top : top + rows].ravel()
+    for top, bottom in _blocks(values_HW):
+        block = values_HW[top:bottom].ravel()
         starts = np.flatnonzero(np.concatenate([[True], block[1:] != block[:-1]]))  # a mask is runs: sort those, not the pixels
         lengths = np.diff(np.append(starts, len(block)))
         values, counts = _tally(np.concatenate([values, block[starts]]), np.concatenate([counts, lengths]))
@@ -170,7 +178,10 @@ def _counted_wide(values_HW: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return _most_frequent(values, counts, LIMIT)
 
 
-def _tally(values: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _tally(values: np.ndarray, weights: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    if weights is None:
+        distinct, counts = np.unique(values, return_counts=True)
+        return distinct, counts.astype(np.int64)
     distinct, inverse = np.unique(values, return_inverse=True)
     return distinct, np.bincount(inverse, weights=weights, minlength=len(distinct)).astype(np.int64)
 
@@ -258,6 +269,48 @@ def _decide_values(group: Sequence[Content], labels: LabelSet) -> list[ValueMap 
 
 
 def _decide_plain(group: Sequence[Content], labels: LabelSet) -> list[ValueMap | Refusal]:
+    """Each file by what 255 is in the set, and where that is open, a refusal; see `_decide_sure`."""
+    beside, alone = _white_beside(group, labels), _white_alone(group, labels)
+    if not beside or len(beside) > len(alone):
+        return _decide_sure(group, labels)
+    few = len(beside) * FEW < len(beside) + len(alone)
+    open_places = beside if few else beside | alone  # a few do not change how the rest is read
+    sure = iter(_decide_sure([content for place, content in enumerate(group) if place not in open_places], labels))
+    refusal = _white_is_open(len(beside), len(alone))
+    return [refusal if place in open_places else next(sure) for place in range(len(group))]
+
+
+def _white_beside(group: Sequence[Content], labels: LabelSet) -> set[int]:
+    """The files whose ids stand beside 255, which then looks like the ignore id; empty where another is the ignore id."""
+    legal, foreground = {*labels.classes, labels.ignore_id}, set(labels.classes) - {0}
+    return {
+        place
+        for place, content in enumerate(group)
+        if labels.ignore_id == WHITE and WHITE in content.values and set(content.values) <= legal and foreground & set(content.values)
+    }
+
+
+def _white_alone(group: Sequence[Content], labels: LabelSet) -> set[int]:
+    """The files that hold only 255, or 0 and 255, which may be white for the class or all that is ignored."""
+    return {
+        place
+        for place, content in enumerate(group)
+        if WHITE in content.values and set(content.values) <= {0, WHITE} and not _void_by_colour(content, labels)
+    }
+
+
+def _void_by_colour(content: Content, labels: LabelSet) -> bool:
+    """True where the palette itself says that 255 is ignored: it has the colour that dataset.yaml (or VOC) gives to what is."""
+    shown = dict(zip(content.values, content.colours, strict=False))
+    return labels.ignore_colour is not None and shown.get(WHITE) == labels.ignore_colour
+
+
+def _white_is_open(beside: int, alone: int) -> Refusal:
+    rule = f"255 may be a class or what is ignored: of the masks that hold it, {alone} hold only 0 and 255 and {beside} hold a class beside it"
+    return Refusal("two_valued", rule, "say which with --map 255=ignore or --map 255=CLASS")
+
+
+def _decide_sure(group: Sequence[Content], labels: LabelSet) -> list[ValueMap | Refusal]:
     """Each file by its ids, by the reading of the set, or by its own two values; a file at odds with the rest spoils only itself."""
     sound = _sound(group, labels)
     if all(sound):
@@ -292,14 +345,12 @@ def _one(
 def _sound(group: Sequence[Content], labels: LabelSet) -> list[bool]:
     """Where all values are class ids or the ignore id, and it is no black-and-white mask whose white would silently be ignored.
 
-    255 is taken for the ignore id where some mask of the set holds it beside a class.
+    255 is taken for the ignore id in a mask without a class where most masks that hold it hold a class beside it.
     """
-    legal, foreground = {*labels.classes, labels.ignore_id}, set(labels.classes) - {0}
-    ids = [set(content.values) <= legal for content in group]
-    white = labels.ignore_id == 255 and not any(
-        holds and 255 in content.values and not foreground.isdisjoint(content.values) for content, holds in zip(group, ids, strict=True)
-    )
-    return [holds and not (white and 255 in content.values) for content, holds in zip(group, ids, strict=True)]
+    legal = {*labels.classes, labels.ignore_id}
+    beside, alone = _white_beside(group, labels), _white_alone(group, labels)
+    white = alone if labels.ignore_id == WHITE and len(beside) <= len(alone) else set()
+    return [set(content.values) <= legal and place not in white for place, content in enumerate(group)]
 
 
 def _identity(content: Content, labels: LabelSet) -> ValueMap:
@@ -570,9 +621,12 @@ def _reading(content: Content, labels: LabelSet, found: ValueMap | None = None) 
 
 
 def _shows_an_id(content: Content, labels: LabelSet) -> bool:
-    """True where a foreground id covers areas of its own, as JPEG's noise about 0 does not."""
+    """True where a foreground id covers areas of its own, as JPEG's noise about 0 does not; at low quality it moves the whole
+    background to 1, and then nothing but noise is left at 0."""
     total = sum(content.counts)
-    shown = zip(content.values, content.counts, content.solid or content.counts, strict=True)
+    shown = list(zip(content.values, content.counts, content.solid or content.counts, strict=True))
+    if any(value == 0 and 1000 * count > total and solid < SOLID * count for value, count, solid in shown):
+        return False
     return any(value in labels.classes and value and 1000 * count > total and 4 * solid > 3 * count for value, count, solid in shown)
 
 
@@ -619,7 +673,8 @@ def _blurred(content: Content, legal: Sequence[int], kind: FileKind) -> bool:
     far = [place for place in strays if min(_distance(content.values[place], value, kind) for value in legal) > near]
     beyond = [place for place in strays if not _between(content.values[place], legal, near, kind)]
     pixels, solid = _pixels(content, far), sum(content.solid[place] for place in far) if content.solid else 0
-    few = 100 * _pixels(content, beyond) <= 2 * _pixels(content, strays) if kind == "colour" else not beyond
+    few = 100 * _pixels(content, beyond) <= 2 * _pixels(content, strays)  # what JPEG lets swing over at an edge
+    few = few and (kind == "colour" or all(_between(content.values[place], legal, 3 * near, kind) for place in beyond))
     return few and 2 * pixels < sum(content.counts) and solid <= SOLID * pixels
 
 
@@ -667,17 +722,18 @@ def _looked_up(values_HW: np.ndarray, table: Mapping[int, int]) -> np.ndarray:
         lut, known = np.zeros(256, np.uint8), np.zeros(256, bool)
         inside = (keys >= 0) & (keys < 256)
         lut[keys[inside]], known[keys[inside]] = ids[inside], True
-        if not known[values_HW].all():
-            raise _unknown(values_HW[~known[values_HW]])
-        return lut[values_HW]
     out = np.empty(values_HW.shape, np.uint8)
-    rows = max(1, BLOCK // max(1, values_HW.shape[1]))
-    for top in range(0, len(values_HW), rows):
-        block = values_HW[top : top + rows]
+    for top, bottom in _blocks(values_HW):
+        block = values_HW[top:bottom]
+        if values_HW.dtype == np.uint8:
+            if not known[block].all():
+                raise _unknown(block[~known[block]])
+            out[top:bottom] = lut[block]
+            continue
         places = np.minimum(np.searchsorted(keys, block), len(keys) - 1)
         if not (keys[places] == block).all():
             raise _unknown(block[keys[places] != block])
-        out[top : top + rows] = ids[places]
+        out[top:bottom] = ids[places]
     return out
 
 

@@ -31,7 +31,8 @@ class Row:
     """One line of a manifest. `mask` is None for an unlabelled image; `px` holds its pixels per class, empty if unlabelled.
 
     depth_px: None for a photograph.  spacing_mm: x, y, z along width, height and depth, None where unknown.  instances: the file
-    of the separate objects beside the class mask, where the annotation told them apart.
+    of the separate objects beside the class mask, where the annotation told them apart.  channels: how many files the image is, one a
+    channel, of which `image` names the first (`manifest.imagefiles`).
     """
 
     sample_id: str
@@ -45,6 +46,7 @@ class Row:
     depth_px: int | None = None
     spacing_mm: Spacing = (None, None, None)
     instances: str | None = None
+    channels: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ COLUMNS = (
     "sample_id", "group_id", "image", "mask", "height_px", "width_px", "depth_px",
     "spacing_x_mm", "spacing_y_mm", "spacing_z_mm", "image_sha256", "mask_sha256",
 )  # fmt: skip
-OPTIONAL_COLUMNS = ("study_id", "instances", "instances_sha256")  # a manifest has those that its annotations give
+OPTIONAL_COLUMNS = ("study_id", "channels", "instances", "instances_sha256")  # a manifest has those that its annotations give
 FLAG_PREFIX = "flag_"  # flag_<name>: true, false or blank, as the annotator ticked it
 PIXEL_PREFIX = "px_"
 SPACINGS = ("spacing_x_mm", "spacing_y_mm", "spacing_z_mm")
@@ -91,6 +91,7 @@ class Manifest:
             px={name: int(record[PIXEL_PREFIX + name]) for name in self.labels.names} if labelled else {},
             depth_px=int(record["depth_px"]) if pd.notna(record["depth_px"]) else None,
             spacing_mm=_spacing(record),
+            channels=int(record["channels"]) if pd.notna(record.get("channels")) else 1,
             instances=str(record["instances"]) if pd.notna(record.get("instances")) else None,
         )
 

@@ -22,6 +22,7 @@ from pydantic import ValidationError
 from medseg.errors import ManifestError
 from medseg.files import leaves_root, write_bytes, write_text
 from medseg.labels import LabelSet
+from medseg.manifest.imagefiles import FIRST_CHANNEL
 from medseg.manifest.schema import (
     FLAG_PREFIX,
     PIXEL_PREFIX,
@@ -198,6 +199,10 @@ def _check_numbers(raw: pd.DataFrame, table: Path, labels: LabelSet) -> None:
         _refuse(~raw[column].str.fullmatch(r"0*[1-9]\d{0,8}"), raw, table, rule, "write the upright size in pixels")
     rule = "depth_px must be blank or a positive whole number, got {depth_px!r}"
     _refuse(~raw["depth_px"].str.fullmatch(r"|0*[1-9]\d{0,8}"), raw, table, rule, "leave it blank for a photograph")
+    if "channels" in raw.columns:
+        named = raw["image"].str.contains(FIRST_CHANNEL) & raw["channels"].str.fullmatch(r"0*([2-9]|[1-9]\d{1,3})")
+        rule = "channels must be blank, or over 1 for an image named <case>_0000, got {channels!r} for {image}"
+        _refuse((raw["channels"] != "") & ~named, raw, table, rule, "leave it blank for an image of one file")
     for column in SPACINGS:
         given = raw[column] != ""
         number = pd.to_numeric(raw.loc[given, column], errors="coerce").reindex(raw.index)
@@ -230,7 +235,7 @@ def _check_labelled(raw: pd.DataFrame, table: Path, labels: LabelSet) -> None:
 def _typed(raw: pd.DataFrame, labels: LabelSet) -> pd.DataFrame:
     """Text as str, counts as Int64, spacing as float64; a blank cell is missing."""
     frame = raw[columns_of(list(raw.columns), labels)].mask(raw == "")
-    for column in (*_SIZES, "depth_px", *pixel_columns(labels)):
+    for column in (*_SIZES, "depth_px", *({"channels"} & set(raw.columns)), *pixel_columns(labels)):
         frame[column] = _numbers(raw[column], "int64")
     for column in SPACINGS:
         frame[column] = _numbers(raw[column], "float64")

@@ -25,7 +25,9 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, JPEG2000Lossless
 from medseg.errors import AnnotationError, ImageError, LabelError, ManifestError
 from medseg.files import sha256_array
 from medseg.manifest.importers.common import IMPORT_FILE
-from medseg.manifest.importers.dicom import coded_size, import_dicom, pseudonym
+from medseg.manifest.importers.dicom import import_dicom
+from medseg.manifest.importers.dicom_key import pseudonym
+from medseg.manifest.importers.dicom_series import coded_size
 from medseg.manifest.schema import Manifest, Row
 from medseg.manifest.table import read_manifest
 from medseg.volumes import read_header, read_label_volume, read_volume
@@ -506,3 +508,14 @@ def test_a_second_import_is_nothing(src: Path) -> None:
     save_seg(src / "seg", slices, box(LIVER), ["liver"])
     first = imported(src)[1]
     assert imported(src)[1].digest == first.digest
+
+
+def test_a_full_disk_names_no_patient(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("medseg.manifest.importers.dicom.write_volume", full)
+    save_series(tmp_path / "dicom", stored_values())
+    with pytest.raises(AnnotationError, match="No space left on device") as caught:
+        imported(tmp_path / "dicom", classes=["lesion"])
+    assert PATIENT not in str(caught.value) and "1.2." not in str(caught.value)

@@ -18,7 +18,6 @@ from medseg.images import read_mask
 from medseg.manifest.check import fix
 from medseg.manifest.check.doctor import Report, check_manifest
 from medseg.manifest.check.fix import REPAIRS_FILE, repair
-from medseg.manifest.importers.labelme import import_labelme
 from medseg.manifest.importers.nifti import import_nifti
 from medseg.manifest.table import read_manifest
 from medseg.volumes import read_label_volume
@@ -120,7 +119,7 @@ def test_an_interpolated_mask_is_snapped_to_its_classes(kind: str, values: str, 
     _, log, after = repaired(root, imported(root, kind, as_is=True))
     for place in TARGETS:
         sample = samples[place].mask.stem
-        assert iou(ids_of(root, sample), original[sample], 1) > 0.98
+        assert iou(ids_of(root, sample), original[sample], 1) > 0.97  # of an organ of some 50 px; above 0.99 at 400 px
     assert {line["code"] for line in log} >= {"interpolated-mask"}
     assert not [finding for finding in after.findings if finding.severity == "error"]
 

@@ -19,7 +19,7 @@ from medseg.files import resolve_under
 from medseg.labels import LabelSet
 from medseg.manifest.check.facts import Facts, Job, examine
 from medseg.manifest.check.findings import Finding, exit_code
-from medseg.manifest.check.rules import Seen, find_near, of_set
+from medseg.manifest.check.rules import Seen, find_near, of_set, read_by_the_set
 from medseg.manifest.near import Pair
 from medseg.manifest.schema import SPLIT_COLUMNS, Manifest
 from medseg.manifest.table import SPLITS_FOLDER, read_csv, read_manifest, read_split, split_names
@@ -68,6 +68,7 @@ def check_manifest(path: Path, data_root: Path, jobs: int = 0, on_progress: Prog
     prepared = [_job(manifest, row, data_root) for row in manifest]
     facts = list(_examine_all([job for job, _ in prepared], manifest.labels, jobs, on_progress))
     seen = Seen(manifest, facts, splits)
+    read_by_the_set(seen)
     pairs = find_near(seen)
     found = [*unusable, *(finding for _, leaving in prepared for finding in leaving), *_local(facts), *of_set(seen, pairs)]
     return Report(seen, _in_order(found, manifest), pairs, data_root)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from medseg.conventions import Content, Refusal, content_of, convert, decide
+from medseg.conventions import Content, ValueMap, content_of, convert, decide, stored_values
 from medseg.errors import ImageError, ImageTooLargeError, MedsegError
 from medseg.files import sha256_array, sha256_file
 from medseg.images import Inspected, RawMask, inspect_image, read_raw_mask
@@ -52,7 +52,8 @@ class Facts:
     """What was seen of a row.
 
     local: (code, file, rule, fix) of what is wrong on its own.  pixels_sha256: of the decoded image.  content: the mask's stored
-    values.  class_px: pixels by class id, read by the mask's own convention.  border: share of the mask's edge by id.
+    values.  own: stored value -> class id by the mask's own convention, None where the file alone does not tell.  stored_border: share
+    of the mask's edge by stored value.  class_px, border: pixels and share of the edge by class id (by `own`, until the set is known).
     """
 
     sample_id: str
@@ -63,6 +64,8 @@ class Facts:
     thumb: np.ndarray | None = None
     mask_orientation_wrong: bool = False
     content: Content | None = None
+    own: Mapping[int, int] | None = None
+    stored_border: Mapping[int, float] = field(default_factory=dict)
     mask_sha256: str | None = None
     class_px: Mapping[int, int] = field(default_factory=dict)
     border: Mapping[int, float] = field(default_factory=dict)
@@ -241,9 +244,11 @@ def _examine_mask(job: Job, labels: LabelSet, seen: Seen | None, facts: Facts) -
             facts.add("lossy-mask", path, "a mask in a lossy format: its values blur when it is saved again", "store it as PNG")
         _check_photograph_grid(path, raw, seen, facts)
     facts.content = content_of(flat_mask(raw))
-    ids = _ids_of(raw, facts.content, labels)
-    if ids is not None:
-        _measure(facts, ids, labels, seen)
+    facts.stored_border = border_shares(raw.values if is_volume(path) else stored_values(raw)[1])
+    decided = decide([facts.content], labels)[0]
+    if isinstance(decided, ValueMap):
+        facts.own = decided.table
+        _measure(facts, _ids_of(raw, decided), labels)
 
 
 def raw_volume(path: Path) -> RawMask:
@@ -316,19 +321,27 @@ def _check_volume_grid(path: Path, raw: RawMask, seen: Seen | None, facts: Facts
         facts.add("affine-mismatch", path, rule, "export it on the volume's grid, in the volume's orientation")
 
 
-def _ids_of(raw: RawMask, content: Content, labels: LabelSet) -> np.ndarray | None:
-    """Class ids by the file's own convention; None where the file alone does not tell."""
-    decided = decide([content], labels)[0]
-    if isinstance(decided, Refusal):
-        return None
+def _ids_of(raw: RawMask, reading: ValueMap) -> np.ndarray:
     if raw.format == "NIFTI":
-        return convert(flat_mask(raw), decided).reshape(raw.values.shape)
-    return convert(raw, decided)
+        return convert(flat_mask(raw), reading).reshape(raw.values.shape)
+    return convert(raw, reading)
 
 
-def _measure(facts: Facts, ids: np.ndarray, labels: LabelSet, seen: Seen | None) -> None:
+def _measure(facts: Facts, ids: np.ndarray, labels: LabelSet) -> None:
     counts = np.bincount(ids.ravel(), minlength=256)
-    facts.class_px = {class_id: int(counts[class_id]) for class_id in labels.classes}
-    facts.border = border_shares(ids)
+    measure_by(facts, facts.own or {}, labels)
     classes = [class_id for class_id in labels.classes if class_id and counts[class_id]]
     facts.blemishes = blemishes_of(np.where(ids == labels.ignore_id, 0, ids) if counts[labels.ignore_id] else ids, classes)
+
+
+def measure_by(facts: Facts, table: Mapping[int, int], labels: LabelSet) -> None:
+    """Pixels and share of the edge by class id, where `table` reads the stored values."""
+    assert facts.content is not None
+    px = dict.fromkeys(labels.classes, 0)
+    for value, count in zip(facts.content.values, facts.content.counts, strict=True):
+        if table[value] in px:
+            px[table[value]] += count
+    border: dict[int, float] = {}
+    for value, share in facts.stored_border.items():
+        border[table[value]] = border.get(table[value], 0.0) + share
+    facts.class_px, facts.border = px, border

@@ -11,7 +11,7 @@ import pandas as pd
 
 from medseg.conventions import Content, Kind, Refusal, ValueMap, decide
 from medseg.labels import LabelSet
-from medseg.manifest.check.facts import Facts
+from medseg.manifest.check.facts import Facts, measure_by
 from medseg.manifest.check.findings import Finding
 from medseg.manifest.near import SAME, Pair, near_pairs
 from medseg.manifest.schema import Manifest
@@ -59,6 +59,20 @@ def readings(seen: Seen) -> dict[str, ValueMap | Refusal]:
     with_mask = [facts for facts in seen.facts if facts.content is not None]
     decided = decide([facts.content for facts in with_mask if facts.content is not None], seen.labels)
     return {facts.sample_id: reading for facts, reading in zip(with_mask, decided, strict=True)}
+
+
+def read_by_the_set(seen: Seen) -> None:
+    """Measure anew what a mask on its own is read otherwise than by the set: only the set knows what a palette's index 0 is."""
+    found = readings(seen)
+    for facts in seen.facts:
+        reading = found.get(facts.sample_id)
+        if facts.content is None or reading is None:
+            continue
+        if isinstance(reading, Refusal):
+            facts.class_px, facts.border, facts.blemishes = {}, {}, None
+        elif facts.own is None or any(facts.own[value] != reading.table[value] for value in facts.content.values):
+            measure_by(facts, reading.table, seen.labels)
+            facts.blemishes = None
 
 
 def conventions(seen: Seen) -> Iterator[Finding]:

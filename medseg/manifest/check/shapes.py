@@ -15,6 +15,7 @@ from medseg.types import Size
 SPECK_SHARE, SPECK_PX = 0.01, 4  # of the largest piece of the class; and in pixels, for classes that are small as a whole
 LARGE = 10  # how many times a speck the largest piece must be
 HOLE_SHARE = 0.02  # of the foreground
+BAND_PX = 3  # on either side of the outline, of a picture of FIT_PX
 FIT_PX = 256  # side at which mask and photograph are compared
 FITS_BETTER = 0.02  # by how much the stored position must fit better than the upright one
 
@@ -30,10 +31,10 @@ class Blemishes:
 
 
 def border_shares(ids: np.ndarray) -> dict[int, float]:
-    """Share of the mask's outermost pixels by id; of a volume, of the outermost voxels in its first two axes."""
+    """Share of the mask's outermost pixels by value; of a volume, of the outermost voxels in its first two axes."""
     edges = np.concatenate([ids[0].ravel(), ids[-1].ravel(), ids[1:-1, 0].ravel(), ids[1:-1, -1].ravel()])
-    counts = np.bincount(edges, minlength=256)
-    return {int(value): float(counts[value] / edges.size) for value in np.flatnonzero(counts)}
+    values, counts = np.unique(edges, return_counts=True)
+    return {int(value): float(count / edges.size) for value, count in zip(values, counts, strict=True)}
 
 
 def _box(where: np.ndarray) -> tuple[slice, ...]:
@@ -112,7 +113,7 @@ def follows_stored(upright_HWC: np.ndarray, ids_HW: np.ndarray, orientation: int
     """True where a mask fits the photograph's stored pixels and not the upright ones.
 
     Where a quarter turn changes the size, the size tells. Else the mask is laid over the photograph in both positions, and its
-    outline must lie on edges.
+    outline must lie on edges and part colours.
     """
     turned = UPRIGHT[orientation](ids_HW)
     if ids_HW.shape != upright_HWC.shape[:2]:
@@ -133,6 +134,11 @@ def _frame(shape: tuple[int, ...]) -> Size:
 
 
 def _fit(image_HWC: np.ndarray, inside_HW: np.ndarray) -> float:
+    """How well a mask fits a photograph: edges under its outline, and colours that differ on the two sides of it. 0 to 2."""
+    return _edge_fit(image_HWC, inside_HW) + _colour_fit(image_HWC, inside_HW)
+
+
+def _edge_fit(image_HWC: np.ndarray, inside_HW: np.ndarray) -> float:
     """Mean rank (0 to 1) of the photograph's edges under the mask's outline: 0.5 for a mask that has nothing to do with it.
 
     The rank, not the strength: one hard shadow would outweigh the rest of the outline.
@@ -143,3 +149,16 @@ def _fit(image_HWC: np.ndarray, inside_HW: np.ndarray) -> float:
     channels = [ndimage.gaussian_filter(image_HWC[..., channel], 1.0) for channel in range(3)]
     strength = np.max([np.hypot(*np.gradient(channel)) for channel in channels], axis=0)
     return float(rankdata(strength, method="ordinal").reshape(strength.shape)[outline].mean() / strength.size)
+
+
+def _colour_fit(image_HWC: np.ndarray, inside_HW: np.ndarray) -> float:
+    """R2 (0 to 1) of the linear regression of "inside" on the colours of a band along the outline."""
+    band = ndimage.binary_dilation(inside_HW, iterations=BAND_PX) & ~ndimage.binary_erosion(inside_HW, iterations=BAND_PX)
+    inside = inside_HW[band].astype(np.float64)
+    if inside.size < 10 or not 0 < inside.sum() < inside.size:
+        return 0.0
+    inside -= inside.mean()
+    colours = image_HWC[band].astype(np.float64)
+    colours -= colours.mean(axis=0)
+    weights = np.linalg.lstsq(colours, inside, rcond=None)[0]
+    return float(1 - ((inside - colours @ weights) ** 2).sum() / (inside**2).sum())

@@ -137,9 +137,8 @@ def each(work: Callable[[Item], Result], items: Sequence[Item], advance: Callabl
         except MedsegError as error:
             return error
         except OSError as cause:
-            return AnnotationError(
-                cause.filename or item, f"cannot be read or written ({cause.strerror})", "check its permissions and the disk"
-            )
+            where = cause.filename or getattr(item, "path", "a file")  # never the item itself: it may hold a patient's name
+            return AnnotationError(where, f"cannot be read or written ({cause.strerror})", "check its permissions and the disk")
 
     pool = ThreadPoolExecutor(WORKERS)
     try:
@@ -341,20 +340,20 @@ def staging(target: Path) -> Iterator[Path]:
                 parent.rmdir()
 
 
-def place(stage: Path, target: Path) -> list[Path]:
-    """Move the files of `stage` to the same places under `target` and return those that are new there.
+def place(stage: Path, target: Path, moved: list[Path]) -> None:
+    """Move the files of `stage` to the same places under `target`; those that are new there are added to `moved` as they arrive.
 
     Raises ManifestError, before the first move, where a file stands there with other content: it may be the user's own.
     """
     pairs = [(path, target / path.relative_to(stage)) for path in sorted(stage.rglob("*")) if path.is_file()]
     for source, goal in pairs:
         if goal.exists() and (not goal.is_file() or sha256_file(goal) != sha256_file(source)):
-            raise ManifestError(goal, "the file exists and differs from the mask to be written", "give an empty --masks-out, or remove it")
-    fresh = [(source, goal) for source, goal in pairs if not goal.exists()]
-    for source, goal in fresh:
+            rule = "the file exists and differs from the one to be written"
+            raise ManifestError(goal, rule, "name a new version or another folder, or remove the file")
+    for source, goal in [(source, goal) for source, goal in pairs if not goal.exists()]:
         goal.parent.mkdir(parents=True, exist_ok=True)
         os.replace(source, goal)
-    return [goal for _, goal in fresh]
+        moved.append(goal)
 
 
 def write_all(
@@ -368,10 +367,11 @@ def write_all(
     moved: list[Path] = []
     try:
         for stage, target in staged:
-            moved += place(stage, target)
-        write_manifest(out, frame, dataset)
-        if how:
+            place(stage, target, moved)
+        if how and not (out / IMPORT_FILE).exists():
             write_json(out / IMPORT_FILE, how)
+            moved.append(out / IMPORT_FILE)
+        write_manifest(out, frame, dataset)
     except BaseException:
         for path in moved:
             path.unlink(missing_ok=True)
