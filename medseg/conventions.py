@@ -101,9 +101,11 @@ def stored_values(raw: RawMask) -> tuple[FileKind, np.ndarray]:
         red, green, blue = (raw.values[..., channel] for channel in range(3))
         if (red == green).all() and (green == blue).all():
             return "grey", red
-        packed = red.astype(np.int32) << 16
-        packed |= green.astype(np.int32) << 8
-        return "colour", np.bitwise_or(packed, blue, out=packed)
+        packed = np.empty(red.shape, np.int32)
+        for top, bottom in _blocks(red):
+            rows = raw.values[top:bottom].astype(np.int32)
+            packed[top:bottom] = rows[..., 0] << 16 | rows[..., 1] << 8 | rows[..., 2]
+        return "colour", packed
     if raw.palette is None:
         return "grey", raw.values
     if _greys_carry_the_meaning(raw):
@@ -276,7 +278,7 @@ def _decide_plain(group: Sequence[Content], labels: LabelSet) -> list[ValueMap |
     few = len(beside) * FEW < len(beside) + len(alone)
     open_places = beside if few else beside | alone  # a few do not change how the rest is read
     sure = iter(_decide_sure([content for place, content in enumerate(group) if place not in open_places], labels))
-    refusal = _white_is_open(len(beside), len(alone))
+    refusal = white_is_open(len(beside), len(alone))
     return [refusal if place in open_places else next(sure) for place in range(len(group))]
 
 
@@ -305,9 +307,10 @@ def _void_by_colour(content: Content, labels: LabelSet) -> bool:
     return labels.ignore_colour is not None and shown.get(WHITE) == labels.ignore_colour
 
 
-def _white_is_open(beside: int, alone: int) -> Refusal:
-    rule = f"255 may be a class or what is ignored: of the masks that hold it, {alone} hold only 0 and 255 and {beside} hold a class beside it"
-    return Refusal("two_valued", rule, "say which with --map 255=ignore or --map 255=CLASS")
+def white_is_open(beside: int, alone: int) -> Refusal:
+    """Why 255 cannot be read: so many masks hold it beside a class, so many alone."""
+    found = f"of the masks that hold it, {alone} hold only 0 and 255 and {beside} hold a class beside it"
+    return Refusal("two_valued", f"255 may be a class or what is ignored: {found}", "say which with --map 255=ignore or --map 255=CLASS")
 
 
 def _decide_sure(group: Sequence[Content], labels: LabelSet) -> list[ValueMap | Refusal]:
@@ -483,7 +486,7 @@ def _palette_map(content: Content, labels: LabelSet) -> ValueMap | None:
 
 
 def _grey_colours(content: Content, labels: LabelSet) -> ValueMap | None:
-    """Greys that are colours of the labels (VOC's bus is 128, 128, 128, so a colour mask of buses alone is grey); None where not."""
+    """Greys that are colours of the labels (VOC's car is 128, 128, 128, so a colour mask of cars alone is grey); None where not."""
     stated = {**labels.colours, BACKGROUND: labels.colour_of(BACKGROUND)}
     legal = {packed(colour): labels.id_of(name) for name, colour in stated.items()}
     if labels.ignore_colour is not None:

@@ -1,7 +1,8 @@
 """The only decoder and encoder of image files.
 
 Photographs come out upright (EXIF applied), as 8-bit RGB; masks as they are stored (`read_raw_mask`) or as class ids (`read_mask`).
-Anything too large is refused by its header, before a pixel is decoded.
+Anything too large is refused by its header, before a pixel is decoded; what threads decode at one time shares one allowance of memory,
+so that it stays under 1 GiB. Pillow keeps 4 bytes a pixel of a colour image, so pixels are taken from it by bands of rows.
 """
 
 from __future__ import annotations
@@ -9,15 +10,19 @@ from __future__ import annotations
 import base64
 import io
 import struct
+import threading
 import tokenize
 import warnings
 import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from medseg.errors import ImageError, ImageTooLargeError
 from medseg.files import atomic_path, read_json
@@ -25,13 +30,17 @@ from medseg.types import Size
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif")
 MASK_SUFFIXES = (*IMAGE_SUFFIXES, ".npy")
-MAX_PIXELS = 178_956_970  # Pillow's own limit for an error; such a photograph decodes to 540 MB
+MAX_PIXELS = 120_000_000  # a photograph of 7 bytes a pixel (Pillow's 4 and the array's 3) then takes 800 MiB
+MAX_DECODED_BYTES = 7 * MAX_PIXELS  # what decoding takes at one time, over all threads
+LARGE_PIXELS = 25_000_000  # of which no two are worked on at one time, see `one_at_a_time`
+BAND = 1 << 22  # pixels converted at a time
 MAX_WIDE_PIXELS = 80_000_000  # of a mask in colours or 32 bits, which Pillow holds in 4 bytes a pixel, and once more as an array
 MAX_NPY_BYTES = 512 * 1024**2
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # below the limit is below the limit
 _SIXTEEN_BIT = ("I;16", "I;16B", "I;16L", "I", "F")
 _ORIENTATION_TAG = 0x0112
 _QUARTER_TURNS = (5, 6, 7, 8)
+_PIXEL_BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16L": 2, "I;16B": 2}  # in Pillow's memory; 4 for any other mode
 _COLOUR_MODES = ("RGB", "RGBA", "RGBX")
 # What Pillow's plugins raise on broken bytes; each was met by fuzzing or stands in their source.
 _BROKEN = (
@@ -90,12 +99,117 @@ def _open(source: Path | BinaryIO, where: object) -> Image.Image:
     return image
 
 
-def _decode(image: Image.Image, where: object) -> Image.Image:
+def _one_page(image: Image.Image, where: object, what: str) -> None:
+    """ImageError where a file holds several pages, all but the first of which would be dropped in silence."""
     try:
-        image.load()
-        return ImageOps.exif_transpose(image) if _orientation(image) > 1 else image
+        animated = bool(getattr(image, "is_animated", False))
+        pages = int(getattr(image, "n_frames", 2)) if animated and image.format != "GIF" else 0  # a GIF is read whole to count them
     except _BROKEN as error:
-        raise ImageError(where, f"the image is truncated or damaged ({_first_line(error)})", "export or copy the file again") from None
+        raise _damaged(where, error) from None
+    if animated:
+        found = f"more than one page ({pages})" if pages else "more than one page"
+        raise ImageError(where, f"the file holds {found}, {what} is one", "export one page a file")
+
+
+def _decode(image: Image.Image, where: object, taken: Callable[[Image.Image, int], Any], array_bytes: int = 3) -> Any:
+    """What `taken(image, orientation)` makes of the decoded pixels, within the memory allowed to all threads together.
+
+    orientation: what is left to apply; Pillow turns a TIFF itself.  array_bytes: what `taken` makes of a pixel.
+    """
+    try:
+        needed = _needed_bytes(image)
+        if needed > MAX_DECODED_BYTES:
+            found = f"{image.width} x {image.height} pixels of this kind of {image.format} take {needed >> 20:,} MiB to decode"
+            raise ImageTooLargeError(where, f"{found}, the limit is {MAX_DECODED_BYTES >> 20:,}", "scale the image down first")
+        with _MEMORY.taken(_needed_bytes(image, array_bytes)):
+            image.load()
+            found_here = taken(image, _orientation(image))
+            image.close()  # gives the pixels back before another thread is let in
+            return found_here
+    except _BROKEN as error:
+        raise _damaged(where, error) from None
+
+
+def _damaged(where: object, error: Exception) -> ImageError:
+    return ImageError(where, f"the image is truncated or damaged ({_first_line(error)})", "export or copy the file again")
+
+
+class _Memory:
+    """Bytes that threads share; who asks for more than is left waits."""
+
+    def __init__(self, size: int) -> None:
+        self._left = size
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def taken(self, size: int) -> Iterator[None]:
+        """Hold `size` bytes, which must not be more than there are."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._left >= size)
+            self._left -= size
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._left += size
+                self._changed.notify_all()
+
+
+_MEMORY = _Memory(MAX_DECODED_BYTES)
+_LARGE = threading.RLock()
+
+
+@contextmanager
+def one_at_a_time(size: Size) -> Iterator[None]:
+    """For work that keeps whole images of `size` besides decoding them: large ones wait for each other over all threads."""
+    if size.height_px * size.width_px <= LARGE_PIXELS:
+        yield
+        return
+    with _LARGE:
+        yield
+
+
+def _needed_bytes(image: Image.Image, array_bytes: int = 3) -> int:
+    """What decoding an image takes at its peak, by its header: Pillow's pixels and the array, or the decoder's own working memory."""
+    own = _PIXEL_BYTES.get(image.mode, 4)
+    decoder = 0
+    if image.format == "TIFF":
+        decoder = own  # one strip may be the whole image; and Pillow turns into a copy
+    elif image.format == "WEBP":
+        decoder = 12  # the canvas twice and its bytes
+    elif image.format in ("JPEG", "MPO") and image.info.get("progressive"):
+        decoder = 2 * len(image.getbands())  # all coefficients, 16 bits each
+    return image.width * image.height * (own + max(array_bytes, decoder))
+
+
+_TO_STORED: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+    2: np.fliplr, 3: lambda a: np.rot90(a, 2), 4: np.flipud, 5: lambda a: a.swapaxes(0, 1), 6: np.rot90,
+    7: lambda a: np.rot90(a, 2).swapaxes(0, 1), 8: lambda a: np.rot90(a, -1),
+}  # fmt: skip
+
+
+def _upright(shape: tuple[int, ...], dtype: Any, orientation: int) -> tuple[np.ndarray, np.ndarray]:
+    """(an empty upright array, a view of it as the pixels are stored); `shape` is as stored."""
+    turned = (shape[1], shape[0], *shape[2:]) if orientation in _QUARTER_TURNS else shape
+    upright = np.empty(turned, dtype)
+    return upright, _TO_STORED.get(orientation, np.asarray)(upright)
+
+
+def _bands(image: Image.Image) -> Iterator[tuple[slice, Image.Image]]:
+    """The image by bands of rows: as a whole Pillow would hand it out in two copies more."""
+    rows = max(1, BAND // max(1, image.width))
+    for top in range(0, image.height, rows):
+        bottom = min(top + rows, image.height)
+        yield slice(top, bottom), image.crop((0, top, image.width, bottom))
+
+
+def _pixels(image: Image.Image, orientation: int) -> np.ndarray:
+    """The values of a mask, upright, without alpha: (H, W) or (H, W, 3)."""
+    one = np.asarray(_without_alpha(image.crop((0, 0, 1, 1))))
+    upright, stored = _upright((image.height, image.width, *one.shape[2:]), one.dtype, orientation)
+    for rows, band in _bands(image):
+        stored[rows] = np.asarray(_without_alpha(band))
+    return upright
 
 
 def _orientation(image: Image.Image) -> int:
@@ -145,38 +259,80 @@ def read_image(path: Path) -> np.ndarray:
 
     Grey becomes three equal channels; an alpha channel is composited over black; 16-bit values are scaled from the smallest of 8, 10,
     12, 14 or 16 bits that holds their maximum, so 12-bit data in a 16-bit file is not left dark; floats in [0, 1] by 255. Raises
-    ImageError.
+    ImageError, also for a file of several pages (but for the further pictures that a phone puts behind a JPEG).
     """
-    with _open(path, path) as image:
-        return _to_rgb(_decode(image, path))
+    with _open_photograph(path) as image:
+        pixels: np.ndarray = _decode(image, path, _to_rgb)
+        return pixels
+
+
+def verify_image(path: Path) -> Size:
+    """The upright size of a photograph that decodes to its last pixel, without the memory of `read_image`; raises ImageError as it."""
+
+    def upright_size(image: Image.Image, left: int) -> Size:
+        _to_rgb(image.crop((0, 0, 1, 1)), 1)
+        return Size(image.width, image.height) if left in _QUARTER_TURNS else Size(image.height, image.width)
+
+    with _open_photograph(path) as image:
+        size: Size = _decode(image, path, upright_size, array_bytes=0)
+        return size
 
 
 def inspect_image(path: Path) -> Inspected:
     """Decode a photograph once and tell what its file is; raises ImageError as `read_image` does."""
-    with _open(path, path) as image:
+
+    def inspected(image: Image.Image, left: int) -> tuple[np.ndarray, int]:
+        strays = sum(int((~np.isfinite(np.asarray(band))).sum()) for _, band in _bands(image)) if image.mode == "F" else 0
+        return _to_rgb(image, left), strays
+
+    with _open_photograph(path) as image:
         found, orientation = image.format or "", _orientation(image)
-        decoded = _decode(image, path)
-        not_finite = int((~np.isfinite(np.asarray(decoded))).sum()) if decoded.mode == "F" else 0
-        return Inspected(_to_rgb(decoded), found, orientation, not_finite)
+        pixels, not_finite = _decode(image, path, inspected)
+        return Inspected(pixels, found, orientation, not_finite)
 
 
-def _to_rgb(image: Image.Image) -> np.ndarray:
-    if image.mode in _SIXTEEN_BIT:
-        grey = _to_eight_bits(np.asarray(image))
-        return np.repeat(grey[..., None], 3, axis=2)
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        rgba = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", rgba.size, (0, 0, 0, 255)), rgba)
-    return np.array(image.convert("RGB"))
+def _open_photograph(path: Path) -> Image.Image:
+    image = _open(path, path)
+    if image.format != "MPO":  # a JPEG with a preview or a depth map behind it
+        try:
+            _one_page(image, path, "a photograph")
+        except ImageError:
+            image.close()
+            raise
+    return image
 
 
-def _to_eight_bits(grey: np.ndarray) -> np.ndarray:
-    values = np.nan_to_num(grey.astype(np.float32), posinf=0.0, neginf=0.0).clip(0.0)
-    highest = float(values.max(initial=0.0))
-    if highest <= 1.0 and np.issubdtype(grey.dtype, np.floating):
-        return np.round(values * 255.0).astype(np.uint8)
-    top = next((2.0**bits - 1 for bits in (8, 10, 12, 14, 16) if highest <= 2.0**bits - 1), highest)
-    return np.round(values * (255.0 / top)).astype(np.uint8)
+def _to_rgb(image: Image.Image, orientation: int) -> np.ndarray:
+    upright, stored = _upright((image.height, image.width, 3), np.uint8, orientation)
+    factor = _grey_factor(image) if image.mode in _SIXTEEN_BIT else 0.0
+    for rows, band in _bands(image):
+        stored[rows] = _scaled(band, factor) if factor else _on_black(band)
+    return upright
+
+
+def _on_black(band: Image.Image) -> np.ndarray:
+    """RGB; what is transparent over black."""
+    if band.mode in ("RGBA", "LA", "PA") or "transparency" in band.info:
+        rgba = band.convert("RGBA")
+        band = Image.alpha_composite(Image.new("RGBA", rgba.size, (0, 0, 0, 255)), rgba)
+    return np.asarray(band.convert("RGB"))
+
+
+def _grey_factor(image: Image.Image) -> float:
+    """By what 16-bit or float values are multiplied to fill 0..255."""
+    highest = max((float(_plain(band).max(initial=0.0)) for _, band in _bands(image)), default=0.0)
+    if highest <= 1.0 and image.mode == "F":
+        return 255.0
+    return 255.0 / next((2.0**bits - 1 for bits in (8, 10, 12, 14, 16) if highest <= 2.0**bits - 1), highest)
+
+
+def _scaled(band: Image.Image, factor: float) -> np.ndarray:
+    return np.round(_plain(band) * factor).astype(np.uint8)[..., None]
+
+
+def _plain(band: Image.Image) -> np.ndarray:
+    """float32 (h, w), 0 where a value is negative or not finite."""
+    return np.nan_to_num(np.asarray(band).astype(np.float32), posinf=0.0, neginf=0.0).clip(0.0)
 
 
 def read_mask(path: Path) -> np.ndarray:
@@ -204,18 +360,21 @@ def read_raw_mask(path: Path) -> RawMask:
         return _read_npy(path)
     with _open(path, path) as image:
         _check_mask_header(image, path)
-        mode, orientation = image.mode, _orientation(image)
-        decoded = _without_alpha(_decode(image, path), path)
-        palette = None
-        if decoded.mode == "P":
-            palette = np.array(decoded.getpalette("RGB") or [], np.uint8).reshape(-1, 3)
-        values = _whole(np.asarray(decoded), path)
-    return RawMask(values, palette, mode, image.format or "", orientation)
+        mode, form, orientation = image.mode, image.format or "", _orientation(image)
+        values, palette = _decode(image, path, partial(_raw_values, path=path))
+    return RawMask(_whole(values, path), palette, mode, form, orientation)
+
+
+def _raw_values(image: Image.Image, orientation: int, path: Path) -> tuple[np.ndarray, np.ndarray | None]:
+    """(values upright, palette or None)."""
+    _check_alpha(image, path)
+    has_palette = image.mode in ("P", "PA")
+    palette = np.array(image.getpalette("RGB") or [], np.uint8).reshape(-1, 3) if has_palette else None
+    return _pixels(image, orientation), palette
 
 
 def _check_mask_header(image: Image.Image, path: Path) -> None:
-    if getattr(image, "is_animated", False):
-        raise ImageError(path, "the file holds more than one page, a mask is one", "export one page a file")
+    _one_page(image, path, "a mask")
     known = (*_COLOUR_MODES, *_SIXTEEN_BIT, "1", "L", "P", "LA", "PA")
     deep_colour = image.mode in (*_COLOUR_MODES, "LA") and any(";16" in raw for raw in _raw_modes(image))
     if image.mode not in known or deep_colour:
@@ -233,15 +392,19 @@ def _raw_modes(image: Image.Image) -> list[str]:
     return [str(argument[0] if isinstance(argument, tuple) else argument) for argument in arguments]
 
 
-def _without_alpha(image: Image.Image, path: Path) -> Image.Image:
-    """The image without its alpha channel, which says nothing where it is the same all over; ImageError where it varies."""
+def _check_alpha(image: Image.Image, path: Path) -> None:
+    """ImageError where the alpha channel varies; where it is the same all over it says nothing."""
     if image.mode in ("RGBA", "LA", "PA"):
         lowest, highest = image.getchannel("A").getextrema()
         if lowest != highest:
             rule = f"the transparency of the mask varies ({lowest} to {highest}), so its colours are not what is seen"
             raise ImageError(path, rule, "export it without an alpha channel")
-        return image.convert("RGB") if image.mode == "RGBA" else image.getchannel(image.mode[0])
-    return image.convert("RGB") if image.mode == "RGBX" else image
+
+
+def _without_alpha(band: Image.Image) -> Image.Image:
+    if band.mode in ("LA", "PA"):
+        return band.getchannel(band.mode[0])
+    return band.convert("RGB") if band.mode in ("RGBA", "RGBX") else band
 
 
 def _whole(values: np.ndarray, path: Path) -> np.ndarray:

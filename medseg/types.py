@@ -32,7 +32,8 @@ class Row:
 
     depth_px: None for a photograph.  spacing_mm: x, y, z along width, height and depth, None where unknown.  instances: the file
     of the separate objects beside the class mask, where the annotation told them apart.  channels: how many files the image is, one a
-    channel, of which `image` names the first (`manifest.imagefiles`).
+    channel, of which `image` names the first (`manifest.imagefiles`).  mask_as_stored: the mask was recorded as it was found and is no
+    id mask, so nothing may learn from it before it is repaired.
     """
 
     sample_id: str
@@ -47,6 +48,7 @@ class Row:
     spacing_mm: Spacing = (None, None, None)
     instances: str | None = None
     channels: int = 1
+    mask_as_stored: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from nibabel.spatialimages import HeaderDataError
 
 from medseg.errors import ImageError
 from medseg.files import atomic_path
+from medseg.types import Spacing
 
 VOLUME_SUFFIXES = (".nii", ".nii.gz")
 MAX_VOXELS = 2**29  # 536,870,912, channels counted: room for a CT of 512 x 512 x 2048, and a label volume stays at 512 MiB
@@ -244,6 +245,16 @@ def same_affine(one: np.ndarray, other: np.ndarray) -> bool:
     lengths = np.sqrt((one[:3, :3] ** 2).sum(axis=0))
     allowed = TOLERANCE * np.append(lengths, lengths.min())
     return bool((np.abs(one - other)[:3] <= allowed).all())
+
+
+def rounded(spacing_mm: tuple[float, float, float]) -> Spacing:
+    """Spacing to a millionth of a millimetre, as manifests state it: an affine in float32 holds no more.
+
+    >>> rounded((0.699999988, 0.5, 3e-7))
+    (0.7, 0.5, 3e-07)
+    """
+    x, y, z = (round(value, 6) or value for value in spacing_mm)
+    return x, y, z
 
 
 # --- voxels

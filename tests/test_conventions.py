@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from medseg.conventions import Refusal, ValueMap, classify, content_of, convert, decide, reads_as_stored, snap
+from medseg.conventions import BLOCK, Refusal, ValueMap, classify, content_of, convert, decide, reads_as_stored, snap
 from medseg.errors import LabelError
 from medseg.images import RawMask
 from medseg.labels import LabelSet
@@ -86,9 +86,16 @@ def test_one_file(values: list[int], labels: LabelSet, expected: str) -> None:
         # bits beside black and white
         ([[0, 1], [0, 255], [1]], TONGUE, [{0: 0, 1: 1}, {0: 0, 255: 1}, {1: 1}]),
         ([[0, 1], [0, 255], [0, 255]], TONGUE, [{0: 0, 1: 1}, {0: 0, 255: 1}, {0: 0, 255: 1}]),
-        # 255 beside a class is the ignore id, so it is one alone as well
-        ([[0, 255], [1, 255]], TONGUE, [{0: 0, 255: 255}, {1: 1, 255: 255}]),
-        ([[0, 255], [1, 2, 255], [255]], AB, [{0: 0, 255: 255}, {1: 1, 2: 2, 255: 255}, {255: 255}]),
+        # where 255 stands beside a class in most masks that hold it, it is the ignore id alone as well
+        ([[0, 255], [1, 255], [0, 1, 255]], TONGUE, [{0: 0, 255: 255}, {1: 1, 255: 255}, {0: 0, 1: 1, 255: 255}]),
+        ([[255], [1, 2, 255], [2, 255], [0, 1]], AB, [{255: 255}, {1: 1, 2: 2, 255: 255}, {2: 2, 255: 255}, {0: 0, 1: 1}]),
+        # one such mask among many does not turn their foreground into ignored; it is asked about
+        ([[0, 255]] * 20 + [[0, 1, 255]], TONGUE, [{0: 0, 255: 1}] * 20 + ["two_valued"]),
+        ([[0, 127, 255]] * 20 + [[0, 1, 255]], AB, [{0: 0, 127: 1, 255: 2}] * 20 + ["factor"]),
+        ([[0, 1], [0, 2], *[[0, 255]] * 20, [0, 1, 255]], AB, [{0: 0, 1: 1}, {0: 0, 2: 2}] + ["two_valued"] * 21),
+        # both kinds side by side: nobody knows
+        ([[0, 255], [1, 255]], TONGUE, ["two_valued", "two_valued"]),
+        ([[0, 255], [1, 2, 255], [255], [0, 1]], AB, ["two_valued", "two_valued", "two_valued", {0: 0, 1: 1}]),
         # two whites in one set; a value that would be two classes
         ([[0, 255], [0, 128], [0, 255]], TONGUE, [{0: 0, 255: 1}, {0: 0, 128: 1}, {0: 0, 255: 1}]),
         ([[0, 127], [127, 255]], TONGUE, ["outside", "outside"]),
@@ -110,6 +117,41 @@ def test_what_the_user_says_wins() -> None:
     assert tables([[0, 1]], TONGUE, {0: 1, 1: 0}) == [{0: 1, 1: 0}]
     found = decide([content_of(raw([0, 1, 7]))], AB, {7: 0})[0]
     assert isinstance(found, ValueMap) and found.said == "7 is read as background (--map)" and found.changes
+
+
+def test_white_beside_masks_with_an_ignored_border_is_asked_about() -> None:
+    files = [content_of(raw([0, 255])), content_of(raw([0, 255])), content_of(raw([0, 1, 255]))]
+    refusals = decide(files, TONGUE)
+    assert all(isinstance(one, Refusal) and one.fix == "say which with --map 255=ignore or --map 255=CLASS" for one in refusals)
+    assert isinstance(refusals[0], Refusal) and refusals[0].rule.endswith(
+        "of the masks that hold it, 2 hold only 0 and 255 and 1 hold a class beside it"
+    )
+    for meaning in (255, 1):
+        told = decide(files, TONGUE, {255: meaning})
+        assert [one.table[255] for one in told if isinstance(one, ValueMap)] == [meaning] * 3
+
+
+def test_a_palette_that_shows_the_ignored_colour_at_255_is_believed() -> None:
+    """A VOC mask of background and void alone."""
+    black, red, void = (0, 0, 0), (255, 0, 0), (224, 224, 192)
+    palette = [black, red, *[(1, 2, 3)] * 253, void]
+    found = decide([content_of(raw([0, 255], palette)), content_of(raw([0, 255], palette)), content_of(raw([0, 1, 255], palette))], RED_GREEN)
+    assert [one.table[255] for one in found if isinstance(one, ValueMap)] == [255, 255, 255]
+
+
+def test_a_large_mask_is_counted_by_blocks() -> None:
+    """The same over the seams of the blocks as in one piece."""
+    values = np.repeat(np.random.default_rng(0).integers(0, 4, (2000, 60)).astype(np.uint8), 80, axis=1)
+    content = content_of(raw(values))
+    solid = np.ones(values.shape, bool)
+    for shift, axis in ((1, 0), (-1, 0), (1, 1), (-1, 1)):
+        other = np.roll(values, shift, axis)
+        edge = [slice(None), slice(None)]
+        edge[axis] = slice(0, 1) if shift > 0 else slice(-1, None)
+        other[tuple(edge)] = values[tuple(edge)]
+        solid &= other == values
+    assert values.size > 2 * BLOCK and content.solid == tuple(int((solid & (values == value)).sum()) for value in range(4))
+    assert np.array_equal(convert(raw(values), ValueMap("ids", {0: 3, 1: 2, 2: 1, 3: 0}, "")), 3 - values)
 
 
 def test_refusals_say_the_way_out() -> None:
@@ -173,8 +215,8 @@ def test_colours() -> None:
 
 
 def test_a_class_in_grey() -> None:
-    """VOC's bus is (128, 128, 128): an RGB mask that shows no other class is grey."""
-    labels = LabelSet.of("car", "bus", colours={"car": [128, 128, 0], "bus": [128, 128, 128]})
+    """VOC's car is (128, 128, 128): an RGB mask that shows no other class is grey."""
+    labels = LabelSet.of("bus", "car", colours={"bus": [128, 128, 0], "car": [128, 128, 128]})
     image = np.repeat(128 * DISC[..., None].astype(np.uint8), 3, axis=2)
     found = decide([content_of(raw(image))], labels)[0]
     assert isinstance(found, ValueMap) and found.kind == "colours" and np.array_equal(convert(raw(image), found), 2 * DISC)

@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import io
 import json
+import re
 import stat
 import subprocess
 import sys
@@ -300,6 +301,42 @@ def test_a_zip_that_lies_about_a_size(tmp_path: Path) -> None:
         unpack(tmp_path / "a.zip", tmp_path / "out", LIMITS)
 
 
+def zip64(members: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> bytes:
+    """A zip64 archive: the old end record says 0xFFFFFFFF for the table's size and place, the new record has the numbers."""
+    with monkeypatch.context() as patched:
+        patched.setattr(zipfile, "ZIP_FILECOUNT_LIMIT", 0)
+        content = bytearray(zipped(members))
+    assert content[-42:-38] == b"PK\x06\x07" and content[-98:-94] == b"PK\x06\x06" and content[-22:-18] == b"PK\x05\x06"
+    content[-10:-2] = b"\xff" * 8
+    return bytes(content)
+
+
+def test_a_zip64(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.zip").write_bytes(zip64({"x/a": b"a" * 100, "b": b"b"}, monkeypatch))
+    assert unpack(tmp_path / "a.zip", tmp_path / "out", LIMITS) == 2 and (tmp_path / "out/x/a").read_bytes() == b"a" * 100
+
+
+@pytest.mark.parametrize("end_says", [0xFFFFFFFF, 46])
+def test_a_zip64_whose_table_of_contents_is_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end_says: int) -> None:
+    """zipfile believes the zip64 record, whatever the old end record says; 300 MiB of it (a hole in the file) must not be read."""
+    content = bytearray(zip64({"a": b"a"}, monkeypatch))
+    size = 300 * 2**20
+    content[-98 + 40 : -98 + 56] = size.to_bytes(8, "little") + (0).to_bytes(8, "little")
+    content[-10:-6] = end_says.to_bytes(4, "little")
+    path = tmp_path / "a.zip"
+    with path.open("wb") as stream:
+        stream.write(content[:4])
+        stream.seek(size)
+        stream.write(content[-98:])
+    with pytest.raises(FetchError, match="its table of contents is over 64 MiB; unpack it by hand"):
+        unpack(path, tmp_path / "out", LIMITS)
+    lying = bytearray(zip64({"a": b"a"}, monkeypatch))
+    lying[-98 + 40 : -98 + 48] = (2**40).to_bytes(8, "little")
+    path.write_bytes(lying)
+    with pytest.raises(FetchError, match=r"not a readable zip, tar or tar.gz \(Bad offset"):
+        unpack(path, tmp_path / "out", LIMITS)
+
+
 def test_a_tar_with_a_gigabyte_of_header(tmp_path: Path) -> None:
     """A pax header is read whole by tarfile: 2 GiB of it, packed to 2 MB, must not reach the memory."""
     info = member("pax", tarfile.XHDTYPE)
@@ -348,6 +385,29 @@ def test_entries_state_only_what_a_source_states() -> None:
     assert entry("TASK09_spleen").name == "Task09_Spleen"
     with pytest.raises(FetchError, match=r"mnist: there is no such data set; choose one of biohit"):
         entry("mnist")
+
+
+@pytest.mark.parametrize("name", [item.name for item in ENTRIES])
+def test_next_steps_are_commands_that_exist(name: str) -> None:
+    """Each word after `medseg` up to the first option or path is a command, each option one of its own."""
+    from typer.main import get_command
+
+    from medseg.cli import app
+
+    commands = re.findall(r"medseg ((?:(?!, then|, whose|\bmedseg\b).)+)", entry(name).next_step)
+    assert commands
+    for text in commands:
+        words, command = text.split(), get_command(app)
+        while words and hasattr(command, "commands"):
+            command = command.commands[words.pop(0)]
+        known = {option for parameter in command.params for option in parameter.opts}
+        assert {word for word in words if word.startswith("--")} <= known, text
+
+
+def test_kvasir_is_imported_as_it_is_and_repaired() -> None:
+    step = entry("kvasir-seg").next_step
+    places = [step.index(word) for word in ("import masks", " --as-is ", "medseg manifest check", "--fix data_manifests/kvasir-seg/v2")]
+    assert places == sorted(places)
 
 
 def test_checksums_are_those_of_the_sources_cited() -> None:

@@ -2,17 +2,22 @@ from __future__ import annotations
 
 import pickle
 import struct
+import threading
+import time
 import tracemalloc
 import zlib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from medseg import images
-from medseg.errors import ImageError
+from medseg.errors import ImageError, ImageTooLargeError
 from medseg.labels import LabelSet
 from medseg.types import Size
+from tests.test_volumes import peak_mib
 
 PHOTO = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
 
@@ -92,7 +97,7 @@ def test_a_huge_header_is_refused_before_a_pixel_is_decoded(tmp_path):
 
     header = struct.pack(">IIBBBBB", 50_000, 50_000, 8, 2, 0, 0, 0)
     (tmp_path / "bomb.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IEND", b""))
-    with pytest.raises(ImageError, match="bomb.png: more than 178,956,970 pixels; scale the image down"):
+    with pytest.raises(ImageError, match="bomb.png: more than 120,000,000 pixels; scale the image down"):
         images.read_image(tmp_path / "bomb.png")
 
 
@@ -108,6 +113,80 @@ def test_blend_leaves_the_background_alone():
     out = images.blend(PHOTO, mask, LabelSet.of("tongue", colours={"tongue": [255, 0, 0]}).palette, opacity=1.0)
     assert out[2, 3].tolist() == [255, 0, 0]
     assert (out[mask == 0] == PHOTO[mask == 0]).all()
+
+
+def test_pages_beyond_the_first_are_not_dropped_in_silence(tmp_path):
+    frames = [Image.fromarray(np.full((4, 4, 3), n, np.uint8)) for n in (0, 99, 200)]
+    for name in ("m.tif", "m.gif", "m.webp", "m.png"):
+        frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:])
+        said = r"more than one page" if name == "m.gif" else r"more than one page \(3\)"
+        for read in (images.read_image, images.inspect_image, images.verify_image):
+            with pytest.raises(ImageError, match=rf"{name}: the file holds {said}, a photograph is one; export one page a file"):
+                read(tmp_path / name)
+    frames[1].save(tmp_path / "m.jpg", "MPO", save_all=True, append_images=frames[2:])
+    with Image.open(tmp_path / "m.jpg") as image:
+        assert image.format == "MPO" and image.n_frames == 2
+    assert (images.read_image(tmp_path / "m.jpg") == 99).all(), "a phone's JPEG with a second picture behind it"
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_orientation_as_pillow_turns_it(tmp_path, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    for name, stored in (("a.png", PHOTO), ("b.png", PHOTO[..., 0]), ("c.tif", PHOTO[..., 0].astype(np.float32) / 255)):
+        Image.fromarray(stored).save(tmp_path / name, exif=exif)
+        with Image.open(tmp_path / name) as image:
+            expected = np.asarray(ImageOps.exif_transpose(image))
+        found = images.read_image(tmp_path / name)
+        expected = np.round(expected * 255).astype(np.uint8) if name == "c.tif" else expected
+        assert np.array_equal(found, expected if expected.ndim == 3 else np.repeat(expected[..., None], 3, axis=2))
+        assert images.verify_image(tmp_path / name) == images.read_size(tmp_path / name) == Size(*found.shape[:2])
+        if name != "c.tif":
+            assert np.array_equal(images.read_raw_mask(tmp_path / name).values, expected)
+
+
+def test_bands_meet_without_a_seam(tmp_path, monkeypatch):
+    """Bands of one row give what one band gives, whatever the mode."""
+    alpha = np.dstack([PHOTO, PHOTO[..., :1]])
+    deep = PHOTO[..., 0].astype(np.uint16) * 16
+    shown = {}
+    for band in (1 << 22, 1):
+        monkeypatch.setattr(images, "BAND", band)
+        for name, array in (("rgb.png", PHOTO), ("rgba.png", alpha), ("deep.png", deep), ("float.tif", deep.astype(np.float32))):
+            Image.fromarray(array).save(tmp_path / name)
+            shown.setdefault(name, []).append(images.read_image(tmp_path / name))
+        shown.setdefault("mask", []).append(images.read_raw_mask(tmp_path / "rgb.png").values)
+    assert all(np.array_equal(*pair) for pair in shown.values()) and np.array_equal(shown["mask"][0], PHOTO)
+    over_black = Image.alpha_composite(Image.new("RGBA", (9, 6), (0, 0, 0, 255)), Image.fromarray(alpha)).convert("RGB")
+    assert np.array_equal(shown["rgba.png"][0], np.asarray(over_black))
+
+
+def test_what_takes_too_much_to_decode_is_refused_by_its_header(tmp_path, monkeypatch):
+    """A progressive JPEG keeps all its coefficients beside the pixels; the same picture as a plain one is read."""
+    Image.fromarray(PHOTO).save(tmp_path / "plain.jpg")
+    Image.fromarray(PHOTO).save(tmp_path / "progressive.jpg", progressive=True, subsampling=0)
+    monkeypatch.setattr(images, "MAX_DECODED_BYTES", 8 * PHOTO[..., 0].size)
+    assert images.read_image(tmp_path / "plain.jpg").shape == PHOTO.shape
+    with pytest.raises(ImageTooLargeError, match=r"9 x 6 pixels of this kind of JPEG take 0 MiB to decode, the limit is 0; scale"):
+        images.read_image(tmp_path / "progressive.jpg")
+
+
+def test_threads_share_one_allowance():
+    memory, most, held = images._Memory(10), [], []
+    lock = threading.Lock()
+
+    def work(size: int) -> None:
+        with memory.taken(size):
+            with lock:
+                held.append(size)
+                most.append(sum(held))
+            time.sleep(0.001)
+            with lock:
+                held.remove(size)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(work, [6, 4, 5, 10, 1, 7, 3] * 6))
+    assert max(most) <= 10 and len(most) == 42
 
 
 # --- masks as stored
@@ -247,9 +326,9 @@ def _npy_header(shape: tuple[int, ...], kind: str = "|u1") -> bytes:
 
 def test_headers_that_promise_too_much_cost_no_memory(tmp_path):
     files = {
-        "a.png": (_png(50_000, 50_000), "more than 178,956,970 pixels"),
-        "b.png": (_png(12_000, 12_000, colour=2), "the limit for a mask of mode RGB is 80,000,000"),
-        "c.npy": (_npy_header((50_000, 50_000)), "the limit is 178,956,970"),
+        "a.png": (_png(50_000, 50_000), "more than 120,000,000 pixels"),
+        "b.png": (_png(11_000, 10_000, colour=2), "the limit for a mask of mode RGB is 80,000,000"),
+        "c.npy": (_npy_header((50_000, 50_000)), "the limit is 120,000,000"),
         "d.npy": (_npy_header((12_000, 12_000), "<f8"), "the limit is .* and 512 MB"),
         "e.npy": (_npy_header((10**30, 10**30)), "the limit is"),
         "f.npy": (_npy_header((-1, 5)), "f.npy"),
@@ -279,3 +358,40 @@ def test_a_row_stride_of_sixteen_bytes_is_not_taken_for_sixteen_bits(tmp_path: P
     """A BMP's decoder is told its stride: 16 bytes for five RGB pixels."""
     Image.new("RGB", (5, 3), (7, 7, 7)).save(tmp_path / "narrow.bmp")
     assert (images.read_raw_mask(tmp_path / "narrow.bmp").values == 7).all()
+
+
+def _large_png(path: Path, side: int, channels: int) -> None:
+    """A PNG of side x side pixels, written row by row."""
+    row = b"\0" + bytes(np.random.default_rng(0).integers(0, 256, side * channels, np.uint8))
+    packer = zlib.compressobj(1)
+    data = b"".join([*(packer.compress(row) for _ in range(side)), packer.flush()])
+    header = _chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, {1: 0, 3: 2, 4: 6}[channels], 0, 0, 0))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + header + _chunk(b"IDAT", data) + _chunk(b"IEND", b""))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("channels", "side"), [(4, 10_000), (3, 10_954), (4, 10_954)])
+def test_a_photograph_at_the_limit_stays_under_1_gib(tmp_path: Path, channels: int, side: int) -> None:
+    _large_png(tmp_path / "a.png", side, channels)
+    code = "from medseg.images import *\nfrom pathlib import Path\nprint(read_image(Path(sys.argv[1])).shape)"
+    peak, output = peak_mib(code, tmp_path / "a.png")
+    assert output == f"({side}, {side}, 3)" and peak < 1024
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("white", "side"), [(1, 10_000), (255, 10_000), (1, 10_954)])
+def test_importing_large_photographs_stays_under_1_gib(tmp_path: Path, white: int, side: int) -> None:
+    """Two pairs, so that two threads meet them; masks that stay in place and masks that are written anew."""
+    mask = np.zeros((side, side), np.uint8)
+    mask[100:5000, 200:7000] = white
+    for folder in ("i", "m"):
+        (tmp_path / folder).mkdir()
+    for name in "ab":
+        _large_png(tmp_path / "i" / f"{name}.png", side, 4)
+        Image.fromarray(mask).save(tmp_path / "m" / f"{name}.png", compress_level=1)
+    code = (
+        "from medseg.cli import app\napp(['manifest', 'import', 'masks', '--images', sys.argv[1] + '/i', '--masks', sys.argv[1] + '/m',"
+        " '--classes', 'tongue', '--out', sys.argv[1] + '/out'], standalone_mode=False)"
+    )
+    peak, _ = peak_mib(code, tmp_path)
+    assert (tmp_path / "out/manifest.csv").read_text().count(f",{4900 * 6800}\n") == 2 and peak < 1024

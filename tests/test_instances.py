@@ -103,7 +103,7 @@ SOUND = {"label": "a", "group_id": None, "crowd": False, "area_px": 5, "bbox_xyw
 BROKEN = {
     "another format": ({"format": "x"}, r"is not a 'medseg-instances 1'"),
     "size": ({"size": [20, -30]}, r"`size` must be \[height, width\]"),
-    "huge": ({"size": [10**6, 10**6]}, r"`size` is over 178,956,970 pixels"),
+    "huge": ({"size": [10**6, 10**6]}, r"`size` is over 120,000,000 pixels"),
     "list": ({"instances": {}}, r"is not a 'medseg"),
     "keys": ({"instances": [{}]}, r"a.json instance 0: the keys must be area_px, bbox"),
     "types": ({"instances": [SOUND | {"crowd": 1}]}, r"instance 0: label and rle must be text"),

@@ -252,14 +252,17 @@ def test_an_address_that_cannot_work_leaves_no_run_folder(world, tmp_path, monke
 
 
 def test_groups_are_those_of_the_split(tmp_path):
-    _, _, data_root, experiment = make_all(tmp_path)
+    manifest, _, data_root, experiment = make_all(tmp_path)
     path = tmp_path / "manifest/splits/main.csv"
     lines = path.read_text().splitlines()
     tests = [place for place, line in enumerate(lines) if ",test" in line][:2]
     for place in tests:  # two test images of one patient
         sample, _, *rest = lines[place].split(",")
         lines[place] = ",".join([sample, "patient", *rest])
-    path.write_text("\n".join(lines) + "\n")
+    path.unlink()
+    table = tmp_path / "edited.csv"
+    table.write_text("\n".join(lines) + "\n")
+    api.given_split(manifest, "main", table)
     run = api.train(experiment, ["train.epochs=1"], data_root, tmp_path / "runs")
     scores = api.evaluate(run.path, "test", data_root).scores
     assert (scores.n_cases, scores.n_groups) == (4, 3)
@@ -315,7 +318,7 @@ def test_a_manifest_or_split_changed_after_the_training(tmp_path):
     run = api.train(experiment, ["train.epochs=1"], data_root, tmp_path / "runs")
     path = tmp_path / "manifest/splits/main.csv"
     path.unlink()
-    make_split(manifest, "main", (0.5, 0.25, 0.25), seed=5)
+    make_split(manifest, "main", (0.5, 0.25, 0.25), seed=5, unlock="drawn anew")
     with pytest.raises(RunError, match="the split has changed since this run was trained"):
         api.evaluate(run.path, "test", data_root)
 

@@ -59,6 +59,9 @@ def _window(letterbox: Letterbox) -> tuple[slice, slice]:
 
 def read_original_image(manifest: Manifest, row: Row, data_root: Path) -> np.ndarray:
     """The photograph as annotated, uint8 (H, W, 3); ManifestError where the file is not the one the manifest describes."""
+    if row.channels > 1:
+        rule = f"the image is {row.channels} files, one a channel; such images can be imported, checked and split, but training on them is"
+        raise ManifestError(manifest.where(row), f"{rule} not yet possible", "train on a manifest whose images are one file each")
     path = manifest.image_path(row, data_root)
     image = images.read_image(path)
     derived = manifest.dataset.images_under == "manifest"
@@ -68,6 +71,7 @@ def read_original_image(manifest: Manifest, row: Row, data_root: Path) -> np.nda
 
 def read_original_mask(manifest: Manifest, row: Row, data_root: Path) -> np.ndarray:
     """The class ids on the image's own grid, uint8 (H, W); raises ManifestError or LabelError."""
+    _refuse_as_stored(manifest, row)
     path = manifest.mask_path(row, data_root)
     mask = images.read_mask(path)
     assert row.mask_sha256 is not None
@@ -75,6 +79,12 @@ def read_original_mask(manifest: Manifest, row: Row, data_root: Path) -> np.ndar
     _check(manifest, row, path, mask.shape, row.mask_sha256, sha256_array(mask) if derived else sha256_file(path))
     manifest.labels.check(mask, path)
     return mask
+
+
+def _refuse_as_stored(manifest: Manifest, row: Row) -> None:
+    if row.mask_as_stored:
+        fix = f"run `medseg manifest check {manifest.folder} --fix OUT`, then use the new version"
+        raise ManifestError(manifest.where(row), "its mask was imported --as-is and is not an id mask", fix)
 
 
 def _check(manifest: Manifest, row: Row, path: Path, shape: tuple[int, ...], stated: str, found: str) -> None:
@@ -88,7 +98,8 @@ def _check(manifest: Manifest, row: Row, path: Path, shape: tuple[int, ...], sta
 def decode(manifest: Manifest, row: Row, data_root: Path, frame: Size) -> Sample:
     """Read, check and letterbox one row. Raises ImageError, LabelError or ManifestError."""
     letterbox = fit_letterbox(row.size, frame)
-    image_CHW = place_image(read_original_image(manifest, row, data_root), letterbox)
+    with images.one_at_a_time(row.size):
+        image_CHW = place_image(read_original_image(manifest, row, data_root), letterbox)
     mask_HW = None
     if row.mask is not None:
         mask_HW = place_mask(read_original_mask(manifest, row, data_root), letterbox, manifest.labels.ignore_id)
@@ -118,6 +129,7 @@ def decode_all(
     """
     _refuse_volumes(manifest, rows)
     for row in rows:
+        _refuse_as_stored(manifest, row)  # here too: the cache may hold the same file from a manifest that took it for ids
         if not (path := manifest.image_path(row, data_root)).is_file():
             raise ManifestError(manifest.where(row), f"there is no image {path}", "check --data-root")
     paths = tuple(cache / f"{_key(manifest, rows, frame)}.{kind}.npy" for kind in ("images", "masks"))

@@ -133,7 +133,8 @@ _OTHERS = (
         citation="Jha et al., Kvasir-SEG: A Segmented Polyp Dataset, MMM 2020, 451-462, doi:10.1007/978-3-030-37734-2_37",
         page="https://datasets.simula.no/kvasir-seg/",
         next_step="medseg manifest import masks --images {folder}/Kvasir-SEG/images --masks {folder}/Kvasir-SEG/masks --classes polyp"
-        " --out data_manifests/kvasir-seg/v1",
+        " --as-is --out data_manifests/kvasir-seg/v1, then (its masks are JPEGs, whose values --fix brings back to the two meant)"
+        " medseg manifest check data_manifests/kvasir-seg/v1 --data-root {folder}/Kvasir-SEG --fix data_manifests/kvasir-seg/v2",
         limit_bytes=4 * GIB,
     ),
 )

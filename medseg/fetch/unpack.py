@@ -8,7 +8,6 @@ from __future__ import annotations
 import gzip
 import io
 import stat
-import struct
 import tarfile
 import zipfile
 import zlib
@@ -23,6 +22,7 @@ from medseg.files import leaves_root, posix, staged_folder
 
 CHUNK = 2**20
 MOST_HEADER = 2**26  # one read of an archive's headers; a hostile one asks for gigabytes
+MOST_CONTENTS = 64 * 2**20  # of a table of contents: about a million entries, which take some hundred MiB in memory
 FREE_BYTES = 2**26  # small archives of blank masks are packed well: the ratio is asked about only beyond this
 BROKEN = (tarfile.TarError, zipfile.BadZipFile, zlib.error, gzip.BadGzipFile, EOFError, NotImplementedError, RuntimeError, ValueError)
 
@@ -117,8 +117,7 @@ def _opened(archive: Path) -> Iterator[Iterator[_Member]]:
         head = stream.read(4)
         stream.seek(0)
         if head[:2] == b"PK":
-            _check_directory(stream, archive)
-            with _readable(lambda: zipfile.ZipFile(stream), archive) as opened:
+            with _readable(lambda: zipfile.ZipFile(_BoundedZip(stream, archive)), archive) as opened:  # type: ignore[call-overload]
                 yield (_zip_member(opened, info) for info in opened.infolist())
             return
         plain: Any = gzip.GzipFile(fileobj=stream) if head[:2] == b"\x1f\x8b" else stream
@@ -132,19 +131,6 @@ def _readable(open_it: Callable[[], Any], archive: Path) -> Any:
     except BROKEN as cause:
         rule = f"not a readable zip, tar or tar.gz ({' '.join(str(cause).split()) or type(cause).__name__})"
         raise FetchError(archive, rule, "remove it and fetch again") from None
-
-
-def _check_directory(stream: IO[bytes], archive: Path) -> None:
-    """zipfile reads a zip's whole table of contents into memory: refuse one that is too large before that."""
-    stream.seek(0, 2)
-    start = max(0, stream.tell() - 2**16 - 22)
-    stream.seek(start)
-    tail = stream.read()
-    stream.seek(0)
-    end = tail.rfind(b"PK\x05\x06")
-    size = struct.unpack_from("<I", tail, end + 12)[0] if 0 <= end <= len(tail) - 22 else 0
-    if size > 4 * MOST_HEADER:
-        raise FetchError(archive, "its table of contents is over 256 MiB", "unpack it by hand if you trust it")
 
 
 def _zip_member(opened: zipfile.ZipFile, info: zipfile.ZipInfo) -> _Member:
@@ -179,3 +165,25 @@ class _Bounded:
             raise tarfile.ReadError(f"a header of {count} bytes")
         data: bytes = self._stream.read(count)
         return data
+
+
+class _BoundedZip:
+    """A zip file that refuses to hand out more than MOST_CONTENTS bytes at once.
+
+    zipfile reads the table of contents whole. How long that is, the end record says or, in a zip64 archive, a second record that it
+    points to; the bound is put where the reading happens, so that it holds for whichever of the two zipfile believes.
+    """
+
+    def __init__(self, stream: IO[bytes], archive: Path) -> None:
+        self._stream, self._archive = stream, archive
+        self.seek, self.tell, self.seekable = stream.seek, stream.tell, stream.seekable
+
+    def read(self, count: int = -1) -> bytes:
+        """Up to `count` bytes, or all to the end of the file; FetchError where that is too much."""
+        if count < 0:  # the end of the file, where the end record is looked for
+            here, end = self._stream.tell(), self._stream.seek(0, io.SEEK_END)
+            count = end - self._stream.seek(here)
+        if count > MOST_CONTENTS:
+            rule = f"its table of contents is over {MOST_CONTENTS >> 20} MiB"
+            raise FetchError(self._archive, rule, "unpack it by hand if you trust it")
+        return self._stream.read(count)

@@ -1,7 +1,8 @@
-"""splits/<name>.ledger.jsonl: each time the test rows of a split were scored, and each time a test set was unlocked.
+"""splits/<name>.ledger.jsonl: the making of a split, each time its test rows were scored, and each time a test set was unlocked.
 
-A test set that is scored again and again is a second validation set; nobody sees that unless somebody counts. Lines are only ever
-appended. A folder that cannot be written to costs a warning, never the scores.
+A test set that is scored again and again is a second validation set; nobody sees that unless somebody counts. The line of its making
+outlives the split's table, so that a removed table leaves a trace. Lines are only ever appended. A folder that cannot be written to
+costs a warning, never the split or the scores.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import json
 import logging
 import os
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,16 @@ from medseg.manifest.schema import Split
 
 log = logging.getLogger(__name__)
 SUFFIX = ".ledger.jsonl"
-SCORING, UNLOCK = "scoring", "unlock"
+MADE, SCORING, UNLOCK = "made", "scoring", "unlock"
+
+
+@dataclass(frozen=True, slots=True)
+class Fixed:
+    """The test rows of a split as its ledger last told them: the digest of the split's file, how many rows, `rows_digest` of them."""
+
+    split_sha256: str
+    rows: int
+    rows_sha256: str
 
 
 def ledger_path(split_path: Path) -> Path:
@@ -38,6 +49,28 @@ def record_scoring(split: Split, part: str, run: str, checkpoint: str) -> int | 
     rows = split.ids(part)
     facts = {"run": run, "checkpoint": checkpoint, "split_sha256": split.digest, "rows": len(rows), "rows_sha256": rows_digest(rows)}
     return count(split) if append(ledger_path(split.path), SCORING, facts) else None
+
+
+def record_made(split: Split) -> None:
+    """Append one line that says which test rows the split fixes; nothing where the last such line is of the same file."""
+    path = ledger_path(split.path)
+    made = [line for line in read_ledger(path) if line.get("event") == MADE]
+    if made and made[-1].get("split_sha256") == split.digest:
+        return
+    rows = split.frame.loc[split.frame["split"] == "test", "sample_id"].tolist()
+    append(path, MADE, {"split_sha256": split.digest, "test_rows": len(rows), "rows_sha256": rows_digest(rows)})
+
+
+def fixed_rows(split_path: Path) -> Fixed | None:
+    """The test rows that the ledger of a split says are fixed; None where it tells of none, or where their removal was unlocked."""
+    found: Fixed | None = None
+    for line in read_ledger(ledger_path(split_path)):
+        rows = line.get("test_rows" if line.get("event") == MADE else "rows")
+        if line.get("event") in (MADE, SCORING) and isinstance(rows, int):
+            found = Fixed(str(line.get("split_sha256")), rows, str(line.get("rows_sha256")))
+        elif line.get("event") == UNLOCK and found and line.get("removed_sha256") == found.split_sha256:
+            found = None
+    return found if found and found.rows else None
 
 
 def record_unlock(split_path: Path, reason: str, facts: dict[str, Any]) -> None:
@@ -83,7 +116,7 @@ def append(path: Path, event: str, facts: dict[str, Any]) -> bool:
     try:
         _append_line(path, line.encode())
     except OSError as cause:
-        log.warning("%s cannot be written (%s): this %s is not counted", path, cause.strerror or cause, event)
+        log.warning("%s cannot be written (%s): the line %r is not counted", path, cause.strerror or cause, event)
         return False
     return True
 

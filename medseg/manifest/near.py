@@ -5,7 +5,7 @@ contrast. Candidates first: up to ALL_CROPS images each is compared with slightl
 every other as it is; beyond, only images that agree in one 16-bit band of their 64-bit perceptual hash (DCT signs: Zauner,
 "Implementation and Benchmarking of Perceptual Image Hash Functions", 2010). Then the best correlation over the cropped views of both
 decides. On two real tongue sets that figure is above 0.966 for the same picture and below 0.949 for different people
-(docs/manifest.md).
+(docs/check.md).
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ COLUMNS = (
     "sample_id", "group_id", "image", "mask", "height_px", "width_px", "depth_px",
     "spacing_x_mm", "spacing_y_mm", "spacing_z_mm", "image_sha256", "mask_sha256",
 )  # fmt: skip
-OPTIONAL_COLUMNS = ("study_id", "channels", "instances", "instances_sha256")  # a manifest has those that its annotations give
+OPTIONAL_COLUMNS = ("study_id", "channels", "instances", "instances_sha256", "mask_as_stored")  # as its annotations give
 FLAG_PREFIX = "flag_"  # flag_<name>: true, false or blank, as the annotator ticked it
 PIXEL_PREFIX = "px_"
 SPACINGS = ("spacing_x_mm", "spacing_y_mm", "spacing_z_mm")
@@ -93,6 +93,7 @@ class Manifest:
             spacing_mm=_spacing(record),
             channels=int(record["channels"]) if pd.notna(record.get("channels")) else 1,
             instances=str(record["instances"]) if pd.notna(record.get("instances")) else None,
+            mask_as_stored=record.get("mask_as_stored") == "true",
         )
 
     def where(self, row: Row) -> str:

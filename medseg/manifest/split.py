@@ -1,6 +1,7 @@
 """Splits: grouped (never one patient on two sides), stratified by presence and area of the classes, seeded; or a given table.
 
-Rows that an earlier split of the data set tests on stay in test (`lock.py`), unless the user unlocks them and says why.
+Rows that an earlier split of the data set tests on stay in test (`lock.py`), and so does every image of their groups, unless the user
+unlocks them and says why.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ import pandas as pd
 from medseg.errors import ManifestError
 from medseg.files import posix, sha256_file
 from medseg.images import IMAGE_SUFFIXES
-from medseg.manifest.lock import Locks, moved, read_locks, record_moved, refuse_moved, unlock_reason
+from medseg.manifest.lock import Locks, moved, read_locks, record_moved, refuse_moved, refuse_removed, unlock_reason
 from medseg.manifest.schema import PIXEL_PREFIX, SPLIT_NAMES, Manifest, Split
 from medseg.manifest.stratify import stratify
-from medseg.manifest.table import check_assignment, read_csv, split_path, texts, write_split
+from medseg.manifest.table import SPLIT_HEADER, check_assignment, check_patients, read_csv, split_facts, split_path, texts, write_split
 from medseg.seeding import numpy_generator
 
 SAMPLE_KEYS = ("sample_id", "sample", "image")
@@ -43,41 +44,63 @@ def make_split(
     """Write splits/<name>.csv with the labelled images in train, val and test by `ratios` (shares of images, adding up to 1).
 
     folds: with K >= 2 all rows outside test are train, and each is in one of K folds; the ratio of val goes to train.
-    pairs: near duplicates; the groups they link are joined.  unlock: why rows that earlier splits test on may leave test. Without it
-    they stay there, groups that no earlier split lists are dealt by all ratios, and the rest by those of train and val.
-    Raises ManifestError where a part with a ratio over 0 would have no image, or another split of that name exists.
+    pairs: near duplicates; the groups they link are joined, also through unlabelled images.  unlock: why rows that earlier splits test
+    on may leave test. Without it they stay there, groups that no earlier split lists are dealt by all ratios, and the rest by those of
+    train and val. Raises ManifestError where a part with a ratio over 0 would have no image, another split of that name exists, or a
+    split was removed whose ledger says that it fixed other test rows.
     """
     path = split_path(manifest, name)
     reason, shares = unlock_reason(unlock), _shares(ratios, folds)
-    rows = manifest.frame.loc[manifest.frame["mask"].notna(), ["sample_id", "group_id"]].astype({"group_id": "str"})
-    if rows.empty:
-        raise ManifestError(
-            path, f"no labelled image among the {len(manifest)} of {manifest.folder}", "annotate some and import them again"
-        )
     facts: dict[str, object] = {"seed": seed, "ratios": "/".join(f"{ratio:g}" for ratio in ratios)}
     facts |= {"folds": folds} if folds else {}
+    everyone = manifest.frame[["sample_id", "group_id"]].astype({"group_id": "str"})
     if pairs is not None:
-        joined, united = joined_groups(_by_sample(rows, "group_id"), pairs)
-        rows, facts = rows.assign(group_id=rows["sample_id"].map(joined)), facts | united
-    groups = _groups_of(rows, manifest)
-    part_G, moved_rows, kept = _parts(groups, rows, shares, seed, read_locks(manifest, path), reason, path)
+        joined, united = joined_groups(_by_sample(everyone, "group_id"), pairs)
+        everyone, facts = everyone.assign(group_id=everyone["sample_id"].map(joined)), facts | united
+    rows = _labelled(everyone, manifest, path)
+    groups, locks = _groups_of(rows, manifest), read_locks(manifest, path)
+    part_G, moved_rows, kept = _parts(groups, rows, everyone, shares, seed, locks, reason, path)
     frame = rows.assign(split=_of_group(rows, groups, part_G))
     if folds:
         frame["fold"] = _of_group(rows, groups, _folds(groups, part_G, folds, seed, path))
     facts |= {"kept_test": kept} if kept else {}
-    return _write(manifest, name, frame, facts, moved_rows, reason)
+    return _write(manifest, name, frame, facts, locks, moved_rows, reason)
+
+
+def _labelled(everyone: pd.DataFrame, manifest: Manifest, path: Path) -> pd.DataFrame:
+    rows = everyone[manifest.frame["mask"].notna()]
+    if rows.empty:
+        rule = f"no labelled image among the {len(manifest)} of {manifest.folder}"
+        raise ManifestError(path, rule, "annotate some and import them again")
+    return rows
 
 
 def _write(
-    manifest: Manifest, name: str, frame: pd.DataFrame, facts: Mapping[str, object], moved_rows: Mapping[str, Path], reason: str | None
+    manifest: Manifest,
+    name: str,
+    frame: pd.DataFrame,
+    facts: Mapping[str, object],
+    locks: Locks,
+    moved_rows: Mapping[str, Path],
+    reason: str | None,
 ) -> Split:
-    """Write the split, with the reason for which rows of test have moved; the ledgers are told once."""
+    """Write the split, with the reason for which rows of test have moved or a removed split is given up; the ledgers are told once."""
     path = split_path(manifest, name)
-    new, unlocked = not path.exists(), {"unlock_test": reason} if moved_rows else {}
+    new = not path.exists()
+    gone = locks.lost(texts(frame.loc[frame["split"] == "test", "sample_id"])) if new else {}
+    if not reason:
+        refuse_removed(gone)
+    unlocked = {"unlock_test": reason} if reason and (moved_rows or gone or _states(path, reason)) else {}
     split = write_split(manifest, name, frame, {**facts, **unlocked})
-    if new and moved_rows and reason:
-        record_moved(moved_rows, reason, split.path)
+    if new and reason:
+        record_moved(moved_rows, gone, reason, split.path)
     return split
+
+
+def _states(path: Path, reason: str) -> bool:
+    """Whether the split stands and gives this reason: what it gave up by it is settled, and no longer seen."""
+    first_line = path.read_bytes().partition(b"\n")[0].decode(errors="replace") if path.exists() else ""
+    return first_line.startswith(SPLIT_HEADER + ";") and split_facts(first_line, path).get("unlock_test") == reason.replace(";", ",")
 
 
 def _shares(ratios: Sequence[float], folds: int) -> dict[str, float]:
@@ -120,17 +143,28 @@ def _of_group(rows: pd.DataFrame, groups: _Groups, value_G: np.ndarray) -> pd.Se
 
 
 def _parts(
-    groups: _Groups, rows: pd.DataFrame, shares: Mapping[str, float], seed: int, locks: Locks, reason: str | None, path: Path
+    groups: _Groups,
+    rows: pd.DataFrame,
+    everyone: pd.DataFrame,
+    shares: Mapping[str, float],
+    seed: int,
+    locks: Locks,
+    reason: str | None,
+    path: Path,
 ) -> tuple[np.ndarray, dict[str, Path], int]:
-    """The part of each group, the test rows moved (only by `reason`), and how many test rows of earlier splits were kept."""
+    """The part of each group, the test rows moved (only by `reason`), and how many test rows of earlier splits were kept.
+
+    everyone: `rows` and the unlabelled ones, through which an earlier test set holds the new images of a patient too.
+    """
     part_G = _dealt(groups, shares, seed, path)
     if not locks.test:
         return part_G, {}, 0
-    locked = locks.with_groups(_by_sample(rows, "group_id"))
+    group_of = _by_sample(everyone, "group_id")
+    locked = locks.with_groups(group_of)
     moved_rows = moved(locked, _by_sample(rows.assign(split=_of_group(rows, groups, part_G)), "split"))
     if not moved_rows or reason:
         return part_G, moved_rows, 0
-    of_test, known = _holding(groups, rows, locked), _holding(groups, rows, locks.known)
+    of_test, known = _holding(groups, group_of, locked), _holding(groups, group_of, locks.known)
     part_G = np.full(len(groups.names), "test", object)
     _fill(part_G, groups, known & ~of_test, {part: share for part, share in shares.items() if part != "test"}, seed)
     _fill(part_G, groups, ~known & ~of_test, shares, seed)
@@ -138,16 +172,16 @@ def _parts(
     if lacking:
         rule = f"the {int((~of_test).sum())} group(s) outside the test set of earlier splits cannot fill {', '.join(lacking)}"
         raise ManifestError(path, rule, "add groups, set a ratio to 0, or pass --unlock-test REASON")
-    return part_G, {}, len(locked)
+    return part_G, {}, sum(sample in locked for sample in texts(rows["sample_id"]))
 
 
 def _by_sample(rows: pd.DataFrame, column: str) -> dict[str, str]:
     return dict(zip(texts(rows["sample_id"]), texts(rows[column]), strict=True))
 
 
-def _holding(groups: _Groups, rows: pd.DataFrame, samples: Container[str]) -> np.ndarray:
+def _holding(groups: _Groups, group_of: Mapping[str, str], samples: Container[str]) -> np.ndarray:
     """Which groups hold one of `samples`."""
-    held = {group for sample, group in _by_sample(rows, "group_id").items() if sample in samples}
+    held = {group for sample, group in group_of.items() if sample in samples}
     return np.array([name in held for name in groups.names], bool)
 
 
@@ -195,7 +229,8 @@ class Linked(Protocol):
 def joined_groups(group_of: Mapping[str, str], pairs: Sequence[Linked]) -> tuple[dict[str, str], dict[str, int]]:
     """The group of each sample after groups with near duplicates of each other are joined, and how many pairs and clusters there are.
 
-    A joined group has the smallest name of those it unites. Pairs with a sample that `group_of` lacks (unlabelled) do not count.
+    A joined group has the smallest name of those it unites. Pairs with a sample that `group_of` lacks do not count: give it every sample
+    of the manifest, because an unlabelled image may link two labelled ones.
     """
     parent = {group: group for group in group_of.values()}
 
@@ -235,41 +270,40 @@ def given_split(manifest: Manifest, name: str, table: Path, unlock: str | None =
         rule = f"none of its {len(raw)} rows names a sample of {manifest.folder} (first: {raw[key].iloc[0]!r})"
         raise ManifestError(table, rule, f"its {key} column must hold {'image paths' if key == 'image' else 'sample ids'} of the manifest")
     _check_once(sample, raw[key], table)
-    rows = pd.DataFrame({"sample_id": sample, "group_id": _groups(raw, sample, manifest), "split": raw["split"]})
+    rows = raw[["split", *(["fold"] if "fold" in raw else [])]].assign(sample_id=sample, group_id=_groups(raw, sample, manifest))
     labelled = set(manifest.frame.loc[manifest.frame["mask"].notna(), "sample_id"])
     kept = rows[rows["sample_id"].isin(labelled)]
     warnings = _warnings(raw[key], sample, kept, labelled)
     if kept.empty:
         raise ManifestError(table, "every image it lists is unlabelled: a split with no image", "annotate some and import them again")
-    check_assignment(kept, table, manifest, first_line=2)
-    _check_patients(kept, manifest, table)
-    moved_rows = _moved_by(kept, manifest, path)
+    check_assignment(kept, table, manifest, first_line=0)
+    check_patients(kept, table, manifest)
+    locks = read_locks(manifest, path)
+    moved_rows = moved(locks.with_groups(_by_sample(manifest.frame, "group_id")), _by_sample(kept, "split")) if locks.test else {}
     if not reason:
         refuse_moved(moved_rows, table)
     facts = {"from": table.name, "from_sha256": sha256_file(table)}
-    return _write(manifest, name, kept, facts, moved_rows, reason), warnings
-
-
-def _moved_by(kept: pd.DataFrame, manifest: Manifest, path: Path) -> dict[str, Path]:
-    """The rows of earlier test sets, and of their groups, that the table puts elsewhere."""
-    locks = read_locks(manifest, path)
-    return moved(locks.with_groups(_by_sample(manifest.frame, "group_id")), _by_sample(kept, "split")) if locks.test else {}
+    return _write(manifest, name, kept, facts, locks, moved_rows, reason), warnings
 
 
 def _given_table(table: Path) -> pd.DataFrame:
+    """The rows under the numbers of their lines; the folds of a split of ours are kept, a foreign column of that name is not."""
     if not table.is_file():
         raise ManifestError(table, "there is no such file", "check --from")
-    raw = read_csv(table.read_bytes(), table)
+    content = table.read_bytes()
+    ours = content.startswith(SPLIT_HEADER.encode() + b";")
+    raw = read_csv(content.partition(b"\n")[2] if ours else content, table)
     if raw.empty:
         raise ManifestError(table, "the table has no row", "list each image with its split")
-    return raw
+    raw.index = pd.RangeIndex(2 + ours, 2 + ours + len(raw))
+    return raw if ours else raw.drop(columns="fold", errors="ignore")
 
 
 def _check_parts(raw: pd.DataFrame, key: str, table: Path) -> None:
     unknown = ~raw["split"].isin(SPLIT_NAMES)
     if unknown.any():
         position = int(unknown.to_numpy().argmax())
-        where = f"{table} row {position + 2} ({raw[key].iloc[position]})"
+        where = f"{table} row {raw.index[position]} ({raw[key].iloc[position]})"
         raise ManifestError(where, f"unknown split {raw['split'].iloc[position]!r}", f"use one of {', '.join(SPLIT_NAMES)}")
 
 
@@ -289,14 +323,14 @@ def _match_images(keys: pd.Series, manifest: Manifest, table: Path) -> pd.Series
         for path in _ends(str(image))[:FORMS]:
             by_path.setdefault(path, set()).add(str(sample))
     found = []
-    for position, key in enumerate(keys):
+    for line, key in keys.items():
         ends = _ends(str(key))
         samples = next((by_end[whole] for whole in ends[:FORMS] if whole in by_end), None) or next(
             (by_path[end] for end in ends if end in by_path), set()
         )
         if len(samples) > 1:
             rule = f"{key!r} fits several samples: {', '.join(sorted(samples)[:3])}"
-            raise ManifestError(f"{table} row {position + 2}", rule, "write the image path as the manifest does")
+            raise ManifestError(f"{table} row {line}", rule, "write the image path as the manifest does")
         found.append(next(iter(samples), None))
     return pd.Series(found, index=keys.index, dtype="str")
 
@@ -321,7 +355,7 @@ def _check_once(sample: pd.Series, keys: pd.Series, table: Path) -> None:
     if repeated.any():
         position = int(repeated.to_numpy().argmax())
         rule = f"the sample {sample.iloc[position]!r} is listed twice"
-        raise ManifestError(f"{table} row {position + 2} ({keys.iloc[position]})", rule, "keep one of the rows")
+        raise ManifestError(f"{table} row {keys.index[position]} ({keys.iloc[position]})", rule, "keep one of the rows")
 
 
 def _groups(raw: pd.DataFrame, sample: pd.Series, manifest: Manifest) -> pd.Series:
@@ -329,12 +363,6 @@ def _groups(raw: pd.DataFrame, sample: pd.Series, manifest: Manifest) -> pd.Seri
     if column is not None:
         return raw[column]
     return sample.map(manifest.frame.set_index("sample_id")["group_id"])
-
-
-def _check_patients(kept: pd.DataFrame, manifest: Manifest, table: Path) -> None:
-    """The table's own groups may be finer than the manifest's: a group of the manifest must not be torn either."""
-    known = kept["sample_id"].map(manifest.frame.set_index("sample_id")["group_id"])
-    check_assignment(kept.assign(group_id=known), table, manifest, first_line=2)
 
 
 def _warnings(keys: pd.Series, sample: pd.Series, kept: pd.DataFrame, labelled: set[str]) -> list[str]:
@@ -395,6 +423,6 @@ def remarks(split: Split) -> list[str]:
         "folds": "{folds} folds: the ratio of val went to train; a fold is val when it is chosen",
         "kept_test": "{kept_test} rows stay in test because an earlier split of this data set tests on them or on their groups",
         "near_duplicate_pairs": "{near_duplicate_pairs} pairs of near duplicates, {near_duplicate_clusters} groups joined from several",
-        "unlock_test": "rows of test were moved: {unlock_test}",
+        "unlock_test": "the test rows of earlier splits were unlocked: {unlock_test}",
     }
     return [text.format(**facts) for key, text in told.items() if key in facts]

@@ -23,6 +23,7 @@ from medseg.errors import ManifestError
 from medseg.files import leaves_root, write_bytes, write_text
 from medseg.labels import LabelSet
 from medseg.manifest.imagefiles import FIRST_CHANNEL
+from medseg.manifest.ledger import record_made
 from medseg.manifest.schema import (
     FLAG_PREFIX,
     PIXEL_PREFIX,
@@ -219,6 +220,10 @@ def _check_labelled(raw: pd.DataFrame, table: Path, labels: LabelSet) -> None:
     for column in raw.columns[raw.columns.str.startswith(FLAG_PREFIX)]:
         rule = f"{column} must be true, false or blank, got {{{column}!r}}"
         _refuse(~raw[column].isin(["", "true", "false"]), raw, table, rule, "correct the cell")
+    if "mask_as_stored" in raw.columns:
+        rule = "mask_as_stored must be true or blank, and true only for a row with a mask, got {mask_as_stored!r}"
+        bad = (raw["mask_as_stored"] != "") & ((raw["mask_as_stored"] != "true") | (raw["mask"] == ""))
+        _refuse(bad, raw, table, rule, "correct the cell")
     if {"instances", "instances_sha256"} <= set(raw.columns):
         bad = (raw["instances"] != "") & ~raw["instances_sha256"].str.fullmatch(_HEX)
         _refuse(bad, raw, table, "a row with instances needs instances_sha256, got {instances_sha256!r}", "import the set again")
@@ -343,7 +348,7 @@ def split_names(manifest: Manifest) -> list[str]:
 def read_split(manifest: Manifest, name_or_path: str | Path, fold: int | None = None) -> Split:
     """Read a split by its name or path and check it against its manifest; with `fold`, those rows are val and the others train.
 
-    Raises ManifestError naming file, row and way out.
+    Raises ManifestError naming file, row and way out; also where the table is not the one that was written.
     """
     named = isinstance(name_or_path, str) and "/" not in name_or_path and not name_or_path.endswith(".csv")
     path = split_path(manifest, str(name_or_path)) if named else Path(name_or_path)
@@ -354,7 +359,9 @@ def read_split(manifest: Manifest, name_or_path: str | Path, fold: int | None = 
     first_line, _, table = content.partition(b"\n")
     facts = split_facts(first_line.decode(errors="replace"), path)
     _check_made_for(facts, path, manifest)
-    split = Split(path.stem, path, _checked_split(table, path, manifest), hashlib.sha256(content).hexdigest(), facts)
+    frame = _checked_split(table, path, manifest)
+    check_unedited(facts, table, path)  # last: the other errors name the row
+    split = Split(path.stem, path, frame, hashlib.sha256(content).hexdigest(), facts)
     return split if fold is None else split.fold(fold)
 
 
@@ -364,6 +371,15 @@ def split_facts(line: str, path: Path) -> dict[str, str]:
         fix = "make it by `medseg manifest split`, with --from for a table of your own"
         raise ManifestError(path, f"the first line must begin with {SPLIT_HEADER!r}", fix)
     return dict(part.strip().partition("=")[::2] for part in line.strip().split(";")[1:])
+
+
+def check_unedited(facts: Mapping[str, str], table: bytes, path: Path) -> None:
+    """Raise ManifestError where the table below the first line is not the one the first line was written for."""
+    stated = facts.get("table_sha256")
+    if stated != hashlib.sha256(table).hexdigest():
+        edited = "the split was edited by hand after it was made"
+        rule = edited if stated else f"the first line states no table_sha256: made by an older medseg, or {edited}"
+        raise ManifestError(path, rule, "make it again, or take an edited table over by --from")
 
 
 def _check_made_for(facts: Mapping[str, str], path: Path, manifest: Manifest) -> None:
@@ -381,7 +397,19 @@ def _checked_split(content: bytes, path: Path, manifest: Manifest) -> pd.DataFra
         raise ManifestError(path, "the split has no row", "make the split again")
     check_assignment(raw, path, manifest, first_line=3)  # below the comment and the header
     _check_folds(raw, path)
+    check_patients(raw, path, manifest)
     return raw
+
+
+def check_patients(frame: pd.DataFrame, path: Path, manifest: Manifest) -> None:
+    """Refuse a group of the manifest in two parts or folds: the split's own groups may be finer than the manifest's."""
+    known = manifest.frame["group_id"].to_numpy(object)
+    group = pd.Series(known[pd.Index(manifest.frame["sample_id"]).get_indexer(pd.Index(frame["sample_id"]))], frame.index, "str")
+    if group.equals(frame["group_id"]):
+        return
+    _check_torn(group, frame["split"], path)
+    if "fold" in frame.columns:
+        _check_folds(frame.assign(group_id=group), path)
 
 
 def _check_folds(frame: pd.DataFrame, path: Path) -> None:
@@ -414,13 +442,13 @@ def texts(column: pd.Series) -> list[str]:
 
 
 def check_assignment(frame: pd.DataFrame, path: Path, manifest: Manifest, first_line: int) -> None:
-    """Refuse unknown or repeated samples, unknown parts and a group in two parts; `first_line` is the line of the first row."""
+    """Refuse unknown or repeated samples, unknown parts and a group in two parts; `first_line` is the line of the row of index 0."""
 
     def refuse(bad: pd.Series, rule: str, fix: str) -> None:
         if bad.any():
             position = int(bad.to_numpy().argmax())
             row = {str(key): value for key, value in frame.iloc[position].items()}
-            raise ManifestError(f"{path} row {first_line + position} ({row['sample_id']})", rule.format(**row), fix)
+            raise ManifestError(f"{path} row {first_line + int(frame.index[position])} ({row['sample_id']})", rule.format(**row), fix)
 
     names = ", ".join(SPLIT_NAMES)
     refuse(
@@ -431,16 +459,22 @@ def check_assignment(frame: pd.DataFrame, path: Path, manifest: Manifest, first_
     refuse(frame["sample_id"].duplicated(), "sample_id {sample_id!r} stands twice", "keep one of the rows")
     refuse(~frame["split"].isin(SPLIT_NAMES), "unknown split {split!r}", f"use one of {names}")
     refuse(frame["group_id"].str.strip() == "", "group_id is blank", "name the patient, or repeat the sample_id")
-    pairs = frame[["group_id", "split"]].drop_duplicates()
-    torn = sorted(pairs.loc[pairs["group_id"].duplicated(), "group_id"].unique())
+    _check_torn(frame["group_id"], frame["split"], path)
+
+
+def _check_torn(group: pd.Series, part: pd.Series, path: Path) -> None:
+    """Refuse a group in two parts; both columns have a value a row."""
+    pairs = pd.DataFrame({"group": group, "part": part}).drop_duplicates()
+    torn = sorted(pairs.loc[pairs["group"].duplicated(), "group"].unique())
     if len(torn):
-        held = " and ".join(name for name in SPLIT_NAMES if name in set(frame.loc[frame["group_id"] == torn[0], "split"]))
+        held = " and ".join(name for name in SPLIT_NAMES if name in set(pairs.loc[pairs["group"] == torn[0], "part"]))
         more = f" (and {len(torn) - 1} more groups)" if len(torn) > 1 else ""
         raise ManifestError(path, f"the group {torn[0]!r} is in two splits: {held}{more}", "put all samples of a group into one split")
 
 
 def write_split(manifest: Manifest, name: str, frame: pd.DataFrame, facts: Mapping[str, object]) -> Split:
-    """Write splits/<name>.csv with `facts` (seed, ratios, source) in its first line; nothing where it is there and equal.
+    """Write splits/<name>.csv with `facts` (seed, ratios, source) in its first line, and its test rows into its ledger; nothing where
+    both are there and equal.
 
     Raises ManifestError where the frame breaks a rule, or another split of that name exists.
     """
@@ -451,13 +485,22 @@ def write_split(manifest: Manifest, name: str, frame: pd.DataFrame, facts: Mappi
         raise ManifestError(path, "the split has no image", "list at least one labelled image")
     check_assignment(ordered, path, manifest, first_line=3)
     _check_folds(ordered, path)
-    stated = "; ".join(f"{key}={str(value).replace(';', ',')}" for key, value in {"manifest_sha256": manifest.digest, **facts}.items())
-    content = f"{SPLIT_HEADER}; {stated}\n{ordered.to_csv(index=False, lineterminator=chr(10))}".encode()
+    check_patients(ordered, path, manifest)
+    content = _split_bytes(ordered, {"manifest_sha256": manifest.digest}, facts)
     if path.exists() and path.read_bytes() != content:
-        raise ManifestError(path, "this split exists and differs", "splits are immutable: choose another --name, or remove it")
+        raise ManifestError(path, "this split exists and differs", "splits are immutable: choose another --name")
     if not path.exists():
         write_bytes(path, content)
-    return read_split(manifest, name)
+    split = read_split(manifest, name)
+    record_made(split)
+    return split
+
+
+def _split_bytes(ordered: pd.DataFrame, made_for: Mapping[str, object], facts: Mapping[str, object]) -> bytes:
+    table = ordered.to_csv(index=False, lineterminator="\n").encode()
+    stated = {**made_for, "table_sha256": hashlib.sha256(table).hexdigest(), **facts}
+    first_line = "; ".join([SPLIT_HEADER, *(f"{key}={str(value).replace(';', ',')}" for key, value in stated.items())])
+    return f"{first_line}\n".encode() + table
 
 
 def select(manifest: Manifest, split: Split, part: str) -> list[Row]:

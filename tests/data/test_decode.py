@@ -74,6 +74,18 @@ def test_a_failed_decode_leaves_nothing_behind(data):
     assert not list(cache.iterdir())
 
 
+def test_a_mask_imported_as_it_is_is_refused_whatever_the_cache_holds(data):
+    manifest, root, cache = data
+    rows = list(manifest)
+    decode_all(manifest, rows, root, FRAME, cache)
+    rows[3] = dataclasses.replace(rows[3], mask_as_stored=True)
+    said = r"manifest.csv row 5 \(case_03\): its mask was imported --as-is and is not an id mask; run `medseg manifest check .* --fix OUT`"
+    with pytest.raises(ManifestError, match=said):
+        decode_all(manifest, rows, root, FRAME, cache)
+    with pytest.raises(ManifestError, match=said):
+        decode(manifest, rows[3], root, FRAME)
+
+
 def test_a_missing_image_is_named_by_row_before_any_is_decoded(data):
     manifest, root, cache = data
     (root / manifest.row(3).image).unlink()
@@ -114,6 +126,14 @@ def test_batches_come_in_order_and_whole(data):
     batch = collate(decoded, [2], torch.device("cpu"))
     assert batch.image_BCHW.dtype == torch.float32 and batch.image_BCHW.min() >= 0 and batch.image_BCHW.max() <= 1
     assert batch.mask_BHW.dtype == torch.int64
+
+
+def test_images_of_several_files_are_refused_in_one_sentence(data):
+    manifest, root, cache = data
+    rows = [manifest.row(0), dataclasses.replace(manifest.row(1), channels=3)]
+    with pytest.raises(ManifestError, match=r"row 3 .*the image is 3 files, one a channel; .*not yet possible; train on a manifest"):
+        decode_all(manifest, rows, root, FRAME, cache)
+    assert not list(cache.iterdir())
 
 
 def test_volumes_are_refused_in_one_sentence(data):

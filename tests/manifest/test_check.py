@@ -170,6 +170,32 @@ def test_a_planted_defect_is_found_and_sound_rows_are_left_alone(kind: str, flow
     assert exit_code(report.findings, strict=True) > 0
 
 
+def test_most_swapped_masks_are_suspected(tmp_path: Path) -> None:
+    """Two masks exchanged: no rule on one file sees it, but the outlines lie on no edges."""
+    write_phantoms(tmp_path / "src", 40, seed=3, size=Size(SIDE, SIDE), jobs=1)
+    import_labelme(tmp_path / "src", tmp_path / "v1", classes=MULTI)
+    masks = sorted((tmp_path / "v1" / "masks").glob("*.png"))
+    for one, other in zip(masks[0:8:2], masks[1:8:2], strict=True):
+        one.rename(tmp_path / "kept.png")
+        other.rename(one)
+        (tmp_path / "kept.png").rename(other)
+    report = check_manifest(tmp_path / "v1", tmp_path / "src")
+    suspected = {sample for sample, _ in of(report, "mask-misfit")}
+    swapped = {path.stem for path in masks[:8]}
+    assert len(suspected & swapped) >= 6 and not suspected - swapped
+
+
+def test_counts_that_are_not_the_masks_are_found_and_counted_anew(prepared: Prepared, tmp_path: Path) -> None:
+    root, samples = prepared("binary")
+    out = imported(root, "binary")
+    table = pd.read_csv(out / "manifest.csv", dtype=str, keep_default_na=False)
+    table.loc[3, "px_tongue"] = str(int(table.loc[3, "px_tongue"]) - 5)
+    table.to_csv(out / "manifest.csv", index=False)
+    report = check_manifest(out, root)
+    assert of(report, "pixels-mismatch") == [(table.loc[3, "sample_id"], ())]
+    assert exit_code(report.findings, strict=False) == 2
+
+
 def test_masks_written_by_the_importer_are_checked_too(labelme_set: tuple[Path, Path], tmp_path: Path) -> None:
     src, out = labelme_set
     shutil.copytree(out, tmp_path / "v1")

@@ -178,6 +178,42 @@ def test_signed_values(src: Path) -> None:
     assert np.array_equal(volume(imported(src, classes=["lesion"])[1]), values.transpose(2, 1, 0))
 
 
+@pytest.mark.parametrize("slope", [1.0, 0.5])
+def test_monochrome1_is_mirrored(src: Path, slope: float) -> None:
+    """The darkest value becomes the brightest, in the same range and type; what was done is said and kept."""
+    values = stored_values()
+    save_series(src, values, PhotometricInterpretation="MONOCHROME1", RescaleSlope=slope)
+    report, manifest = imported(src, classes=["lesion"])
+    plain = values.transpose(2, 1, 0) * slope - 1024.0
+    found = volume(manifest)
+    assert np.array_equal(found, plain.max() + plain.min() - plain) and found.dtype == (np.int16 if slope == 1 else np.float32)
+    assert any(note.startswith("MONOCHROME1, a higher value is darker: mirrored") for note in report.notes)
+    assert json.loads((manifest.folder / IMPORT_FILE).read_text())["monochrome1_mirrored"] == [only(manifest).sample_id]
+
+
+def test_a_localizer_by_its_image_type_is_left_out(src: Path) -> None:
+    save_series(src / "a", stored_values(), ImageType=["ORIGINAL", "PRIMARY", "AXIAL"])
+    save_series(src / "b", stored_values()[:1], ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"], series="1.2.3.5")
+    report, manifest = imported(src, classes=["lesion"])
+    assert len(manifest) == 1 and "a localizer, left out: 1 file (IM0000)" in report.notes
+
+
+def test_links_out_of_the_folder(src: Path, tmp_path: Path) -> None:
+    """A slice that is a link out of SRC is refused, and its series with it; a link inside of SRC is taken."""
+    slices = save_series(src, stored_values())
+    last = Path(slices[3].filename)
+    last.rename(tmp_path / "elsewhere")
+    last.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(AnnotationError, match=rf"{last.name}: the file lies outside {src} \(through a symbolic link\)"):
+        imported(src, classes=["lesion"])
+    save_series(src / "b", stored_values(1), series="1.2.3.5")
+    assert len(imported(src, classes=["lesion"], skip_refused=True)[1]) == 1
+    (tmp_path / "elsewhere").rename(src / ".kept")
+    last.unlink()
+    last.symlink_to(src / ".kept")
+    assert len(list(read_manifest(import_dicom(src, tmp_path / "again", tmp_path / "key", classes=["lesion"]).manifest_folder))) == 2
+
+
 def test_one_slice(src: Path) -> None:
     save_series(src, stored_values()[:1], SliceThickness=None)
     row = only(imported(src, classes=["lesion"])[1])
@@ -233,6 +269,11 @@ BROKEN: dict[str, tuple[Callable[[list[FileDataset]], object], str]] = {
     "huge": (lambda s: edit(s, 3, Rows=60_000, Columns=60_000), "60000 x 60000 pixels, the limit is"),
     "short pixels": (lambda s: edit(s, 3, PixelData=s[3].PixelData[:-20]), "its pixels cannot be decoded"),
     "no series": (lambda s: edit(s, 3, SeriesInstanceUID=""), "does not say of which series"),
+    "burned in": (
+        lambda s: edit(s, 3, BurnedInAnnotation="YES"), r"IM\d+: BurnedInAnnotation is YES: names may stand in its pixels; blank the text",
+    ),
+    "two orders": (lambda s: edit(s, 3, PhotometricInterpretation="MONOCHROME1"), "the opposite order of brightness"),
+    "palette": (lambda s: edit(s, 3, PhotometricInterpretation="PALETTE COLOR"), "no brightness but an index of colours"),
 }  # fmt: skip
 
 
@@ -328,7 +369,7 @@ def test_segments_land_on_their_series(src: Path, kind: str, orientation: Sequen
     assert np.allclose(read_header(manifest.folder / str(row.mask)).affine, read_header(manifest.folder / row.image).affine)
     assert (report.imported, report.unlabelled) == (1, 0)
     how = json.loads((manifest.folder / IMPORT_FILE).read_text())
-    assert how == {"importer": "dicom", "threshold": 0.5, "overlap": "refuse", "refused": 0}
+    assert how == {"importer": "dicom", "threshold": 0.5, "overlap": "refuse", "refused": 0, "monochrome1_mirrored": []}
 
 
 @pytest.mark.parametrize(("threshold", "count"), [(0.5, 2), (0.25, 3), (1.0, 1)])
@@ -463,6 +504,75 @@ def test_nothing_that_names_a_patient_is_written(src: Path) -> None:
         identifying.add(Path(dataset.filename or "").name)
     identifying = {text for text in identifying if len(text) > 2}
     assert not [text for text in identifying if text.encode() in written]
+
+
+NAMING = {
+    "name": ("liver of Doe", {}), "name in capitals": ("SECRETIA liver", {}), "inside a word": ("liver_doe2", {}),
+    "number": ("liver 778899", {}), "birth date": ("liver 19700203", {}), "birth date, spelled": ("liver 1970-02-03", {}),
+    "two letters": ("\u5c71\u7530 liver", {"PatientName": "Yamada^Tarou=\u5c71\u7530^\u592a\u90ce", "SpecificCharacterSet": "ISO_IR 192"}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMING)
+@pytest.mark.parametrize("seg_states_it", [True, False])
+def test_a_label_that_repeats_an_identifying_field(src: Path, name: str, seg_states_it: bool) -> None:
+    label, changes = NAMING[name]
+    slices = save_series(src, stored_values(), **changes)
+    save_seg(src / "seg", slices, box(LIVER), [label])
+    if not seg_states_it:
+        blank = pydicom.dcmread(src / "seg")
+        blank.PatientName = blank.PatientID = blank.PatientBirthDate = ""
+        blank.save_as(src / "seg")
+    with pytest.raises(LabelError, match="seg: the label of a segment repeats an identifying field .*; rename the segment") as caught:
+        imported(src)
+    assert label not in str(caught.value) and not (src.parent / "out").exists()
+    with pytest.raises(LabelError) as caught:
+        imported(src, classes=["liver"])
+    assert label not in str(caught.value)
+
+
+def test_class_names_of_the_files_are_told_and_those_given_are_taken(src: Path) -> None:
+    """A patient called LIVER-001 does not forbid the class liver to a user who names it."""
+    slices = save_series(src, stored_values(), PatientID="LIVER-001")
+    save_seg(src / "seg", slices, box(LIVER, LESION), ["liver", "lesion"])
+    with pytest.raises(LabelError, match="if it names nobody, name the classes yourself by --classes"):
+        imported(src)
+    report, _ = imported(src, classes=["liver", "lesion"])
+    assert not any("class names come from" in note for note in report.notes)
+    shutil.rmtree(src)
+    shutil.rmtree(src.parent / "out")
+    save_seg(src / "seg", save_series(src, stored_values()), box(LIVER, LESION), ["liver", "lesion"])
+    report, _ = imported(src)
+    assert "class names come from the SEG files: lesion, liver; check that none names a person: 1 file (seg)" in report.notes
+
+
+def test_the_issuer_is_part_of_the_patient(src: Path, tmp_path: Path) -> None:
+    save_series(src / "a", stored_values(), IssuerOfPatientID="North")
+    save_series(src / "b", stored_values(1), series="1.2.3.5", IssuerOfPatientID="South")
+    save_series(src / "c", stored_values(2), series="1.2.3.6", PatientID="other", IssuerOfPatientID="South")
+    report, manifest = imported(src, classes=["lesion"])
+    key = bytes.fromhex((tmp_path / "key").read_text())
+    groups = {pseudonym(key, "patient", f"{PATIENT}\0North"), pseudonym(key, "patient", f"{PATIENT}\0South")}
+    assert groups < {row.group_id for row in manifest} and len({row.group_id for row in manifest}) == 3
+    assert any(note.startswith("its patient ID stands under another issuer") and "2 files" in note for note in report.notes)
+    assert b"North" not in every_byte(tmp_path / "out")
+
+
+def test_paths_of_the_wrong_kind(src: Path, tmp_path: Path) -> None:
+    save_series(src, stored_values())
+    (tmp_path / "file").write_text("x")
+    for options, message in (
+        ({"seg": tmp_path / "file"}, "file: a file, where the SEG folder is expected; give the folder"),
+        ({"key_file": tmp_path}, "a folder, where the key file is expected"),
+        ({"key_file": tmp_path / "file" / "key"}, r"the key cannot be read \(Not a directory\)"),
+    ):
+        with pytest.raises((AnnotationError, ManifestError), match=message):
+            imported(src, classes=["lesion"], **options)
+    with pytest.raises(AnnotationError, match="file: a file, where the source folder is expected"):
+        import_dicom(tmp_path / "file", tmp_path / "out", tmp_path / "key")
+    with pytest.raises(ManifestError, match="file: a file, where the output folder is expected"):
+        import_dicom(src, tmp_path / "file", tmp_path / "key", classes=["lesion"])
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_key_makes_the_names(src: Path, tmp_path: Path) -> None:

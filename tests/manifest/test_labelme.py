@@ -249,7 +249,7 @@ def test_masks_out(labelme_dir: Path, tmp_path: Path) -> None:
 def test_a_mask_of_the_users_is_never_overwritten(labelme_dir: Path, tmp_path: Path) -> None:
     mine = save_mask(labelme_dir / "ids" / "set_1" / "b.png", {1: 4})
     before = mine.read_bytes()
-    with pytest.raises(ManifestError, match=r"ids/set_1/b.png: the file exists and differs from the mask to be written; give an empty"):
+    with pytest.raises(ManifestError, match=r"ids/set_1/b.png: the file exists and differs from the one to be written; name a new"):
         imported(labelme_dir, tmp_path / "out", masks_out=labelme_dir / "ids")
     assert mine.read_bytes() == before and [path.name for path in mine.parent.iterdir()] == ["b.png"]
     assert not (tmp_path / "out").exists()
@@ -394,7 +394,7 @@ def test_symbolic_links_out_of_the_source(labelme_dir: Path, tmp_path: Path) -> 
     with pytest.raises(AnnotationError, match=r"p.jpg: the file lies outside .*src \(through a symbolic link\)"):
         imported(labelme_dir, tmp_path / "out")
     save_json(labelme_dir / "p.json", [("tongue", 0, 0, 9, 9)])
-    with pytest.raises(AnnotationError, match=r"p.json: imagePath 'p.jpg' leaves"):
+    with pytest.raises(AnnotationError, match=r"p.json: imagePath 'p.jpg' is a symbolic link out of"):
         imported(labelme_dir, tmp_path / "out")
 
 
@@ -591,3 +591,13 @@ def test_bad_keys(tmp_path: Path, changes: dict[str, object], message: str) -> N
     save_json(tmp_path / "src" / "a.json", [("tongue", 0, 0, 9, 4)], **changes)
     with pytest.raises(AnnotationError, match=message):
         imported(tmp_path / "src", tmp_path / "out")
+
+
+def test_a_shape_outside_its_image_is_noted(tmp_path: Path) -> None:
+    for name in "abc":
+        save_picture(tmp_path / "src" / f"{name}.jpg", seed=ord(name))
+        boxes = [("tongue", 2, 2, 9, 9), *([("tongue", 40, 2, 60, 9), ("tongue", 2, -30, 9, -20)] if name != "b" else [])]
+        save_json(tmp_path / "src" / f"{name}.json", boxes)
+    report, manifest = imported(tmp_path / "src", tmp_path / "out", classes=["tongue"])
+    assert report.notes == ["a shape lies outside its image and paints nothing: 2 files (a.json, c.json)"]
+    assert len({row.px["tongue"] for row in manifest}) == 1

@@ -27,10 +27,45 @@ def split(make_manifest: Make) -> Split:
     return make_split(make_manifest([{}] * 10), "main")
 
 
+def scorings(split: Split) -> list[dict[str, Any]]:
+    return [line for line in read_ledger(ledger_path(split.path)) if line["event"] == "scoring"]
+
+
+def test_the_making_is_one_line(make_manifest: Make, split: Split) -> None:
+    make_split(make_manifest([{}] * 10), "main")
+    (line,) = read_ledger(ledger_path(split.path))
+    wanted = {"event": "made", "split_sha256": split.digest, "test_rows": 2, "rows_sha256": ledger.rows_digest(split.ids("test"))}
+    assert {key: line[key] for key in wanted} == wanted and line["time"].endswith("+00:00")
+
+
+def test_a_split_whose_ledger_cannot_be_written_is_made(make_manifest: Make, caplog: pytest.LogCaptureFixture) -> None:
+    manifest = make_manifest([{}] * 10)
+    ledger_path(manifest.folder / "splits/main.csv").mkdir(parents=True)
+    assert len(make_split(manifest, "main").ids("test")) == 2
+    assert "main.ledger.jsonl cannot be written" in caplog.text and "the line 'made' is not counted" in caplog.text
+
+
+def test_the_ledger_says_which_test_rows_are_fixed(split: Split) -> None:
+    rows_sha256 = ledger.rows_digest(split.ids("test"))
+    assert ledger.fixed_rows(split.path) == ledger.Fixed(split.digest, 2, rows_sha256)
+    ledger.record_unlock(split.path, "why", {"removed_sha256": "of another table"})
+    assert ledger.fixed_rows(split.path) == ledger.Fixed(split.digest, 2, rows_sha256)
+    ledger.record_unlock(split.path, "why", {"removed_sha256": split.digest})
+    assert ledger.fixed_rows(split.path) is None
+    record_scoring(split, "test", "runs/a", "best")
+    assert ledger.fixed_rows(split.path) == ledger.Fixed(split.digest, 2, rows_sha256)
+
+
+@pytest.mark.parametrize("line", ['{"event": "made", "test_rows": "two"}', '{"event": "made", "test_rows": 0}', "[]", "{}"])
+def test_a_line_that_tells_of_no_test_rows_fixes_none(tmp_path: Path, line: str) -> None:
+    (tmp_path / "main.ledger.jsonl").write_text(line + "\n")
+    assert ledger.fixed_rows(tmp_path / "main.csv") is None
+
+
 def test_scorings_of_test_are_counted(split: Split) -> None:
     assert [record_scoring(split, "test", "runs/a", "best") for _ in range(3)] == [1, 2, 3]
     assert record_scoring(split, "val", "runs/a", "best") is None and count(split) == 3
-    line = json.loads(ledger_path(split.path).read_text().splitlines()[0])
+    line = json.loads(ledger_path(split.path).read_text().splitlines()[1])
     assert {key: line[key] for key in ("event", "run", "checkpoint", "split_sha256", "rows")} == {
         "event": "scoring", "run": "runs/a", "checkpoint": "best", "split_sha256": split.digest, "rows": 2,
     }  # fmt: skip
@@ -55,8 +90,8 @@ def test_a_line_cut_short_swallows_nothing(split: Split, caplog: pytest.LogCaptu
     path = ledger_path(split.path)
     path.write_text(path.read_text() + '{"event": "sco')
     assert record_scoring(split, "test", "b", "best") == 2
-    assert "main.ledger.jsonl line 2 is unreadable and not counted" in caplog.text
-    assert [line["run"] for line in read_ledger(path)] == ["a", "b"]
+    assert "main.ledger.jsonl line 3 is unreadable and not counted" in caplog.text
+    assert [line.get("run") for line in read_ledger(path)] == [None, "a", "b"]
 
 
 def test_a_ledger_that_cannot_be_written_warns(split: Split, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,7 +100,7 @@ def test_a_ledger_that_cannot_be_written_warns(split: Split, caplog: pytest.LogC
 
     monkeypatch.setattr(os, "open", refuse)
     assert record_scoring(split, "test", "a", "best") is None
-    assert "main.ledger.jsonl cannot be written (Permission denied): this scoring is not counted" in caplog.text
+    assert "main.ledger.jsonl cannot be written (Permission denied): the line 'scoring' is not counted" in caplog.text
 
 
 def _append_many(path: Path, name: str) -> None:
@@ -86,11 +121,11 @@ def test_two_processes_lose_no_line(tmp_path: Path) -> None:
 def test_an_evaluation_on_test_is_in_the_ledger(tmp_path: Path) -> None:
     _, split, data_root, experiment = make_all(tmp_path)
     run = api.train(experiment, ["train.epochs=1"], data_root, tmp_path / "runs")
-    assert not ledger_path(split.path).exists()
+    assert [line["event"] for line in read_ledger(ledger_path(split.path))] == ["made"]
     first = api.evaluate(run.path, "test", data_root)
     scores = (first.folder / "scores.json").read_bytes()
     assert api.evaluate(run.path, "val", data_root).test_scorings is None
     second = api.evaluate(run.path, "test", data_root)
     assert (first.test_scorings, second.test_scorings) == (1, 2)
     assert (second.folder / "scores.json").read_bytes() == scores
-    assert [(line["run"], line["checkpoint"]) for line in read_ledger(ledger_path(split.path))] == [(run.id, "best")] * 2
+    assert [(line["run"], line["checkpoint"]) for line in scorings(split)] == [(run.id, "best")] * 2

@@ -152,6 +152,11 @@ def test_bit_masks_beside_black_and_white_ones(mask_dirs: Dirs, tmp_path: Path) 
 def test_ignore_id_beside_a_class(mask_dirs: Dirs, tmp_path: Path) -> None:
     save_mask(mask_dirs[1] / "1.png", {255: 2})
     save_mask(mask_dirs[1] / "2.png", {1: 2, 255: 2})
+    with pytest.raises(LabelError, match=r"(?s)255 may be a class or what is ignored.*say which with --map 255=ignore or --map 255=CLASS"):
+        import_masks(*mask_dirs, tmp_path / "out", ["tongue"])
+    import_masks(*mask_dirs, tmp_path / "told", ["tongue"], value_map=["255=tongue"])
+    assert [row.px["tongue"] for row in read_manifest(tmp_path / "told")] == [60, 120, 90]
+    save_mask(mask_dirs[1] / "3.png", {1: 3, 255: 2})
     report = import_masks(*mask_dirs, tmp_path / "out", ["tongue"])
     assert [row.px for row in read_manifest(tmp_path / "out")][:2] == [{"background": 540, "tongue": 0}, {"background": 480, "tongue": 60}]
     assert report.notes == [
@@ -232,6 +237,49 @@ def test_interpolated_masks_are_refused_or_taken_as_is(mask_dirs: Dirs, tmp_path
     (masks / "1.png").write_bytes(b"no image")
     with pytest.raises(ImageError, match=r"1.png: not a readable image"):
         import_masks(images, masks, tmp_path / "out2", ["tongue"], as_is=True)
+
+
+def test_rows_taken_as_they_are_are_marked_and_never_trained_on(tmp_path: Path) -> None:
+    """0 and 255 are legal ids (255 is the ignore id), and a palette may say otherwise than its indices: both would pass in silence."""
+    images, masks, out = tmp_path / "i", tmp_path / "m", tmp_path / "out"
+    for name in "abcd":
+        save_picture(images / f"{name}.png", seed=ord(name))
+    save_mask(masks / "a.png", {255: 2})
+    save_mask(masks / "b.png", {1: 3})
+    swapped = Image.fromarray(np.repeat(np.arange(20)[:, None] // 10, 30, axis=1).astype(np.uint8), mode="P")
+    swapped.putpalette([9, 9, 200, 0, 0, 0])
+    swapped.save(masks / "c.png")
+    save_mask(masks / "d.png", {1: 4}, height=21)
+    out.mkdir()
+    (out / "dataset.yaml").write_text("name: x\nlabels: {classes: {0: background, 1: tongue}, colours: {tongue: [9, 9, 200]}}\n")
+    report = import_masks(images, masks, out, as_is=True)
+    said = "recorded as stored, training refuses it (run `medseg manifest check --fix`)"
+    assert report.notes == [f"{said}: 3 files (m/a.png, m/c.png, m/d.png)"]
+    manifest = read_manifest(out)
+    assert [row.mask_as_stored for row in manifest] == [True, False, True, True]
+    assert manifest.frame["mask_as_stored"].fillna("").tolist() == ["true", "", "true", "true"]
+    for position in (0, 2, 3):
+        with pytest.raises(ManifestError, match=r"its mask was imported --as-is and is not an id mask; run `medseg manifest check .* --fix"):
+            read_original_mask(manifest, manifest.row(position), report.data_root)
+    assert read_original_mask(manifest, manifest.row(1), report.data_root).sum() == 90
+    (masks / "a.png").unlink()
+    for name in "cd":
+        save_mask(masks / f"{name}.png", {1: 4})
+    import_masks(images, masks, tmp_path / "sound", ["tongue"], as_is=True)
+    assert "mask_as_stored" not in read_manifest(tmp_path / "sound").frame.columns, "plain ids need no mark"
+
+
+def test_an_orientation_that_the_size_does_not_tell_is_noted(tmp_path: Path) -> None:
+    for name, orientation, height in (("a", 3, 20), ("b", 6, 30), ("c", 6, 20), ("d", 1, 20), ("e", 2, 20)):
+        save_picture(tmp_path / "i" / f"{name}.jpg", height, 30, orientation)
+        save_mask(tmp_path / "m" / f"{name}.png", {1: 2}, *((30, 20) if name == "c" else (height, 30)))
+    save_picture(tmp_path / "i" / "unlabelled.jpg", orientation=3)
+    said = "3 photographs carry an EXIF orientation; which way their masks lie is told by `medseg manifest check`"
+    assert said in import_masks(tmp_path / "i", tmp_path / "m", tmp_path / "out", ["tongue"]).notes
+    save_mask(tmp_path / "m" / "d.png", {255: 2})
+    save_mask(tmp_path / "m" / "e.png", {255: 2})
+    assert said in import_masks(tmp_path / "i", tmp_path / "m", tmp_path / "written", ["tongue"]).notes
+    assert said in import_masks(tmp_path / "i", tmp_path / "m", tmp_path / "as_is", ["tongue"], as_is=True).notes
 
 
 def test_mask_that_follows_the_pixels_as_stored(tmp_path: Path) -> None:

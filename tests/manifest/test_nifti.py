@@ -15,8 +15,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from medseg.data.decode import read_original_image
 from medseg.errors import AnnotationError, ImageError, LabelError, ManifestError
 from medseg.files import sha256_file
+from medseg.manifest.imagefiles import image_files, image_hash
 from medseg.manifest.importers.common import IMPORT_FILE
 from medseg.manifest.importers.decathlon import import_decathlon
 from medseg.manifest.importers.nifti import import_nifti
@@ -255,15 +257,38 @@ def test_decathlon_that_is_refused(tmp_path: Path, changes: dict[str, Any], mess
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(("text", "message"), [("{", "not valid JSON"), ("[]", "must hold a mapping"), ("[" * 100_000, "not valid JSON")])
+BAD_JSON = [
+    ("{", "not valid JSON"), ("[]", "must hold a mapping"), ("[" * 100_000, "not valid JSON"),
+    ("[" + "[]," * 4_000_000 + "[]]", "its values would fill over 384 MB of memory"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "message"), BAD_JSON, ids=range(len(BAD_JSON)))
 def test_a_description_that_is_none(tmp_path: Path, text: str, message: str) -> None:
     root = save_decathlon(tmp_path / "set")
     (root / "dataset.json").write_text(text)
     with pytest.raises(AnnotationError, match=message):
         import_decathlon(root, tmp_path / "out")
     (root / "dataset.json").unlink()
-    with pytest.raises(AnnotationError, match="there is no such file"):
-        import_decathlon(root, tmp_path / "out")
+    for importer in (import_decathlon, import_nnunet):
+        with pytest.raises(AnnotationError, match="dataset.json: there is no such file"):
+            importer(root, tmp_path / "out")
+
+
+@pytest.mark.parametrize("importer", [import_decathlon, import_nnunet])
+def test_paths_of_the_wrong_kind(tmp_path: Path, importer: Any) -> None:
+    root = (save_decathlon if importer is import_decathlon else save_nnunet)(tmp_path / "set")
+    (tmp_path / "file").write_text("x")
+    told = "not valid JSON" if importer is import_decathlon else "a file, where the source folder is expected; give the folder"
+    with pytest.raises(AnnotationError, match=f"file: {told}"):
+        importer(tmp_path / "file", tmp_path / "out")
+    with pytest.raises(ManifestError, match="file: a file, where the output folder is expected; give another --out"):
+        importer(root, tmp_path / "file")
+    (root / "dataset.json").unlink()
+    (root / "dataset.json").mkdir()
+    with pytest.raises(AnnotationError, match="dataset.json: a folder, where a file is expected"):
+        importer(root, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 # --- nnU-Net
@@ -294,8 +319,50 @@ def test_nnunet(tmp_path: Path) -> None:
     assert row.px == {"background": 114, "core": 3, "edema": 2}
     digests = [hashlib.sha256((root / f"imagesTr/p_1_000{channel}.nii.gz").read_bytes()).hexdigest() for channel in (0, 1)]
     assert row.image_sha256 == hashlib.sha256("".join(digests).encode()).hexdigest()
+    assert row.channels == 2 and ",channels," in (tmp_path / "out/manifest.csv").read_text()
     how = json.loads((tmp_path / "out" / IMPORT_FILE).read_text())
     assert how == {"importer": "nnunet", "channel_names": ["T1", "T2"], "file_ending": ".nii.gz"}
+
+
+def test_the_files_of_a_row_and_their_hash(tmp_path: Path) -> None:
+    root = save_nnunet(tmp_path / "set")
+    import_nnunet(root, tmp_path / "out")
+    manifest = read_manifest(tmp_path / "out")
+    for row in manifest:
+        path = manifest.image_path(row, root)
+        assert image_hash(path, row.channels) == row.image_sha256
+        assert [file.name for file in image_files(path, row.channels)] == [f"{row.sample_id}_0000.nii.gz", f"{row.sample_id}_0001.nii.gz"]
+        assert image_files(path) == (path,) and image_hash(path) == sha256_file(path)
+    save_image(root / "imagesTr/p_1_0001.nii.gz", seed=77)
+    assert image_hash(root / "imagesTr/p_1_0000.nii.gz", 2) != manifest.row(0).image_sha256
+    (root / "imagesTr/p_1_0001.nii.gz").unlink()
+    with pytest.raises(ImageError, match=r"p_1_0001.nii.gz: the image has 2 channels, one a file, and this one is missing"):
+        image_hash(root / "imagesTr/p_1_0000.nii.gz", 2)
+    with pytest.raises(ImageError, match="must be named <case>_0000"):
+        image_files(root / "labelsTr/p_1.nii.gz", 2)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [(",2,", ",1,"), (",2,", ",two,"), (",2,", ",0,"), (",2,", ",2.0,"), ("p_1_0000.nii.gz", "p_1_0001.nii.gz")]
+)
+def test_the_channels_of_a_row_are_checked(tmp_path: Path, old: str, new: str) -> None:
+    import_nnunet(save_nnunet(tmp_path / "set"), tmp_path / "out")
+    table = tmp_path / "out/manifest.csv"
+    head, row, rest = table.read_text().split("\n", 2)
+    where = dict(zip(head.split(","), row.split(","), strict=True))
+    cells = {**where, "channels": new.strip(",")} if old == ",2," else {**where, "image": where["image"].replace(old, new)}
+    table.write_text("\n".join([head, ",".join(cells.values()), rest]))
+    with pytest.raises(ManifestError, match=r"row 2 \(p_1\): channels must be blank, or over 1 for an image named <case>_0000"):
+        read_manifest(tmp_path / "out")
+
+
+def test_a_channel_may_not_be_a_link_out_of_the_set(tmp_path: Path) -> None:
+    root = save_nnunet(tmp_path / "set")
+    save_image(tmp_path / "secret.nii.gz", seed=1)
+    (root / "imagesTr/p_1_0001.nii.gz").unlink()
+    (root / "imagesTr/p_1_0001.nii.gz").symlink_to(tmp_path / "secret.nii.gz")
+    with pytest.raises(AnnotationError, match=r"p_1_0001.nii.gz: the file lies outside .* \(through a symbolic link\)"):
+        import_nnunet(root, tmp_path / "out")
 
 
 def test_nnunet_version_1(tmp_path: Path) -> None:
@@ -364,3 +431,12 @@ def test_nnunet_png(tmp_path: Path) -> None:
     import_nnunet(root, tmp_path / "out")
     row = read_manifest(tmp_path / "out").row(0)
     assert (row.image, row.depth_px, row.px) == ("imagesTr/r1_0000.png", None, {"background": 540, "road": 60})
+    assert row.channels == 1 and row.image_sha256 == sha256_file(root / row.image)
+    for channel in (1, 2):
+        save_picture(root / f"imagesTr/r1_{channel:04d}.png", seed=channel)
+    import_nnunet(root, tmp_path / "out2")
+    manifest = read_manifest(tmp_path / "out2")
+    row = manifest.row(0)
+    assert row.channels == 3 and row.image_sha256 == image_hash(root / row.image, 3)
+    with pytest.raises(ManifestError, match=r"row 2 \(r1\): the image is 3 files, one a channel; .* training on them is not yet possible"):
+        read_original_image(manifest, row, root)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from medseg.labels import LabelSet
 from medseg.manifest.ledger import ledger_path, read_ledger
 from medseg.manifest.schema import Dataset, Manifest, Split
 from medseg.manifest.split import describe, given_split, joined_groups, make_split, remarks, stratify
-from medseg.manifest.table import read_split, write_manifest
+from medseg.manifest.table import read_split, write_manifest, write_split
 
 from .conftest import UNLABELLED, table_of
 
@@ -309,8 +310,17 @@ def test_near_duplicates_join_their_groups(make_manifest: Make) -> None:
     group_of = dict(zip(split.frame["sample_id"], split.frame["group_id"], strict=True))
     assert {group_of[f"{group}/{i}"] for group in ("p001", "p003", "p007") for i in (0, 1)} == {"p001"}
     assert group_of["p009/0"] == "p009" and split.frame["group_id"].nunique() == 10
-    assert "near_duplicate_pairs=3; near_duplicate_clusters=1" in split.path.read_text().splitlines()[0]
-    assert remarks(split) == ["3 pairs of near duplicates, 1 groups joined from several"]
+    assert "near_duplicate_pairs=4; near_duplicate_clusters=2" in split.path.read_text().splitlines()[0]
+    assert remarks(split) == ["4 pairs of near duplicates, 2 groups joined from several"]
+
+
+def test_near_duplicates_are_joined_through_an_unlabelled_image(make_manifest: Make) -> None:
+    """p001/0 ~ u ~ p003/0, and no pair of p001/0 and p003/0 themselves."""
+    manifest = make_manifest([*patients(12, 2, 3), {"sample_id": "u"} | UNLABELLED])
+    split = make_split(manifest, "a", pairs=[Twins("p001/0", "u"), Twins("p003/0", "u")])
+    group_of = dict(zip(split.frame["sample_id"], split.frame["group_id"], strict=True))
+    assert {group_of[f"{group}/{i}"] for group in ("p001", "p003") for i in (0, 1)} == {"p001"} and "u" not in group_of
+    assert split.facts["near_duplicate_pairs"] == "2" and split.facts["near_duplicate_clusters"] == "1"
 
 
 def test_joined_groups_against_a_flood_fill() -> None:
@@ -354,7 +364,8 @@ def test_unlocking_is_recorded(make_manifest: Make) -> None:
     make_split(manifest, "other", seed=1, unlock="the old one;\nhad leaked")
     moved = len(groups_in(first, "test") - groups_in(split, "test")) * 2
     for path in (first.path, split.path):
-        (line,) = read_ledger(ledger_path(path))
+        made, line = read_ledger(ledger_path(path))
+        assert made["event"] == "made"
         assert (line["event"], line["reason"], line["rows"], line["new_split"]) == ("unlock", "the old one; had leaked", moved, "other.csv")
     with pytest.raises(ManifestError, match=r"--unlock-test: the reason is blank; say why"):
         make_split(manifest, "third", unlock=" ")
@@ -362,7 +373,7 @@ def test_unlocking_is_recorded(make_manifest: Make) -> None:
 
 def test_unlocking_nothing_is_no_event(make_manifest: Make) -> None:
     split = make_split(make_manifest(patients(10, 1, 0)), "main", unlock="just in case")
-    assert "unlock_test" not in split.facts and not ledger_path(split.path).exists()
+    assert "unlock_test" not in split.facts and [line["event"] for line in read_ledger(ledger_path(split.path))] == ["made"]
 
 
 def test_a_table_may_not_move_a_test_row(manifest: Manifest, tmp_path: Path) -> None:
@@ -379,7 +390,7 @@ def test_a_table_may_not_move_a_test_row(manifest: Manifest, tmp_path: Path) -> 
         given_split(manifest, "new", table)
     assert not (manifest.folder / "splits/new.csv").exists()
     split, _ = given_split(manifest, "new", table, unlock="agreed")
-    assert split.facts["unlock_test"] == "agreed" and len(list(read_ledger(ledger_path(split.path)))) == 1
+    assert split.facts["unlock_test"] == "agreed" and [line["event"] for line in read_ledger(ledger_path(split.path))] == ["made", "unlock"]
 
 
 def versions(tmp_path: Path, labels: LabelSet, later: list[dict[str, Any]]) -> tuple[Split, Manifest]:
@@ -405,6 +416,30 @@ def test_test_rows_stay_in_the_next_version(tmp_path: Path, labels: LabelSet) ->
     assert int(split.facts["kept_test"]) == 8
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_an_unlabelled_test_image_still_holds_its_patient(tmp_path: Path, labels: LabelSet, seed: int) -> None:
+    """v2: every image of v1 has lost its mask, and each patient has a new, labelled one; so have 20 new patients."""
+    old = [row | UNLABELLED | {"image_sha256": f"{p:064x}"} for p, row in enumerate(patients(20, 1, 0))]
+    new = [row | {"sample_id": f"n{p:03d}", "image_sha256": f"{100 + p:064x}"} for p, row in enumerate(patients(40, 1, 0))]
+    first, manifest = versions(tmp_path, labels, [*old, *new])
+    split = make_split(manifest, "main", seed=seed)
+    part_of = dict(zip(split.frame["group_id"], split.frame["split"], strict=True))
+    tested = groups_in(first, "test")
+    assert len(tested) == 4 and {part_of[group] for group in tested} == {"test"} and split.facts["kept_test"] == "4"
+    assert "test" not in {part_of[group] for group in groups_in(first, "train") | groups_in(first, "val")}
+
+
+def test_a_table_may_not_move_the_patient_of_an_unlabelled_test_image(tmp_path: Path, labels: LabelSet) -> None:
+    old = [row | UNLABELLED | {"image_sha256": f"{p:064x}"} for p, row in enumerate(patients(20, 1, 0))]
+    new = [row | {"sample_id": f"n{p:03d}", "image_sha256": f"{100 + p:064x}"} for p, row in enumerate(patients(20, 1, 0))]
+    first, manifest = versions(tmp_path, labels, [*old, *new])
+    tested = min(groups_in(first, "test"))
+    table = tmp_path / "given.csv"
+    table.write_text(f"sample,split\nn{tested[1:]},train\n")
+    with pytest.raises(ManifestError, match=rf"given.csv: 1 row\(s\) of test of .*v1/splits/main.csv, .*\(first: n{tested[1:]}\)"):
+        given_split(manifest, "main", table)
+
+
 def test_an_image_saved_anew_is_known_by_its_name(tmp_path: Path, labels: LabelSet) -> None:
     later = [row | {"image_sha256": f"{500 + place:064x}"} for place, row in enumerate(patients(20, 1, 0))]
     first, manifest = versions(tmp_path, labels, later)
@@ -425,6 +460,130 @@ def test_a_broken_earlier_split_is_told(make_manifest: Make) -> None:
     path.write_text("sample_id,split\n")
     with pytest.raises(ManifestError, match=r"main.csv: the first line must begin with"):
         make_split(manifest, "other")
+
+
+def edit(path: Path) -> None:
+    """Move one test row to train by hand."""
+    path.write_text(path.read_text().replace(",test,", ",train,", 1))
+
+
+EDITED = r"main.csv: the split was edited by hand after it was made; make it again, or take an edited table over by --from"
+
+
+def test_an_edited_split_is_refused(make_manifest: Make) -> None:
+    manifest = make_manifest(patients(20, 1, 0))
+    path = make_split(manifest, "main").path
+    whole = path.read_text()
+    edit(path)
+    with pytest.raises(ManifestError, match=EDITED):
+        read_split(manifest, "main")
+    with pytest.raises(ManifestError, match=EDITED):  # nor does it lock: the row would be free
+        make_split(manifest, "other")
+    path.write_text("; ".join(fact for fact in whole.split("; ") if not fact.startswith("table_sha256")))
+    with pytest.raises(ManifestError, match=r"main.csv: the first line states no table_sha256: made by an older medseg, or"):
+        read_split(manifest, "main")
+
+
+def test_an_edited_split_is_taken_over(make_manifest: Make, tmp_path: Path) -> None:
+    """Its comment is no header, its folds are kept, and errors count the lines of the file."""
+    manifest = make_manifest(patients(20, 1, 0))
+    split = make_split(manifest, "cv", folds=2)
+    table = tmp_path / "edited.csv"
+    first, _, rows = split.path.read_text().partition("\n")
+    table.write_text(f"{first}\n" + rows.replace(",train,0\n", ",train,1\n", 1))
+    taken_over, warnings = given_split(manifest, "again", table)
+    assert taken_over.ids("test") == split.ids("test") and not warnings and taken_over.folds == 2
+    assert (taken_over.frame["fold"] != split.frame["fold"]).sum() == 1
+    table.write_text(f"{first}\n" + rows.replace("p001/0", "p000/0"))
+    with pytest.raises(ManifestError, match=r"edited.csv row 4 \(p000/0\): the sample 'p000/0' is listed twice"):
+        given_split(manifest, "third", table)
+
+
+def test_a_foreign_column_of_folds_is_not_ours(manifest: Manifest, tmp_path: Path) -> None:
+    assert taken(manifest, tmp_path, "sample,split,fold\nx/1,train,A\nx/3,test,B\n")[0].folds == 0
+
+
+def test_a_row_is_named_by_its_line_where_rows_are_left_out(manifest: Manifest, tmp_path: Path) -> None:
+    with pytest.raises(ManifestError, match=r"pairs.csv row 4 \(x/1\): group_id is blank"):
+        taken(manifest, tmp_path, "sample,group,split\nx/4,g,val\nx/9,g,val\nx/1,,val\n")
+
+
+@pytest.mark.parametrize("column", ["split", "fold"])
+def test_finer_groups_of_a_forged_split_tear_no_patient(make_manifest: Make, column: str) -> None:
+    manifest = make_manifest(patients(10, 2, 0))
+    split = make_split(manifest, "main", folds=2)
+    first = split.frame.index[split.frame["split"] == "train"][0]
+    patient = split.frame.loc[first, "group_id"]
+    frame = split.frame.copy()
+    frame.loc[first, "group_id"] = "finer"
+    frame.loc[first, ["split", "fold"]] = ["test", ""] if column == "split" else ["train", str(1 - int(frame.loc[first, "fold"]))]
+    where = "splits: train and test" if column == "split" else "folds"
+    table = frame.to_csv(index=False)
+    head = split.path.read_text().partition("\n")[0].replace(split.facts["table_sha256"], hashlib.sha256(table.encode()).hexdigest())
+    split.path.write_text(f"{head}\n{table}")
+    with pytest.raises(ManifestError, match=f"the group '{patient}' is in two {where}"):
+        read_split(manifest, "main")
+    with pytest.raises(ManifestError, match=f"the group '{patient}' is in two {where}"):
+        write_split(manifest, "other", frame, {})
+
+
+# --- a removed split
+
+
+REMOVED = r"main.csv: the split main was removed, but its ledger says that its 4 test rows were fixed; restore it .*--unlock-test REASON"
+
+
+def test_removing_a_split_does_not_unlock_its_test_rows(make_manifest: Make, tmp_path: Path) -> None:
+    manifest = make_manifest(patients(20, 1, 0))
+    first = make_split(manifest, "main", seed=0)
+    first.path.unlink()
+    table = tmp_path / "given.csv"
+    table.write_text("sample,split\np000/0,train\n")
+    for name in ("main", "other"):
+        with pytest.raises(ManifestError, match=REMOVED):
+            make_split(manifest, name, seed=1)
+        with pytest.raises(ManifestError, match=REMOVED):
+            given_split(manifest, name, table)
+    assert not list((manifest.folder / "splits").glob("*.csv"))
+    assert make_split(manifest, "main", seed=0).digest == first.digest  # made again as it was, it is there again
+
+
+def test_a_split_may_be_renamed(make_manifest: Make) -> None:
+    manifest = make_manifest(patients(20, 1, 0))
+    split = make_split(manifest, "main", seed=0)
+    split.path.rename(split.path.with_name("official.csv"))
+    assert make_split(manifest, "other", seed=1).ids("test") == split.ids("test")
+
+
+@pytest.mark.parametrize("name", ["main", "other"])
+def test_unlocking_a_removed_split_is_recorded_once(make_manifest: Make, name: str) -> None:
+    manifest = make_manifest(patients(20, 1, 0))
+    first = make_split(manifest, "main", seed=0)
+    first.path.unlink()
+    split = make_split(manifest, name, seed=1, unlock="lost; really")
+    assert split.facts["unlock_test"] == "lost, really" and split.ids("test") != first.ids("test")
+    assert make_split(manifest, name, seed=1, unlock="lost; really").digest == split.digest
+    for path in {first.path, split.path}:
+        (line,) = (line for line in read_ledger(ledger_path(path)) if line["event"] == "unlock")
+        assert (line["reason"], line["rows"], line["removed"], line["new_split"]) == ("lost; really", 4, "main.csv", f"{name}.csv")
+    assert make_split(manifest, "third", seed=2).ids("test") == split.ids("test")  # the removed one is settled, the new one locks
+    split.path.unlink()
+    (manifest.folder / "splits/third.csv").unlink()
+    with pytest.raises(ManifestError, match=r"was removed, but its ledger says that its 4 test rows were fixed"):
+        make_split(manifest, "fourth", seed=3)
+
+
+def test_a_split_removed_from_an_earlier_version_is_told(tmp_path: Path, labels: LabelSet) -> None:
+    first, manifest = versions(tmp_path, labels, patients(20, 1, 0))
+    first.path.unlink()
+    with pytest.raises(ManifestError, match=r"v1/splits/main.csv: the split main was removed"):
+        make_split(manifest, "main", seed=5)
+
+
+def test_a_removed_split_without_test_rows_fixed_none(make_manifest: Make) -> None:
+    manifest = make_manifest(patients(20, 1, 0))
+    make_split(manifest, "main", (0.8, 0.2, 0)).path.unlink()
+    assert len(make_split(manifest, "main").ids("test")) == 4
 
 
 def test_describe_sets_the_balance_beside_what_was_asked(make_manifest: Make) -> None:

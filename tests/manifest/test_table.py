@@ -216,7 +216,8 @@ def test_split_roundtrip_and_selection(make_manifest: Make) -> None:
     manifest, frame = three(make_manifest)
     split = write_split(manifest, "a", frame.iloc[::-1], {"seed": 3})
     first, header, *_ = split.path.read_text().splitlines()
-    assert first == f"# medseg-split 1; manifest_sha256={manifest.digest}; seed=3"
+    table_sha256 = hashlib.sha256(split.path.read_bytes().split(b"\n", 1)[1]).hexdigest()
+    assert first == f"# medseg-split 1; manifest_sha256={manifest.digest}; table_sha256={table_sha256}; seed=3"
     assert header == "sample_id,group_id,split,fold"
     assert read_split(manifest, "a").frame.equals(split.frame) and read_split(manifest, split.path).digest == split.digest
     assert split.ids("test") == ["s002", "s003"]
@@ -228,7 +229,7 @@ def test_split_is_immutable(make_manifest: Make) -> None:
     manifest, frame = three(make_manifest)
     split = write_split(manifest, "a", frame, {"seed": 3})
     assert write_split(manifest, "a", frame, {"seed": 3}).digest == split.digest
-    with pytest.raises(ManifestError, match=r"a.csv: this split exists and differs; .*another --name, or remove it"):
+    with pytest.raises(ManifestError, match=r"a.csv: this split exists and differs; .*another --name"):
         write_split(manifest, "a", frame, {"seed": 4})
 
 

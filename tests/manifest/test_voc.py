@@ -148,6 +148,54 @@ def test_own_classes_and_colours(tmp_path: Path) -> None:
     assert read_manifest(tmp_path / "given").row(0).px == {"background": 200, "s": 200, "t": 200}
 
 
+@pytest.mark.parametrize("rgb", [False, True])
+@pytest.mark.parametrize("classes", [["person", "bird"], ["bird", "person"]])
+def test_some_of_vocs_classes_are_known_by_name(tmp_path: Path, rgb: bool, classes: list[str]) -> None:
+    """Person is 15 and bird 3 in VOC's masks; the classes given are 1 and 2, in their order."""
+    root = save_voc(tmp_path / "voc", "v", rgb=rgb)  # ord("v") % 20 + 1 == 19: a train within the border of void
+    with pytest.raises(LabelError, match=r"v.png: the mask holds what is none of the classes given: (19|#80C000) \(train, 90 pixels\)"):
+        import_voc(root, tmp_path / "out", classes=classes)
+    mapped = ["#80C000=background", "19=background"]
+    report = import_voc(root, tmp_path / "out", classes=classes, value_map=mapped)
+    manifest = read_manifest(tmp_path / "out")
+    ids = ids_of("v")
+    expected = np.where(ids == 15, 1 + classes.index("person"), np.where(ids == 255, 255, 0))
+    assert np.array_equal(read_original_mask(manifest, manifest.row(0), root), expected)
+    assert manifest.labels.colour_of("person") == PRINTED[15] and manifest.labels.colour_of("bird") == PRINTED[3]
+    assert "VOC's own indices and colours are read as person: 1 file (SegmentationClass/v.png)" in report.notes
+    import_voc(root, tmp_path / "out", value_map=mapped)  # by the dataset.yaml of the first time
+    assert read_manifest(tmp_path / "out").digest == manifest.digest
+
+
+def test_a_car_alone_is_grey_in_an_rgb_mask(tmp_path: Path) -> None:
+    root = save_voc(tmp_path / "voc", "a", rgb=True)
+    Image.fromarray(np.full((20, 30, 3), 128, np.uint8)).save(root / "SegmentationClass/a.png")
+    import_voc(root, tmp_path / "out", classes=["person", "car"])
+    assert read_manifest(tmp_path / "out").row(0).px == {"background": 0, "person": 0, "car": 600}
+
+
+def test_black_and_white_is_not_read_as_void(tmp_path: Path) -> None:
+    root = save_voc(tmp_path / "voc", "a")
+    white = np.zeros((20, 30), np.uint8)
+    white[:2] = 255
+    Image.fromarray(white).save(root / "SegmentationClass/a.png")
+    with pytest.raises(LabelError, match=r"a.png: 255 may be a class or what is ignored.*--map 255=ignore or --map 255=CLASS"):
+        import_voc(root, tmp_path / "out", classes=["person", "bus"])
+    import_voc(root, tmp_path / "out", classes=["person", "bus"], value_map=["255=bus"])
+    assert read_manifest(tmp_path / "out").row(0).px["bus"] == 60
+
+
+def test_names_that_are_not_vocs(tmp_path: Path) -> None:
+    root = save_voc(tmp_path / "voc", "a")
+    ids = (np.arange(600) % 3).reshape(20, 30).astype(np.uint8)
+    Image.fromarray(ids).save(root / "SegmentationClass/a.png")
+    report = import_voc(root, tmp_path / "out", classes=["s", "t"])
+    assert report.notes == ["none of the classes is VOC's, so indices and colours are read by their place: 1 is s, 2 is t"]
+    for names, stray in ((["person", "tongue"], "tongue"), (["Person", "dog"], "Person")):
+        with pytest.raises(LabelError, match=rf"--classes: .* is VOC's class \d+, {stray} is none of VOC's .*write a dataset.yaml"):
+            import_voc(root, tmp_path / "mixed", classes=names)
+
+
 def test_layouts_that_do_not_fit(tmp_path: Path) -> None:
     with pytest.raises(AnnotationError, match=r"no JPEGImages/ beside SegmentationClass/ in this folder or one below"):
         import_voc(tmp_path, tmp_path / "out")

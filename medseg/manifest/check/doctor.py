@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -103,7 +104,7 @@ def _examine_all(jobs: Sequence[Job], labels: LabelSet, processes: int, on_progr
                 on_progress(done, len(jobs))
         return
     # Spawned, not forked: the caller may have threads (a progress bar), and a fork would copy their held locks.
-    with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _ignore_interrupt) as pool:
         try:
             for done, facts in enumerate(pool.map(work, jobs, chunksize=CHUNK), start=1):
                 yield facts
@@ -112,6 +113,11 @@ def _examine_all(jobs: Sequence[Job], labels: LabelSet, processes: int, on_progr
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
+
+
+def _ignore_interrupt() -> None:
+    """Ctrl-C is for the parent, which stops the workers; each would print a traceback of its own."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _processors() -> int:

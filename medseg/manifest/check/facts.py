@@ -5,7 +5,7 @@ Rules on one row are judged here, because the pixels are at hand; those that nee
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,11 +13,13 @@ import numpy as np
 
 from medseg.conventions import Content, ValueMap, content_of, convert, decide, stored_values
 from medseg.errors import ImageError, ImageTooLargeError, MedsegError
-from medseg.files import sha256_array, sha256_file
+from medseg.files import sha256_array
 from medseg.images import Inspected, RawMask, inspect_image, read_raw_mask
 from medseg.labels import LabelSet
+from medseg.manifest.check.outline import outline_fit
 from medseg.manifest.check.shapes import Blemishes, blemishes_of, border_shares, follows_stored
 from medseg.manifest.check.whole import damage_of
+from medseg.manifest.imagefiles import image_hash
 from medseg.manifest.near import middle_slice, thumbnail
 from medseg.types import Row
 from medseg.volumes import Header, forms_disagree, is_volume, read_header, read_volume, same_affine
@@ -70,6 +72,7 @@ class Facts:
     class_px: Mapping[int, int] = field(default_factory=dict)
     border: Mapping[int, float] = field(default_factory=dict)
     blemishes: Blemishes | None = None
+    fit: float | None = None
 
     def add(self, code: str, file: object, rule: str, fix: str) -> None:
         """Note one thing wrong with this row."""
@@ -89,12 +92,21 @@ class Seen:
 def examine(job: Job, labels: LabelSet) -> Facts:
     """Read one row's files and judge them; nothing is raised for a bad file."""
     facts = Facts(job.row.sample_id)
-    seen = _examine_image(job, facts) if job.image else None
+    seen = _guarded(lambda: _examine_image(job, facts) if job.image else None, job.image, facts)
     if job.mask:
-        _examine_mask(job, labels, seen, facts)
+        _guarded(lambda: _examine_mask(job, labels, seen, facts), job.mask, facts)
     if job.instances and not job.instances.is_file():
         facts.add("file-missing", job.instances, "the file of the instances is not there", "import the set again")
     return facts
+
+
+def _guarded(look: Callable[[], Seen | None], path: Path | None, facts: Facts) -> Seen | None:
+    """`look()`, with what the operating system refuses (permission, a broken disk) as a finding."""
+    try:
+        return look()
+    except OSError as cause:
+        facts.add("file-unreadable", path, f"it cannot be read ({cause.strerror or cause})", "check its permissions and the disk")
+        return None
 
 
 # --- the image
@@ -114,7 +126,8 @@ def _examine_image(job: Job, facts: Facts) -> Seen | None:
         facts.add("huge-image", path, error.rule, error.fix)
     except MedsegError as error:
         facts.add("file-unreadable", path, error.rule, error.fix)
-    _check_hash(facts, path, job.row.image_sha256, None)
+    if job.row.channels == 1:
+        _check_hash(facts, path, job.row.image_sha256, None)
     return None
 
 
@@ -122,7 +135,7 @@ def _photograph(job: Job, path: Path, facts: Facts) -> Seen:
     found = inspect_image(path)
     image = found.image_HWC
     height, width = image.shape[:2]
-    _check_hash(facts, path, job.row.image_sha256, image if job.image_derived else None)
+    _check_hash(facts, path, job.row.image_sha256, image if job.image_derived else None, job.row.channels)
     _check_whole(facts, path)
     _check_extension(facts, path, found.format)
     _check_looks(facts, path, found)
@@ -168,9 +181,9 @@ def _is_constant(image_HWC: np.ndarray) -> bool:
     return all(int(np.ptp(pixels[..., channel])) <= 1 for pixels in looks for channel in range(3))
 
 
-def _check_hash(facts: Facts, path: Path, stated: str | None, decoded: np.ndarray | None) -> str:
+def _check_hash(facts: Facts, path: Path, stated: str | None, decoded: np.ndarray | None, channels: int = 1) -> str:
     """Compare the file's hash, or the decoded array's where the manifest hashes that, with the manifest's."""
-    found = sha256_file(path) if decoded is None else sha256_array(decoded)
+    found = image_hash(path, channels) if decoded is None else sha256_array(decoded)
     if stated and found != stated:
         rule = f"the file has changed since the manifest was written (SHA-256 {found[:12]}, the manifest says {stated[:12]})"
         facts.add("hash-changed", path, rule, _AGAIN)
@@ -180,7 +193,7 @@ def _check_hash(facts: Facts, path: Path, stated: str | None, decoded: np.ndarra
 def _volume(job: Job, path: Path, facts: Facts) -> Seen:
     header = read_header(path)
     array, _ = read_volume(path)
-    _check_hash(facts, path, job.row.image_sha256, array if job.image_derived else None)
+    _check_hash(facts, path, job.row.image_sha256, array if job.image_derived else None, job.row.channels)
     stated = (job.row.size.width_px, job.row.size.height_px, job.row.depth_px)
     if header.shape != stated:
         shown = " x ".join(map(str, stated))
@@ -248,7 +261,10 @@ def _examine_mask(job: Job, labels: LabelSet, seen: Seen | None, facts: Facts) -
     decided = decide([facts.content], labels)[0]
     if isinstance(decided, ValueMap):
         facts.own = decided.table
-        _measure(facts, _ids_of(raw, decided), labels)
+        ids = _ids_of(raw, decided)
+        _measure(facts, ids, labels)
+        if seen is not None and seen.upright_HWC is not None and ids.shape == seen.shape and not facts.mask_orientation_wrong:
+            facts.fit = outline_fit(seen.upright_HWC, (ids != 0) & labels.valid(ids))
 
 
 def raw_volume(path: Path) -> RawMask:

@@ -29,6 +29,8 @@ CODES: dict[str, Severity] = {
     "lossy-mask": "warning",  # a mask in a lossy format, even where its values still fit
     "mixed-conventions": "warning",  # a mask of another convention than most of the set
     "inverted-mask": "error",
+    "mask-misfit": "warning",  # its outline lies on no edges of the photograph: swapped with another, or shifted
+    "pixels-mismatch": "error",  # the manifest's px_ columns do not count this mask
     "empty-mask": "warning",
     "specks": "warning",
     "holes": "warning",

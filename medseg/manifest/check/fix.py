@@ -21,22 +21,24 @@ from scipy import ndimage
 
 from medseg.conventions import ValueMap, convert, snap
 from medseg.errors import LabelError, ManifestError
-from medseg.files import sha256_array, sha256_file, write_text
+from medseg.files import sha256_array, write_text
 from medseg.images import RawMask, inspect_image, read_raw_mask, resize_mask, write_mask
 from medseg.labels import LabelSet
 from medseg.manifest.check.doctor import Report
 from medseg.manifest.check.facts import Facts, flat_mask, raw_volume
 from medseg.manifest.check.findings import Finding
-from medseg.manifest.check.rules import KIND_CODES, enclosing, readings
+from medseg.manifest.check.rules import KIND_CODES, enclosing, readings, usual
 from medseg.manifest.check.shapes import UPRIGHT, holes_of, specks_of
+from medseg.manifest.imagefiles import image_hash
 from medseg.manifest.importers.common import staging, write_all
 from medseg.manifest.schema import PIXEL_PREFIX, SPACINGS, Manifest
 from medseg.manifest.split import joined_groups
 from medseg.types import Row, Size
-from medseg.volumes import is_volume, read_header, read_volume, write_labels
+from medseg.volumes import is_volume, read_header, read_volume, rounded, write_labels
 
 REPAIRS_FILE = "repairs.csv"
 SAME_ASPECT = 0.01  # relative difference of width / height up to which a mask is scaled onto its image
+OF_MASK = ("mask", "mask_sha256", "mask_as_stored", "instances", "instances_sha256")
 NO_IMAGE = ("file-missing", "file-unreadable", "path-leaves-root", "huge-image")
 Progress = Callable[[int, int], None]
 
@@ -104,6 +106,7 @@ class _Repairer:
         for finding in report.findings:
             self._findings[finding.sample_id].append(finding)
         self._pairs = report.pairs
+        self._seen = report.seen
 
     # --- rows
 
@@ -124,7 +127,7 @@ class _Repairer:
             code, rule = problem.args if isinstance(problem, _UnrepairableError) else ("interpolated-mask", problem.rule)
             self._say(row, code, rule, "mask", "unlabelled")
             return [_without_mask(cells)]
-        return [self._labelled(row, cells, ids, masks, instances)]
+        return [self._labelled(row, cells, *ids, masks, instances)]
 
     def _cells(self, row: Row, position: int, images: Path) -> dict[str, object]:
         """The old row's cells, with the image's size and hash as they are now."""
@@ -134,16 +137,16 @@ class _Repairer:
         if is_volume(path):
             header = read_header(path)
             cells |= dict(zip(("width_px", "height_px", "depth_px"), header.shape, strict=True))
-            cells |= dict(zip(SPACINGS, header.spacing_mm, strict=True))
-            found = sha256_array(read_volume(path)[0]) if derived else sha256_file(path)
+            cells |= dict(zip(SPACINGS, rounded(header.spacing_mm), strict=True))
+            found = sha256_array(read_volume(path)[0]) if derived else image_hash(path, row.channels)
         else:
             pixels = inspect_image(path).image_HWC
             cells |= {"height_px": pixels.shape[0], "width_px": pixels.shape[1]}
-            found = sha256_array(pixels) if derived else sha256_file(path)
+            found = sha256_array(pixels) if derived else image_hash(path, row.channels)
         if found != row.image_sha256:
             self._say(row, "hash-changed", "the image has changed since the manifest was written", row.image_sha256, found)
         if derived:
-            target = images / Path(row.image).relative_to("images")
+            target = images / _below(row.image, "images")
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target)
         return cells | {"image_sha256": found}
@@ -154,7 +157,9 @@ class _Repairer:
             self._say(row, code, codes[code].rule if code in codes else "the mask cannot be read", "mask", "unlabelled")
         return _without_mask(cells)
 
-    def _labelled(self, row: Row, cells: dict[str, object], ids: np.ndarray, masks: Path, instances: Path) -> dict[str, object]:
+    def _labelled(
+        self, row: Row, cells: dict[str, object], ids: np.ndarray, redrawn: bool, masks: Path, instances: Path
+    ) -> dict[str, object]:
         assert row.mask is not None
         volume = ids.ndim == 3
         name = f"{row.sample_id}.nii.gz" if volume else f"{row.sample_id}.png"
@@ -164,14 +169,24 @@ class _Repairer:
             write_mask(masks / name, ids, self.labels.palette)
         counts = np.bincount(ids.ravel(), minlength=256)
         px = {PIXEL_PREFIX + label: int(counts[class_id]) for class_id, label in self.labels.classes.items()}
-        changed = any(px[column] != cells[column] for column in px)
-        if row.instances and not changed:
-            target = instances / Path(row.instances).relative_to("instances")
+        if any(px[column] != cells[column] for column in px):
+            self._say_counts(row, cells, px)
+        if row.instances and not redrawn:
+            target = instances / _below(row.instances, "instances")
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(self.manifest.folder / row.instances, target)
         elif row.instances:
             cells |= {"instances": None, "instances_sha256": None}
+        if "mask_as_stored" in cells:
+            cells |= {"mask_as_stored": None}
         return cells | {"mask": f"masks/{name}", "mask_sha256": sha256_array(ids), **px}
+
+    def _say_counts(self, row: Row, cells: dict[str, object], px: dict[str, int]) -> None:
+        """Log counts that were wrong in the manifest itself; those of a repaired mask follow from its repair."""
+        if any(finding.code == "pixels-mismatch" for finding in self._findings[row.sample_id]):
+            before = ", ".join(f"{column} {cells[column]}" for column in px)
+            after = ", ".join(f"{column} {count}" for column, count in px.items())
+            self._say(row, "pixels-mismatch", "the px_ columns did not count this mask", before, after)
 
     def framed(self, rows: list[dict[str, object]]) -> pd.DataFrame:
         """The new table; duplicates and near-duplicates share a group, so that no split can part them."""
@@ -188,14 +203,17 @@ class _Repairer:
 
     # --- one mask
 
-    def _ids(self, row: Row, facts: Facts, codes: dict[str, Finding]) -> np.ndarray:
-        """The row's class ids after every repair, uint8 (H, W) or (X, Y, Z). Raises _UnrepairableError or LabelError."""
+    def _ids(self, row: Row, facts: Facts, codes: dict[str, Finding]) -> tuple[np.ndarray, bool]:
+        """The row's class ids after every repair, uint8 (H, W) or (X, Y, Z), and whether more than their code changed.
+
+        Raises _UnrepairableError or LabelError.
+        """
         path = self.manifest.mask_path(row, self.data_root)
         for code in ("affine-mismatch", "spacing-mismatch"):
             if code in codes and is_volume(path):
                 raise _UnrepairableError(code, codes[code].rule)
         raw = raw_volume(path) if is_volume(path) else read_raw_mask(path)
-        ids = self._decoded(row, raw)
+        ids = stored = self._decoded(row, raw)
         if "hash-changed" in codes and facts.mask_sha256 and facts.mask_sha256 != row.mask_sha256:
             self._say(row, "hash-changed", "the mask has changed since the manifest was written", str(row.mask_sha256), facts.mask_sha256)
         if not is_volume(path):
@@ -204,7 +222,8 @@ class _Repairer:
             raise _UnrepairableError("size-mismatch", codes["size-mismatch"].rule)
         if "inverted-mask" in codes:
             ids = self._exchanged(row, facts, ids)
-        return self._cleaned(row, ids, codes)
+        cleaned = self._cleaned(row, ids, codes)
+        return cleaned, "hash-changed" in codes or not np.array_equal(cleaned, stored)
 
     def _decoded(self, row: Row, raw: RawMask) -> np.ndarray:
         reading = self._readings[row.sample_id]
@@ -248,11 +267,11 @@ class _Repairer:
 
     def _cleaned(self, row: Row, ids: np.ndarray, codes: dict[str, Finding]) -> np.ndarray:
         plain = np.where(ids == self.labels.ignore_id, 0, ids)
-        if "specks" in codes:
+        if "specks" in codes and not usual(self._seen, "specks"):
             where = specks_of(plain, [class_id for class_id in self.labels.classes if class_id])
             self._say(row, "specks", codes["specks"].rule, f"{int(where.sum())} pixels of specks", "the class around them")
             ids = _from_around(ids, where)
-        if "holes" in codes:
+        if "holes" in codes and not usual(self._seen, "holes"):
             where = holes_of(np.where(ids == self.labels.ignore_id, 0, ids))
             where &= ids == 0
             self._say(row, "holes", codes["holes"].rule, f"{int(where.sum())} pixels of holes", "the class around them")
@@ -267,8 +286,14 @@ def _code_of(kind: str) -> str:
     return KIND_CODES.get(kind, "values-outside")  # type: ignore[call-overload]
 
 
+def _below(relative: str, folder: str) -> Path:
+    """A path in the manifest's folder, below `folder` there."""
+    path = Path(relative)
+    return path.relative_to(folder) if path.is_relative_to(folder) else path
+
+
 def _without_mask(cells: dict[str, object]) -> dict[str, object]:
-    empty = {key: None for key in cells if key.startswith(PIXEL_PREFIX) or key in ("mask", "mask_sha256", "instances", "instances_sha256")}
+    empty = {key: None for key in cells if key.startswith(PIXEL_PREFIX) or key in OF_MASK}
     return cells | empty
 
 

@@ -19,7 +19,7 @@ from pycocotools import mask as coco_rle
 
 from medseg.errors import AnnotationError, LabelError, MedsegError
 from medseg.files import posix, read_json, resolve_under
-from medseg.images import MAX_PIXELS
+from medseg.images import MAX_PIXELS, read_orientation
 from medseg.instances import Instance, checked_counts, counts_of, encode_counts, paint_counts, united
 from medseg.labels import LabelSet
 from medseg.manifest.importers.common import (
@@ -34,10 +34,12 @@ from medseg.manifest.importers.common import (
     folder_at,
     group_ids,
     hashed,
+    hides_its_turn,
     images_under,
     label_set,
     relative,
     stem_of,
+    turned_note,
 )  # fmt: skip
 from medseg.manifest.importers.painted import Source, Stage, check_left, finish, shown, source_of, stage_of, unused_classes
 from medseg.manifest.schema import Dataset
@@ -126,13 +128,14 @@ def import_coco(
     dataset = _described(document, annotations, source, classes, dataset_name)
     free = _unlisted(images_under(root, source.made), document, root)
     advance = counter(len(document.pictures) + len(free), on_progress)
+    turned: list[str] = []
     with stage_of(source, dataset.labels, instances) as stage:
-        work = partial(_record, document=document, where=annotations, stage=stage, choices=choices)
+        work = partial(_record, document=document, where=annotations, stage=stage, choices=choices, turned=turned)
         results = [*each(work, document.pictures, advance), *each(partial(_unlisted_record, root=root), free, advance)]
         records, refused = _kind(results, Record), [*document.strays, *_kind(results, MedsegError)]
         check_left(records, refused, annotations, skip_refused)
         how = {"importer": "coco", "crowd": crowd, "paint": paint, "empty_is_background": empty_is_background, "instances": instances}
-        notes, said = Notes(), _said(document, dataset.labels, choices)
+        notes, said = Notes(), [*turned_note(len(turned)), *_said(document, dataset.labels, choices)]
         return finish(stage, dataset, records, refused, notes, said, how, group_pattern, skip_refused)
 
 
@@ -335,8 +338,11 @@ def _unlisted_record(path: Path, root: Path) -> Record:
     return Record(stem_of(path, root), relative(path, root), decoded_size(path), hashed(path))
 
 
-def _record(picture: Picture, document: Document, where: Path, stage: Stage, choices: Choices) -> Record:
-    """Decode one image, paint its mask. Raises AnnotationError or ImageError with the reason for refusing it."""
+def _record(picture: Picture, document: Document, where: Path, stage: Stage, choices: Choices, turned: list[str]) -> Record:
+    """Decode one image, paint its mask; its name goes into `turned` where EXIF turns it and the size does not tell.
+
+    Raises AnnotationError or ImageError with the reason for refusing it.
+    """
     if picture.key in document.bad:
         raise document.bad[picture.key]
     root = stage.source.root
@@ -345,6 +351,8 @@ def _record(picture: Picture, document: Document, where: Path, stage: Stage, cho
     outlines = document.outlines.get(picture.key, ())
     if not outlines and not choices.empty_is_background:
         return record
+    if hides_its_turn(read_orientation(path), picture.size):
+        turned.append(picture.file)
     codes = [outline.rle or drawn(outline.polygons, picture.size) for outline in outlines]
     mask_HW = painted(outlines, codes, picture.size, stage.labels, choices)
     instances = [

@@ -21,7 +21,7 @@ from pydantic import ValidationError
 
 from medseg.errors import AnnotationError, LabelError, ManifestError, MedsegError
 from medseg.files import sha256_array, sha256_file, walk, write_json, write_text
-from medseg.images import IMAGE_SUFFIXES, read_image
+from medseg.images import IMAGE_SUFFIXES, verify_image
 from medseg.labels import LabelSet
 from medseg.manifest.schema import PIXEL_PREFIX, SPACINGS, Dataset, columns_of
 from medseg.manifest.table import DATASET_FILE, check_version, pixel_columns, read_dataset, write_manifest
@@ -34,6 +34,7 @@ Progress = Callable[[int, int], None]
 MasksUnder = Literal["data_root", "manifest"]
 REFUSED_FILE, IMPORT_FILE = "refused.csv", "import.json"
 WORKERS = 2  # decoding and hashing release the interpreter lock; more threads only hold more photographs in memory
+BLOCK = 1 << 22  # pixels counted at a time
 SHOWN = 10_000  # refused files a message names: all, but not a million lines
 
 
@@ -100,9 +101,21 @@ class Notes:
 
 def folder_at(path: Path, what: str) -> Path:
     """`path`, absolute and without links; AnnotationError where it is no folder."""
+    if path.exists() and not path.is_dir():
+        raise AnnotationError(path, f"a file, where the {what} folder is expected", "give the folder that holds it")
     if not path.is_dir():
         raise AnnotationError(path, f"the {what} folder is not there", "check the path")
     return path.resolve()
+
+
+def shared_root(images: Path, masks: Path, given: Path | None) -> Path:
+    """The folder that holds both, `given` or their common parent; ManifestError where there is none."""
+    root = folder_at(given, "data root") if given else Path(os.path.commonpath([images, masks]))
+    if not (images.is_relative_to(root) and masks.is_relative_to(root)):
+        raise ManifestError(root, f"the data root must hold both {images} and {masks}", "give a --data-root above the two")
+    if root == Path(root.anchor):
+        raise ManifestError(root, f"{images} and {masks} have no folder in common", "put the two under one folder")
+    return root
 
 
 def images_under(root: Path, skip: Iterable[Path] = ()) -> list[Path]:
@@ -124,8 +137,20 @@ def stem_of(path: Path, root: Path) -> str:
 
 def decoded_size(path: Path) -> Size:
     """The upright size of an image that decodes to its last pixel; ImageError where it does not."""
-    height, width = read_image(path).shape[:2]
-    return Size(height, width)
+    return verify_image(path)
+
+
+def hides_its_turn(orientation: int, size: Size) -> bool:
+    """True for a photograph that EXIF turns or mirrors into the same size: a mask that ignores EXIF fits it as well."""
+    return 2 <= orientation <= 4 or (orientation in (5, 6, 7, 8) and size.height_px == size.width_px)
+
+
+def turned_note(photographs: int) -> list[str]:
+    """A note where the masks of so many photographs may lie otherwise than the pictures."""
+    if photographs == 1:
+        return ["1 photograph carries an EXIF orientation; which way its mask lies is told by `medseg manifest check`"]
+    said = f"{photographs} photographs carry an EXIF orientation; which way their masks lie is told by `medseg manifest check`"
+    return [said] if photographs else []
 
 
 def each(work: Callable[[Item], Result], items: Sequence[Item], advance: Callable[[], None]) -> Iterator[Result | MedsegError]:
@@ -227,6 +252,8 @@ def described(out: Path, classes: Sequence[str] | None, name: str | None, under:
     Raises ManifestError where dataset.yaml contradicts `classes`, `name` or where the masks lie.
     """
     path = out / DATASET_FILE
+    if out.exists() and not out.is_dir():
+        raise ManifestError(out, "a file, where the output folder is expected", "give another --out")
     if not path.exists():
         labels = label_set(classes or sorted(met), "--classes" if classes else "the labels met")
         return _named(name or default_name(out) or "dataset", labels, under)
@@ -264,7 +291,9 @@ def group_ids(sample_ids: Sequence[str], pattern: str | None) -> list[str]:
 
 def count_pixels(mask_HW: np.ndarray, labels: LabelSet) -> dict[str, int]:
     """Pixels per class; those of the ignore id are in none."""
-    counts = np.bincount(mask_HW.ravel(), minlength=256)
+    counts = np.zeros(256, np.int64)
+    for rows in np.array_split(mask_HW, 1 + mask_HW.size // BLOCK):  # numpy makes 8 bytes of each pixel
+        counts += np.bincount(rows.ravel(), minlength=256)
     return {name: int(counts[class_id]) for class_id, name in labels.classes.items()}
 
 

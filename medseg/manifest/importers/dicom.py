@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -33,15 +33,16 @@ from medseg.manifest.importers.common import (
     note_twins,
     raise_refused,
     refused_rows,
+    relative,
     staging,
     write_all,
 )  # fmt: skip
 from medseg.manifest.importers.dicom_key import key_at, pseudonym, write_key
-from medseg.manifest.importers.dicom_seg import Choices, Overlap, attach, labels_of, seg_file_of
+from medseg.manifest.importers.dicom_seg import Choices, Overlap, attach, labels_of, refuse_naming, seg_file_of
 from medseg.manifest.importers.dicom_series import SegFile, Series, Slice, all_series, read_elements, slice_of, voxels_of
 from medseg.manifest.importers.volume_common import check_ids, column_names
 from medseg.manifest.schema import Dataset
-from medseg.manifest.table import DATASET_FILE
+from medseg.manifest.table import DATASET_FILE, read_dataset
 from medseg.types import Size
 from medseg.volumes import id_counts, write_labels, write_volume
 
@@ -50,7 +51,8 @@ LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _HEADER_TAGS = [
     "SOPClassUID", "SOPInstanceUID", "PatientID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "Rows", "Columns",
     "NumberOfFrames", "SamplesPerPixel", "BitsAllocated", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing",
-    "SliceThickness", "ModalityLUTSequence", "ReferencedSeriesSequence", "SegmentSequence",
+    "SliceThickness", "ModalityLUTSequence", "PatientName", "PatientBirthDate", "IssuerOfPatientID", "PhotometricInterpretation",
+    "BurnedInAnnotation", "ImageType", "ReferencedSeriesSequence", "SegmentSequence",
 ]  # fmt: skip
 
 
@@ -111,20 +113,23 @@ class _Job:
 def _import(folders: list[Path], job: _Job) -> ImportReport:
     notes, root = Notes(), folders[0]
     files = _files(folders, job.out)
-    slices, segs, refused, spoilt = _read_all(files, notes, counter(len(files), job.on_progress))
+    slices, segs, refused, spoilt = _read_all(files, folders, notes, counter(len(files), job.on_progress))
     series, bad = all_series(slices, spoilt)
     refused += bad + attach(segs, series, spoilt | {one.series for one in slices})
     if not series and not refused:
         raise AnnotationError(root, "no DICOM image series under this folder", "check the path")
     if not job.skip_refused or not series:
         raise_refused(refused, str(root))
-    dataset, choices = _described(job, [seg for one in series.values() for seg in one.segs], notes)
+    dataset, choices = _described(job, list(series.values()), notes)
+    _note_issuers(series.values(), notes)
     with staging(job.out / "images") as images, staging(job.out / "masks") as masks:
         work = partial(_convert, key=job.key, choices=choices, images=images, masks=masks)
         records = _converted(list(each(work, list(series.values()), counter(len(series), job.on_progress))), refused, notes)
         if not job.skip_refused or not records:
             raise_refused(refused, str(root))
-        _write(job, records, dataset, [(images, job.out / "images"), (masks, job.out / "masks")], refused, notes)
+        mirrored = {_sample_id(one.slices[0], job.key) for one in series.values() if one.slices[0].inverted}
+        how = {"monochrome1_mirrored": sorted(mirrored & {record.sample_id for record in records})}
+        _write(job, records, dataset, how, [(images, job.out / "images"), (masks, job.out / "masks")], refused, notes)
     labelled = sum(record.mask is not None for record in records)
     return ImportReport(job.out, labelled, len(records) - labelled, refused_rows(refused, root), notes.lines(), job.out)
 
@@ -133,17 +138,21 @@ def _write(
     job: _Job,
     records: Sequence[Record],
     dataset: Dataset,
+    more: Mapping[str, object],
     staged: Sequence[tuple[Path, Path]],
     refused: Sequence[MedsegError],
     notes: Notes,
 ) -> None:
-    """Write a new key, then what is staged (stage, target) and the manifest; `notes` is told of what was left out and of the key."""
+    """Write a new key, then what is staged (stage, target) and the manifest; `notes` is told of what was left out and of the key.
+
+    more: what import.json shall say beside the options.
+    """
     if refused:
         notes.add("left out; not written to refused.csv, because file names may name patients", f"{len(refused)} in all")
     if job.new_key:
         write_key(job.new_key, job.key)
         notes.add("a new key was made; whoever holds it can find patients again, so keep it apart from the data", job.new_key.name)
-    how = {"importer": "dicom", "threshold": job.threshold, "overlap": job.overlap, "refused": len(refused)}
+    how = {"importer": "dicom", "threshold": job.threshold, "overlap": job.overlap, "refused": len(refused), **more}
     write_all(job.out, frame_of(records, dataset.labels, None), dataset, staged, how)
 
 
@@ -161,12 +170,18 @@ def _converted(results: Sequence[tuple[Record, list[str]] | MedsegError], refuse
     return records
 
 
-def _described(job: _Job, segs: Sequence[SegFile], notes: Notes) -> tuple[Dataset, Choices]:
-    """The Dataset, and the class id of each segment label; LabelError where a label is no class."""
+def _described(job: _Job, series: Sequence[Series], notes: Notes) -> tuple[Dataset, Choices]:
+    """The Dataset, and the class id of each segment label; LabelError where a label is no class, or may name a patient."""
+    segs = [seg for one in series for seg in one.segs]
+    naming = [(seg, frozenset().union(*(slice_.naming for slice_ in one.slices))) for one in series for seg in one.segs]
+    refuse_naming(naming, _vouched(job))  # before anything that could show a label
     met = sorted({label for seg in segs for label in seg.labels.values()})
     there = job.out / DATASET_FILE
     if not met and not job.classes and not there.exists():
         raise ManifestError(job.out, "no SEG file was found, so no class has a name", "give --classes NAME,NAME, or --seg DIR")
+    if not job.classes and not there.exists():
+        for seg in segs:
+            notes.add(f"class names come from the SEG files: {', '.join(met)}; check that none names a person", seg.path.name)
     plain = dict(zip(met, column_names(met, notes), strict=True))
     dataset = described(job.out, job.classes, job.name, "manifest", list(plain.values()))
     if there.exists() and dataset.images_under != "manifest":
@@ -180,6 +195,24 @@ def _described(job: _Job, segs: Sequence[SegFile], notes: Notes) -> tuple[Datase
         rule = f"the segment {label!r} is no class of the data set ({', '.join(dataset.labels.foreground)})"
         raise LabelError(path, rule, "name it in dataset.yaml (or --classes), or leave the file out")
     return dataset, Choices(dataset.labels, {label: dataset.labels.id_of(names[label]) for label in met}, job.threshold, job.overlap)
+
+
+def _vouched(job: _Job) -> set[str]:
+    """The class names that the user gave, by --classes or in dataset.yaml."""
+    there = job.out / DATASET_FILE
+    return {*(job.classes or ()), *(read_dataset(there).labels.names if there.exists() else ())}
+
+
+def _note_issuers(series: Iterable[Series], notes: Notes) -> None:
+    """Note series that share a patient ID and not its issuer: if it is one patient after all, a split could tear the two apart."""
+    issuers: dict[str, set[str]] = {}
+    firsts = [one.slices[0] for one in series]
+    for first in firsts:
+        issuers.setdefault(first.patient.partition("\0")[0], set()).add(first.patient)
+    for first in firsts:
+        if len(issuers[first.patient.partition("\0")[0]]) > 1:
+            rule = "its patient ID stands under another issuer (or none) too, and is taken as another patient there"
+            notes.add(rule, first.path.name)
 
 
 # --- reading headers
@@ -196,14 +229,14 @@ def _files(folders: Sequence[Path], out: Path) -> list[Path]:
 
 
 def _read_all(
-    files: Sequence[Path], notes: Notes, advance: Callable[[], None]
+    files: Sequence[Path], folders: Sequence[Path], notes: Notes, advance: Callable[[], None]
 ) -> tuple[list[Slice], list[SegFile], list[MedsegError], set[str]]:
     """(slices, segmentations, what is refused, series of which a slice is refused)."""
     slices: list[Slice] = []
     segs: list[SegFile] = []
     refused: list[MedsegError] = []
     spoilt: set[str] = set()
-    for result in each(partial(read_file, spoilt=spoilt), files, advance):
+    for result in each(partial(read_file, folders=folders, spoilt=spoilt), files, advance):
         if isinstance(result, MedsegError):
             refused.append(result)
         elif isinstance(result, LeftOut):
@@ -215,13 +248,19 @@ def _read_all(
     return slices, segs, refused, spoilt
 
 
-def read_file(path: Path, spoilt: set[str]) -> Slice | SegFile | LeftOut:
-    """What a file holds, from its header. `spoilt` is given the series of a slice that is refused. Raises ImageError."""
+def read_file(path: Path, folders: Sequence[Path], spoilt: set[str]) -> Slice | SegFile | LeftOut:
+    """What a file of one of `folders` holds, from its header. `spoilt` is given the series of a slice that is refused.
+
+    Raises ImageError, or AnnotationError for a segmentation that cannot be used and for a symbolic link out of the folder.
+    """
+    if path.exists() and not path.is_file():
+        return LeftOut(path, "a pipe or device, left out")
     with path.open("rb") as stream:
         if stream.read(132)[128:] != b"DICM":
             return LeftOut(path, "not DICOM, left out")
     dataset = read_elements(path, _HEADER_TAGS)
     try:
+        relative(path, next(folder for folder in folders if path.is_relative_to(folder)))
         return _content(dataset, path)
     except Exception as cause:  # pydicom converts a value when it is asked for, and raises whatever that raises
         with suppress(Exception):
@@ -236,6 +275,9 @@ def _content(dataset: pydicom.Dataset, path: Path) -> Slice | SegFile | LeftOut:
     kind = pydicom.uid.UID(str(dataset.get("SOPClassUID") or dataset.file_meta.get("MediaStorageSOPClassUID") or ""))
     if kind in SEGMENTATIONS:
         return seg_file_of(dataset, path)
+    stated = dataset.get("ImageType") or ()
+    if "LOCALIZER" in [str(one).upper() for one in ([stated] if isinstance(stated, str) else stated)]:
+        return LeftOut(path, "a localizer, left out")
     if "Rows" in dataset and "Columns" in dataset:
         return slice_of(dataset, path)
     if not kind or "Image Storage" in kind.name:  # left out in silence, its series would only look whole
@@ -250,7 +292,9 @@ def _convert(series: Series, key: bytes, choices: Choices, images: Path, masks: 
     """Write one volume, and its labels where it has segmentations, into the stages; (record, notes)."""
     first = series.slices[0]
     patient, notes = _group(first, key)
-    sample_id = f"{patient}/{pseudonym(key, 'volume', first.series)}"
+    sample_id = _sample_id(first, key)
+    if first.inverted:
+        notes.append("MONOCHROME1, a higher value is darker: mirrored within the volume's range of values")
     affine = LPS_TO_RAS @ series.affine
     mask, remarks = labels_of(series, choices) if series.segs else (None, [])  # before the volume: it is refused more often
     array = voxels_of(series)
@@ -267,6 +311,10 @@ def _convert(series: Series, key: bytes, choices: Choices, images: Path, masks: 
     px = {name: int(counts[class_id]) for class_id, name in choices.labels.classes.items()}
     labelled = replace(record, mask=f"masks/{sample_id}.nii.gz", mask_sha256=sha256_array(mask), px=px)
     return labelled, notes + remarks
+
+
+def _sample_id(first: Slice, key: bytes) -> str:
+    return f"{_group(first, key)[0]}/{pseudonym(key, 'volume', first.series)}"
 
 
 def _group(first: Slice, key: bytes) -> tuple[str, list[str]]:

@@ -18,12 +18,16 @@ def key_at(path: Path, folders: Sequence[Path]) -> tuple[bytes, bool]:
     for folder in folders:
         if path.resolve().is_relative_to(folder.resolve()):
             raise ManifestError(path, f"the key may not lie under {folder}: it would travel with the data", "keep it somewhere else")
+    if path.is_dir():
+        raise ManifestError(path, "a folder, where the key file is expected", "name a file in it; one that is not there is made")
     try:
         text = path.read_text().strip()
         key = bytes.fromhex(text)
     except FileNotFoundError:
         return secrets.token_bytes(KEY_BYTES), True
-    except (OSError, ValueError):
+    except OSError as cause:
+        raise ManifestError(path, f"the key cannot be read ({cause.strerror})", "check its permissions, or name another file") from None
+    except ValueError:
         key = b""
     if len(key) < KEY_BYTES:
         raise ManifestError(
@@ -34,8 +38,8 @@ def key_at(path: Path, folders: Sequence[Path]) -> tuple[bytes, bool]:
 
 def write_key(path: Path, key: bytes) -> None:
     """Write `key` in hex to a new file that its owner alone may read. ManifestError where that fails or it is there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except OSError as cause:
         raise ManifestError(path, f"the key cannot be written ({cause.strerror})", "choose another --key-file") from None

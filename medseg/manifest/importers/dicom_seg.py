@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -11,9 +12,9 @@ from typing import Any, Literal
 import numpy as np
 import pydicom
 
-from medseg.errors import AnnotationError, MedsegError
+from medseg.errors import AnnotationError, LabelError, MedsegError
 from medseg.labels import LabelSet
-from medseg.manifest.importers.dicom_series import OFF_LINE, SAME_DIRECTION, SegFile, Series, reason
+from medseg.manifest.importers.dicom_series import OFF_LINE, SAME_DIRECTION, SegFile, Series, naming_parts, plain, reason
 
 Overlap = Literal["refuse", "order"]
 MAX_SEG_BYTES = 512 * 1024**2
@@ -37,7 +38,21 @@ def seg_file_of(dataset: pydicom.Dataset, path: Path) -> SegFile:
     labels = {number: label for number, label in sorted(labels.items()) if number != padding}
     if not labels or not all(labels.values()):
         raise AnnotationError(path, "its segments have no labels", "export the segmentation again")
-    return SegFile(path, series, str(dataset.get("FrameOfReferenceUID") or ""), labels)
+    return SegFile(path, series, str(dataset.get("FrameOfReferenceUID") or ""), labels, naming_parts(dataset))
+
+
+def refuse_naming(segs: Iterable[tuple[SegFile, frozenset[str]]], vouched: Collection[str]) -> None:
+    """LabelError for a segment label that repeats a part of what names its patient: it would reach the manifest as a class name.
+
+    segs: each file with the parts that its series states.  vouched: class names that the user gave; those are no longer the file's.
+    """
+    for seg, parts in segs:
+        for label in set(seg.labels.values()) - set(vouched):
+            text = plain(label)
+            squeezed = re.sub(r"[\W_]+", "", text)  # 1970-02-03 is 19700203 too
+            if any(part in text or part in squeezed for part in seg.naming | parts):
+                rule = "the label of a segment repeats an identifying field (a part of the patient's name, number or birth date)"
+                raise LabelError(seg.path, rule, "rename the segment; or, if it names nobody, name the classes yourself by --classes")
 
 
 def attach(segs: Sequence[SegFile], series: dict[str, Series], known: set[str]) -> list[MedsegError]:

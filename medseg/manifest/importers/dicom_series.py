@@ -5,7 +5,9 @@ Headers are hostile until checked: sizes are bounded before pixels are decoded, 
 
 from __future__ import annotations
 
+import re
 import struct
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,9 +18,8 @@ from pydicom.encaps import generate_frames
 from pydicom.pixels import get_decoder
 
 from medseg.errors import ImageError, MedsegError
-from medseg.manifest.importers.volume_common import rounded
 from medseg.types import Spacing
-from medseg.volumes import MAX_VOXELS
+from medseg.volumes import MAX_VOXELS, rounded
 
 MAX_SLICE_PIXELS = 2**26
 DEFLATED = ("1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.8.1")
@@ -32,13 +33,18 @@ _PIXEL_TAGS = [
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Slice:
-    """One image file of a series, its pixels not read. position, along_row, along_column: (3,), mm and cosines in LPS."""
+    """One image file of a series, its pixels not read.
+
+    position, along_row, along_column: (3,), mm and cosines in LPS.  naming: see `naming_parts`.  inverted: MONOCHROME1, where a
+    higher value is darker.
+    """
 
     path: Path
     instance: str = field(repr=False)  # no message may show what identifies a patient
     series: str = field(repr=False)
     study: str = field(repr=False)
-    patient: str = field(repr=False)
+    patient: str = field(repr=False)  # PatientID, and the issuer after a NUL where one is stated: two hospitals may give one number
+    naming: frozenset[str] = field(repr=False)
     frame_of_reference: str = field(repr=False)
     rows: int
     columns: int
@@ -47,6 +53,7 @@ class Slice:
     along_column: np.ndarray
     spacing: tuple[float, float]  # mm between rows, between columns
     thickness: float | None
+    inverted: bool
 
     @property
     def normal(self) -> np.ndarray:
@@ -56,12 +63,16 @@ class Slice:
 
 @dataclass(frozen=True, slots=True)
 class SegFile:
-    """A segmentation file: the series it refers to, its frame of reference, the labels of its segments by number."""
+    """A segmentation file: the series it refers to, its frame of reference, the labels of its segments by number.
+
+    naming: see `naming_parts`.
+    """
 
     path: Path
-    series: tuple[str, ...]
-    frame_of_reference: str
-    labels: Mapping[int, str]
+    series: tuple[str, ...] = field(repr=False)
+    frame_of_reference: str = field(repr=False)
+    labels: Mapping[int, str] = field(repr=False)
+    naming: frozenset[str] = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -100,14 +111,31 @@ def slice_of(dataset: pydicom.Dataset, path: Path) -> Slice:
     ids = [str(dataset.get(name) or "").strip() for name in ("SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID")]
     if not all(ids):
         raise ImageError(path, "it does not say of which series and study it is", "export it again")
-    patient, place = (str(dataset.get(name) or "").strip() for name in ("PatientID", "FrameOfReferenceUID"))
+    names = ("PatientID", "IssuerOfPatientID", "FrameOfReferenceUID")
+    patient, issuer, place = (str(dataset.get(name) or "").strip() for name in names)
     thickness = float(dataset.get("SliceThickness") or 0)
     spacing = (float(numbers["PixelSpacing"][0]), float(numbers["PixelSpacing"][1]))
     return Slice(
-        path, ids[0], ids[1], ids[2], patient, place, rows, columns, numbers["ImagePositionPatient"],
+        path, ids[0], ids[1], ids[2], f"{patient}\0{issuer}" if patient and issuer else patient, naming_parts(dataset), place,
+        rows, columns, numbers["ImagePositionPatient"],
         numbers["ImageOrientationPatient"][:3], numbers["ImageOrientationPatient"][3:],
-        spacing, thickness if 0 < thickness < 1e4 else None,
+        spacing, thickness if 0 < thickness < 1e4 else None, dataset.get("PhotometricInterpretation") == "MONOCHROME1",
     )  # fmt: skip
+
+
+def naming_parts(dataset: pydicom.Dataset) -> frozenset[str]:
+    """What a label may not repeat: the parts of the patient's name, number and birth date, in lower case.
+
+    A part has three letters or digits, two where it is not Latin. They are compared and never written.
+    """
+    fields = (plain(str(dataset.get(name) or "")) for name in ("PatientName", "PatientID", "PatientBirthDate"))
+    parts = {part for text in fields for part in re.findall(r"[^\W_]+", text)}
+    return frozenset(part for part in parts if len(part) > 2 or (len(part) == 2 and not part.isascii()))
+
+
+def plain(text: str) -> str:
+    """Text as it is compared: one form of each letter, lower case."""
+    return unicodedata.normalize("NFKC", text).casefold()
 
 
 def _geometry(dataset: pydicom.Dataset, path: Path) -> dict[str, np.ndarray]:
@@ -131,6 +159,11 @@ def _check_kind(dataset: pydicom.Dataset, path: Path) -> None:
         raise ImageError(path, "a multi-frame (enhanced) file", "convert it to single frames (dcmtk, highdicom), or to NIfTI by dcm2niix")
     if int(dataset.get("SamplesPerPixel") or 1) != 1:
         raise ImageError(path, "a colour image, not a slice of a volume", "convert it to PNG and import it as a photograph")
+    if str(dataset.get("PhotometricInterpretation") or "MONOCHROME2") not in ("MONOCHROME1", "MONOCHROME2"):
+        raise ImageError(path, "its values are no brightness but an index of colours", "convert it to PNG and import it as a photograph")
+    if str(dataset.get("BurnedInAnnotation") or "").upper() == "YES":
+        fix = "blank the text and say BurnedInAnnotation NO, or leave the series out"
+        raise ImageError(path, "BurnedInAnnotation is YES: names may stand in its pixels", fix)
     if "ModalityLUTSequence" in dataset:
         raise ImageError(path, "its values hang on a modality LUT, which is not supported", "convert it to NIfTI by dcm2niix")
     syntax = pydicom.uid.UID(str(dataset.file_meta.get("TransferSyntaxUID", "")))
@@ -193,6 +226,7 @@ def _check_alike(group: Sequence[Slice], first: Slice) -> None:
             f"another direction than {first.path.name} (a localizer in the series?)":
                 np.abs(np.concatenate([one.along_row - first.along_row, one.along_column - first.along_column])).max() <= SAME_DIRECTION,
             f"another patient or study than {first.path.name}": (one.patient, one.study) == (first.patient, first.study),
+            f"the opposite order of brightness than {first.path.name} (MONOCHROME1)": one.inverted == first.inverted,
         }  # fmt: skip
         for difference, same in alike.items():
             if not same:
@@ -236,7 +270,10 @@ def _step(slices: Sequence[Slice]) -> tuple[np.ndarray, float | None]:
 
 
 def voxels_of(series: Series) -> np.ndarray:
-    """(X, Y, Z) rescaled values: int16 where all are whole and fit, else float32. Raises ImageError."""
+    """(X, Y, Z) rescaled values: int16 where all are whole and fit, else float32. Raises ImageError.
+
+    Those of MONOCHROME1 are mirrored within the volume's own range (v -> max + min - v), so that higher is brighter and the type holds.
+    """
     first = series.slices[0]
     shape = (first.columns, first.rows, len(series.slices))
     array = np.empty(shape, np.int16, order="F")
@@ -248,6 +285,10 @@ def voxels_of(series: Series) -> np.ndarray:
             array = np.empty(shape, np.float32, order="F")
             array[:, :, :index] = kept
         array[:, :, index] = values.T
+    if first.inverted:
+        turning = float(array.max()) + float(array.min())
+        for index in range(shape[2]):
+            array[:, :, index] = turning - array[:, :, index].astype(np.float64)
     return array
 
 

@@ -127,10 +127,13 @@ def import_labelme(
     refused += damaged
     check_left(annotations, refused, src, skip_refused)
     with stage_of(source, dataset.labels, instances) as stage:
-        drawing = partial(_draw, stage=stage, ignored=frozenset(ignore_labels), columns=columns)
+        outside: list[str] = []
+        drawing = partial(_draw, stage=stage, ignored=frozenset(ignore_labels), columns=columns, outside=outside)
         results = list(each(drawing, annotations, advance))
         raise_refused([result for result in results if isinstance(result, MedsegError)], str(src))
         records = [*(result for result in results if isinstance(result, Record)), *plain]
+        for sample in sorted(set(outside)):
+            notes.add("a shape lies outside its image and paints nothing", sample + ".json")
         said = _said(annotations, dataset.labels, ignore_labels)
         how = _how(instances, ignore_labels)
         return finish(stage, dataset, records, refused, notes, said, how, group_pattern, skip_refused)
@@ -517,22 +520,27 @@ def unlabelled_record(path: Path, root: Path) -> Record:
 # --- pass 3: every mask drawn
 
 
-def _draw(annotation: Annotation, stage: Stage, ignored: frozenset[str], columns: Mapping[str, str]) -> Record:
-    """Draw and write one mask and its instances."""
-    mask_HW, instances = drawn(annotation, stage.labels, ignored, stage.instances is not None)
+def _draw(annotation: Annotation, stage: Stage, ignored: frozenset[str], columns: Mapping[str, str], outside: list[str]) -> Record:
+    """Draw and write one mask and its instances; its name goes into `outside` for each shape that paints nothing."""
+    mask_HW, instances = drawn(annotation, stage.labels, ignored, stage.instances is not None, outside)
     more = {columns[flag]: str(value).lower() for flag, value in annotation.flags.items()}
     record = Record(annotation.sample_id, annotation.image, annotation.size, annotation.image_sha256, more=more)
     return stage.save(record, mask_HW, instances)
 
 
-def drawn(annotation: Annotation, labels: LabelSet, ignored: frozenset[str], instances: bool) -> tuple[np.ndarray, list[Instance]]:
+def drawn(
+    annotation: Annotation, labels: LabelSet, ignored: frozenset[str], instances: bool, outside: list[str] | None = None
+) -> tuple[np.ndarray, list[Instance]]:
     """(uint8 (H, W) mask, instances in the order of the file); an object none of whose pixels lies in the image is no instance."""
     size = annotation.size
     mask_HW = np.zeros(tuple(size), np.uint8)
     codes: dict[tuple[str, str | int], list[str]] = {}
     for index, (shape, patch) in enumerate(_with_patches(annotation)):
         paint(mask_HW, patch, labels.ignore_id if shape.label in ignored else labels.id_of(shape.label))
-        if instances and shape.label not in ignored and patch.pixels_HW.any():
+        shows = bool(patch.pixels_HW.any())
+        if not shows and shape.kind != "mask" and outside is not None:
+            outside.append(annotation.sample_id)
+        if instances and shape.label not in ignored and shows:
             key = (shape.label, index if shape.group_id is None else shape.group_id)
             codes.setdefault(key, []).append(encode_patch(patch.pixels_HW, patch.top_px, patch.left_px, size))
     return mask_HW, [

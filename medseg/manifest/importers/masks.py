@@ -6,9 +6,8 @@ colours), id masks of all are written beside the manifest, and each reading is s
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -16,7 +15,7 @@ from pathlib import Path
 from medseg.conventions import Content, Refusal, ValueMap, content_of, convert, decide, reads_as_stored
 from medseg.errors import AnnotationError, ImageError, LabelError, ManifestError, MedsegError
 from medseg.files import walk
-from medseg.images import MASK_SUFFIXES, RawMask, read_orientation, read_raw_mask, write_mask
+from medseg.images import MASK_SUFFIXES, RawMask, one_at_a_time, read_orientation, read_raw_mask, read_size, write_mask
 from medseg.labels import BACKGROUND, LabelSet
 from medseg.manifest.importers.common import (
     ImportReport,
@@ -33,6 +32,7 @@ from medseg.manifest.importers.common import (
     frame_of,
     group_ids,
     hashed,
+    hides_its_turn,
     images_under,
     listed,
     mask_hash,
@@ -40,8 +40,10 @@ from medseg.manifest.importers.common import (
     raise_refused,
     refused_rows,
     relative,
+    shared_root,
     staging,
     stem_of,
+    turned_note,
     without_clashes,
     write_all,
     write_refused,
@@ -69,7 +71,8 @@ class Seen:
     """A pair that was read once: the row without its class pixels, and what its mask holds.
 
     stored: the pixels per class that the file's own values give, where the size fits.  as_ids: `images.read_mask` reads the values
-    of `content`.  fits: the mask has the image's size.
+    of `content`.  fits: the mask has the image's size.  turned: the photograph has an EXIF orientation, and sizes do not tell whether
+    the mask follows it.
     """
 
     pair: Pair
@@ -78,13 +81,15 @@ class Seen:
     stored: Mapping[str, int]
     as_ids: bool
     fits: bool
+    turned: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
     """What to do with pairs of images and masks, whatever layout they came from.
 
-    given: stored value -> class id, said by the user.  as_is: record masks as stored, sound or not.  how: for import.json.
+    given: stored value -> class id, said by the user.  as_is: record masks as stored, sound or not.  how: for import.json.  reading:
+    how the masks of the set become class ids, as `conventions.decide`.
     """
 
     importer: str
@@ -98,6 +103,7 @@ class Job:
     given: Mapping[int, int] = field(default_factory=dict)
     how: Mapping[str, object] = field(default_factory=dict)
     on_progress: Progress | None = None
+    reading: Callable[[Sequence[Content], LabelSet, Mapping[int, int]], Sequence[ValueMap | Refusal]] = decide
 
 
 def import_masks(
@@ -127,7 +133,7 @@ def import_masks(
     written.
     """
     images, masks = folder_at(images, "images"), folder_at(masks, "masks")
-    root = _data_root(images, masks, data_root)
+    root = shared_root(images, masks, data_root)
     group_ids([], group_pattern)  # a bad pattern shall not cost a pass over the images
     notes = Notes()
     if not classes and not (out / DATASET_FILE).exists():
@@ -166,15 +172,6 @@ def parse_map(texts: Sequence[str], labels: LabelSet) -> dict[int, int]:
         if found.setdefault(key, class_id) != class_id:
             raise LabelError("--map", f"the value {value} is mapped twice", "keep one of the two")
     return found
-
-
-def _data_root(images: Path, masks: Path, given: Path | None) -> Path:
-    root = folder_at(given, "data root") if given else Path(os.path.commonpath([images, masks]))
-    if not (images.is_relative_to(root) and masks.is_relative_to(root)):
-        raise ManifestError(root, f"the data root must hold both {images} and {masks}", "give a --data-root above the two")
-    if root == Path(root.anchor):
-        raise ManifestError(root, f"{images} and {masks} have no folder in common", "put the two under one folder")
-    return root
 
 
 # --- matching by name
@@ -283,21 +280,27 @@ def import_pairs(pairs: Sequence[Pair], refused: Sequence[MedsegError], job: Job
     refused = [*refused, *(result for result in results if isinstance(result, MedsegError))]
     seen = [result for result in results if isinstance(result, Seen)]
     plain = [result for result in results if isinstance(result, Record)]
+    turned = turned_note(sum(one.turned for one in seen))
     if job.as_is:
-        return _finish([*_as_stored(seen, job, notes), *plain], refused, job, notes, [])
+        return _finish([*_as_stored(seen, job, notes), *plain], refused, job, notes, turned)
     maps, strays = _settle(seen, job)
     _stop(refused := [*refused, *strays], bool(maps), job)
     _note_maps(maps, job, notes)
     if all(one.as_ids and not found.changes for one, found in maps) and stated_under(job.out) == "data_root":
         records = [_in_place(one, found, job.dataset.labels) for one, found in maps]
-        return _finish([*records, *plain], refused, job, notes, _unseen(maps, job))
-    return _derive(maps, plain, refused, job, notes)
+        return _finish([*records, *plain], refused, job, notes, [*turned, *_unseen(maps, job)])
+    return _derive(maps, plain, refused, job, notes, turned)
 
 
 def _look(pair: Pair, root: Path, labels: LabelSet, as_is: bool) -> Record | Seen:
     """Decode one pair. Raises ImageError or AnnotationError with the reason for refusing it."""
     image = relative(pair.image, root)
     mask = relative(pair.mask, root) if pair.mask is not None else None
+    with one_at_a_time(read_size(pair.image)):
+        return _looked_at(pair, image, mask, labels, as_is)
+
+
+def _looked_at(pair: Pair, image: str, mask: str | None, labels: LabelSet, as_is: bool) -> Record | Seen:
     size = decoded_size(pair.image)
     if pair.mask is None:
         return Record(pair.sample_id, image, size, hashed(pair.image))
@@ -306,7 +309,8 @@ def _look(pair: Pair, root: Path, labels: LabelSet, as_is: bool) -> Record | See
     if not fits and not as_is:
         raise _other_size(pair, raw, size)
     record = Record(pair.sample_id, image, size, hashed(pair.image), mask, hashed(pair.mask))
-    return Seen(pair, record, content_of(raw), _stored_pixels(raw, labels, fits), reads_as_stored(raw), fits)
+    turned = hides_its_turn(read_orientation(pair.image), size)
+    return Seen(pair, record, content_of(raw), _stored_pixels(raw, labels, fits), reads_as_stored(raw), fits, turned)
 
 
 def _other_size(pair: Pair, raw: RawMask, size: Size) -> ImageError:
@@ -330,7 +334,7 @@ def _stored_pixels(raw: RawMask, labels: LabelSet, fits: bool) -> dict[str, int]
 
 def _settle(seen: Sequence[Seen], job: Job) -> tuple[list[tuple[Seen, ValueMap]], list[MedsegError]]:
     """Each mask with its reading, and an error for each that has none."""
-    found = decide([one.content for one in seen], job.dataset.labels, job.given)
+    found = job.reading([one.content for one in seen], job.dataset.labels, job.given)
     maps = [(one, result) for one, result in zip(seen, found, strict=True) if isinstance(result, ValueMap)]
     return maps, [result.error(one.pair.mask) for one, result in zip(seen, found, strict=True) if isinstance(result, Refusal)]
 
@@ -367,22 +371,29 @@ def _in_place(one: Seen, found: ValueMap, labels: LabelSet) -> Record:
 
 
 def _as_stored(seen: Sequence[Seen], job: Job, notes: Notes) -> list[Record]:
-    """Rows of the masks as they are, whatever they hold, with a note on those that no training takes."""
+    """Rows of the masks as they are, whatever they hold; those that the set does not read as plain ids are marked, and noted."""
     if job.dataset.masks_under != "data_root":
         rule = "it says `masks_under: manifest`, --as-is leaves the masks under the data root"
         raise ManifestError(job.out / DATASET_FILE, rule, "write `masks_under: data_root`")
-    legal = {*job.dataset.labels.classes, job.dataset.labels.ignore_id}
-    for one in seen:
-        if not (one.fits and one.as_ids and set(one.content.values) <= legal):
+    records = []
+    for one, found in zip(seen, decide([one.content for one in seen], job.dataset.labels), strict=True):
+        ids = one.fits and one.as_ids and isinstance(found, ValueMap) and not found.changes
+        if not ids:
             notes.add("recorded as stored, training refuses it (run `medseg manifest check --fix`)", one.record.mask or "")
-    return [replace(one.record, px=dict(one.stored)) for one in seen]
+        records.append(replace(one.record, px=dict(one.stored), more={} if ids else {"mask_as_stored": "true"}))
+    return records
 
 
 # --- pass 2: masks written anew
 
 
 def _derive(
-    maps: Sequence[tuple[Seen, ValueMap]], plain: Sequence[Record], refused: Sequence[MedsegError], job: Job, notes: Notes
+    maps: Sequence[tuple[Seen, ValueMap]],
+    plain: Sequence[Record],
+    refused: Sequence[MedsegError],
+    job: Job,
+    notes: Notes,
+    turned: Sequence[str],
 ) -> ImportReport:
     """Write id masks of all pairs under OUT/masks, and the manifest."""
     dataset = _under_manifest(job)
@@ -397,7 +408,7 @@ def _derive(
             refused,
             replace(job, dataset=dataset, how={**job.how, "maps": _said(maps)}),
             notes,
-            _unseen(maps, job),
+            [*turned, *_unseen(maps, job)],
             [(stage, target)],
         )
 
@@ -416,7 +427,11 @@ def _second(on_progress: Progress | None, first: int) -> Progress | None:
 
 def _draw(item: tuple[Seen, ValueMap], stage: Path, labels: LabelSet) -> Record:
     """Convert one mask and write it into `stage`."""
-    one, found = item
+    with one_at_a_time(item[0].record.size):
+        return _drawn(*item, stage, labels)
+
+
+def _drawn(one: Seen, found: ValueMap, stage: Path, labels: LabelSet) -> Record:
     assert one.pair.mask is not None
     try:
         ids_HW = convert(read_raw_mask(one.pair.mask), found)

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from medseg.errors import AnnotationError, ManifestError, MedsegError
-from medseg.manifest.importers.common import ImportReport, Notes, Progress, described, folder_at, group_ids
-from medseg.manifest.importers.volume_common import Case, Job, import_cases, shared_root, volume_id, volumes_under
+from medseg.manifest.importers.common import ImportReport, Notes, Progress, described, folder_at, group_ids, shared_root
+from medseg.manifest.importers.volume_common import Case, Job, import_cases, volume_id, volumes_under
 from medseg.volumes import volume_stem
 
 

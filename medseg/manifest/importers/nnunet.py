@@ -1,8 +1,8 @@
 """An nnU-Net raw folder (DatasetXXX_NAME) -> manifest. The files stay where they are.
 
-Each channel is a file `imagesTr/<case>_0000.nii.gz`, `_0001`, ...; the manifest names the first, the rule finds the others, and
-image_sha256 covers them all (`volume_common.combined`). dataset.json is read in the form of version 2 (`channel_names`, `labels` by
-name, regions, `ignore`) and of version 1 (`modality`, `labels` by number).
+Each channel is a file `imagesTr/<case>_0000.nii.gz`, `_0001`, ...; the manifest names the first, its column `channels` says how many
+there are, and image_sha256 covers them all (`manifest.imagefiles`). dataset.json is read in the form of version 2 (`channel_names`,
+`labels` by name, regions, `ignore`) and of version 1 (`modality`, `labels` by number).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from medseg.errors import AnnotationError, ImageError, LabelError, MedsegError
 from medseg.files import walk
 from medseg.images import read_mask
 from medseg.labels import BACKGROUND, LabelSet
+from medseg.manifest.imagefiles import combined
 from medseg.manifest.importers.common import (
     ImportReport,
     Notes,
@@ -34,10 +35,11 @@ from medseg.manifest.importers.decathlon import facts_of
 from medseg.manifest.importers.volume_common import (
     Case,
     Job,
+    channel_cell,
     check_ids,
     column_names,
-    combined,
     described_as,
+    image_path,
     import_cases,
     ordered_names,
     read_description,
@@ -188,9 +190,9 @@ def _flat_record(case: Case, root: Path, labels: LabelSet) -> tuple[Record, list
             first = f"{case.images[0].name} is {sizes[0].width_px} x {sizes[0].height_px}"
             raise ImageError(path, f"the channel is {size.width_px} x {size.height_px}, {first}", "export the channels at one size")
     digest = combined([hashed(path) for path in case.images])
-    image = relative(case.images[0], root)
+    image, more = image_path(case, root), channel_cell(case)
     if case.mask is None:
-        return Record(case.sample_id, image, sizes[0], digest), []
+        return Record(case.sample_id, image, sizes[0], digest, more=more), []
     mask_HW = read_mask(case.mask)
     if mask_HW.shape != tuple(sizes[0]):
         rule = f"the mask is {mask_HW.shape[1]} x {mask_HW.shape[0]}, its image {sizes[0].width_px} x {sizes[0].height_px}"
@@ -199,4 +201,4 @@ def _flat_record(case: Case, root: Path, labels: LabelSet) -> tuple[Record, list
     check_ids(counts, labels, case.mask)
     px = {name: int(counts[class_id]) for class_id, name in labels.classes.items()}
     mask = relative(case.mask, root)
-    return Record(case.sample_id, image, sizes[0], digest, mask, hashed(case.mask), px), []
+    return Record(case.sample_id, image, sizes[0], digest, mask, hashed(case.mask), px, more=more), []

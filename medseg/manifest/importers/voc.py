@@ -1,7 +1,8 @@
 """A data set in Pascal VOC's layout -> manifest: JPEGImages/, SegmentationClass/ and ImageSets/Segmentation/*.txt.
 
 Masks are palette PNG (indices 0..20 and 255, which stay where they are) or RGB in the colours of VOC or of dataset.yaml, which are
-written as ids beside the manifest. The white border and difficult objects are the ignore id.
+written as ids beside the manifest. The white border and difficult objects are the ignore id. Some of VOC's classes keep VOC's own
+indices and colours in the masks, whatever ids they get.
 """
 
 from __future__ import annotations
@@ -11,10 +12,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from medseg.errors import AnnotationError, MedsegError
+from medseg.conventions import Content, Refusal, ValueMap, decide, packed, white_is_open
+from medseg.errors import AnnotationError, LabelError, MedsegError
 from medseg.files import leaves_root, posix, walk, write_text
 from medseg.images import MASK_SUFFIXES
-from medseg.labels import Colour, LabelSet
+from medseg.labels import BACKGROUND, Colour, LabelSet
 from medseg.manifest.importers.common import ImportReport, Notes, Progress, described, folder_at, group_ids, images_under, stem_of
 from medseg.manifest.importers.masks import Job, Pair, import_pairs, parse_map, stated_under
 from medseg.manifest.schema import SPLIT_NAMES, Dataset
@@ -57,9 +59,10 @@ def import_voc(
     """Write the manifest of a VOC folder; the data root is the folder that holds JPEGImages.
 
     image_sets: names of lists in ImageSets/Segmentation; only the images they name are taken, and each must have a mask. Without
-    them every image is taken, and those without a mask are unlabelled. Classes and colours are those of dataset.yaml, or VOC's own
-    colours for `classes` (VOC's 20 where not given). Raises AnnotationError, ImageError or LabelError naming every file that
-    cannot be imported (unless `skip_refused`); then nothing is written.
+    them every image is taken, and those without a mask are unlabelled. Classes and colours are those of dataset.yaml, or `classes`
+    (VOC's 20 where not given): VOC's names stand for VOC's own indices and colours, other names for those of their place. Raises
+    AnnotationError, ImageError or LabelError naming every file that cannot be imported (unless `skip_refused`); then nothing is
+    written.
     """
     base = _layout(folder_at(root, "VOC"))
     group_ids([], group_pattern)  # a bad pattern shall not cost a pass over the images
@@ -71,10 +74,11 @@ def import_voc(
     if not any(pair.mask for pair in pairs):
         rule = "no mask has the name of an image"
         raise refused[0] if refused and not skip_refused else AnnotationError(base / MASKS, rule, "check the folder")
+    by_name, said = _by_name(dataset.labels), _said(dataset.labels, out)  # asked before the import writes dataset.yaml
     job = Job("voc", base, base, out, dataset, group_pattern, skip_refused, given=given, how={"image_sets": sorted(lists)},
-              on_progress=on_progress)  # fmt: skip
+              on_progress=on_progress, reading=decide_by_name if by_name else decide)  # fmt: skip
     report = import_pairs(pairs, refused, job, notes)
-    report.notes.extend(_write_lists(out, lists))
+    report.notes.extend([*said, *_write_lists(out, lists)])
     return report
 
 
@@ -95,9 +99,91 @@ def _dataset(out: Path, classes: Sequence[str] | None, name: str | None) -> Data
     if (out / DATASET_FILE).exists():
         return described(out, classes, name, stated_under(out), [])
     dataset = described(out, classes or VOC_CLASSES, name, "data_root", [])
-    colours = {label: voc_colour(class_id) for class_id, label in dataset.labels.classes.items()}
+    colours = {label: voc_colour(class_id) for label, class_id in _indices(dataset.labels).items()}
     labels = LabelSet.of(*dataset.labels.foreground, colours=colours, ignore_id=VOID, ignore_colour=voc_colour(VOID))
     return dataset.model_copy(update={"labels": labels})
+
+
+def _indices(labels: LabelSet) -> dict[str, int]:
+    """Class name -> its index in VOC's masks: VOC's own for VOC's names, else its place. LabelError where the names are of both kinds."""
+    known = [name for name in labels.foreground if name.lower() in VOC_CLASSES]
+    if not known:
+        return {name: class_id for class_id, name in labels.classes.items()}
+    strays = [name for name in labels.foreground if name not in VOC_CLASSES]
+    if strays:
+        like = f"{known[0]} is VOC's class {VOC_CLASSES.index(known[0].lower()) + 1}"
+        rule = f"{like}, {strays[0]} is none of VOC's ({', '.join(VOC_CLASSES)}), so what its index is cannot be told"
+        raise LabelError("--classes", rule, "name classes of VOC, or write a dataset.yaml with a colour for each class (labels.colours)")
+    return {BACKGROUND: 0, **{name: 1 + VOC_CLASSES.index(name) for name in labels.foreground}}
+
+
+def _by_name(labels: LabelSet) -> bool:
+    """True for some of VOC's classes in VOC's colours; all of them in VOC's order are plain ids."""
+    names = labels.foreground
+    own = all(name in VOC_CLASSES and labels.colours.get(name) == voc_colour(1 + VOC_CLASSES.index(name)) for name in names)
+    return own and names != VOC_CLASSES
+
+
+def _said(labels: LabelSet, out: Path) -> list[str]:
+    if (out / DATASET_FILE).exists() or any(name in VOC_CLASSES for name in labels.foreground):
+        return []
+    told = ", ".join(f"{class_id} is {name}" for class_id, name in labels.classes.items() if class_id)
+    return [f"none of the classes is VOC's, so indices and colours are read by their place: {told}"]
+
+
+# --- masks of some of VOC's classes
+
+
+def decide_by_name(contents: Sequence[Content], labels: LabelSet, given: Mapping[int, int]) -> list[ValueMap | Refusal]:
+    """How each file becomes class ids where VOC's names stand for VOC's own indices and colours; a pixel of another class is refused."""
+    found = [_by_index_or_colour(content, labels, given) for content in contents]
+    alone = {place for place, content in enumerate(contents) if VOID not in given and _is_black_and_white(content)}
+    beside = sum(VOID in content.values and content.kind_of_file != "colour" for content in contents) - len(alone)
+    return found if beside > len(alone) else [white_is_open(beside, len(alone)) if n in alone else one for n, one in enumerate(found)]
+
+
+def _is_black_and_white(content: Content) -> bool:
+    """255 without a class beside it, and no palette that shows it in the colour of void: it may be white for a class."""
+    colours = dict(zip(content.values, content.colours, strict=False))
+    plain = content.kind_of_file != "colour" and VOID in content.values and set(content.values) <= {0, VOID}
+    return plain and colours.get(VOID) != voc_colour(VOID)
+
+
+def _by_index_or_colour(content: Content, labels: LabelSet, given: Mapping[int, int]) -> ValueMap | Refusal:
+    places = _voc_places(content)
+    meant = {place: labels.id_of(name) for name, place in _indices(labels).items()} | {VOID: labels.ignore_id}
+    table = {value: meant[place] for value, place in places.items() if place in meant}
+    table |= {value: class_id for value, class_id in given.items() if value in content.values}
+    strays = [(value, count) for value, count in zip(content.values, content.counts, strict=True) if value not in table]
+    if strays:
+        return _other_classes(strays, places, content.kind_of_file == "colour")
+    shown = ", ".join(labels.classes[class_id] for class_id in sorted(set(table.values())) if class_id in labels.classes and class_id)
+    return ValueMap("palette_colours", table, f"VOC's own indices and colours are read as {shown or BACKGROUND}")
+
+
+def _voc_places(content: Content) -> dict[int, int]:
+    """Stored value -> its index in VOC's list, where it has one: by the colour in an RGB file or a palette of VOC's colours."""
+    legal = {packed(voc_colour(index)): index for index in (*range(len(VOC_CLASSES) + 1), VOID)}
+    if content.kind_of_file == "colour":
+        return {value: legal[value] for value in content.values if value in legal}
+    colours = [packed(colour) for colour in content.colours]
+    if len(set(colours)) == len(colours) > 1 and all(colour in legal for colour in colours):
+        return {value: legal[colour] for value, colour in zip(content.values, colours, strict=True)}
+    found = {value: value for value in content.values if 0 <= value <= len(VOC_CLASSES) or value == VOID}
+    if content.kind_of_file == "grey":  # an RGB mask of cars alone is grey
+        found |= {value: legal[value * 0x010101] for value in content.values if value > 0 and value * 0x010101 in legal}
+    return found
+
+
+def _other_classes(strays: Sequence[tuple[int, int]], places: Mapping[int, int], colours: bool) -> Refusal:
+    named = ("background", *VOC_CLASSES)
+    words = [f"#{value:06X}" if colours else str(value) for value, _ in strays]
+    told = [
+        f"{word} ({named[places[value]]}, {count:,} pixels)" if value in places else f"{word} ({count:,} pixels)"
+        for word, (value, count) in zip(words, strays, strict=True)
+    ]
+    rule = f"the mask holds what is none of the classes given: {', '.join(told[:8])}{', ...' if told[8:] else ''}"
+    return Refusal("outside", rule, f"name them in --classes, or map them with --map '{words[0]}=background' (or ignore)")
 
 
 # --- image-set lists

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from medseg.errors import AnnotationError, ImageError, LabelError, ManifestError, MedsegError
-from medseg.files import walk
+from medseg.files import read_json, walk
 from medseg.labels import BACKGROUND, LabelSet
+from medseg.manifest.imagefiles import combined
 from medseg.manifest.importers.common import (
     ImportReport,
     MasksUnder,
@@ -26,7 +24,6 @@ from medseg.manifest.importers.common import (
     counter,
     described,
     each,
-    folder_at,
     frame_of,
     hashed,
     note_twins,
@@ -39,7 +36,7 @@ from medseg.manifest.importers.common import (
 )  # fmt: skip
 from medseg.manifest.schema import Dataset
 from medseg.manifest.table import DATASET_FILE
-from medseg.types import Size, Spacing
+from medseg.types import Size
 from medseg.volumes import (
     VOLUME_SUFFIXES,
     Header,
@@ -47,12 +44,12 @@ from medseg.volumes import (
     id_counts,
     read_header,
     read_label_volume,
+    rounded,
     same_affine,
     verify_volume,
     volume_stem,
 )  # fmt: skip
 
-MAX_DESCRIPTION_BYTES = 64 * 1024**2  # of a dataset.json
 UNPLACED = "neither sform nor qform is set: where left and right are is not known"
 TORN = "qform and sform disagree; the sform is used"
 
@@ -81,30 +78,15 @@ def volume_id(path: Path, root: Path) -> str:
     return volume_stem(path.relative_to(root).as_posix())
 
 
-def shared_root(images: Path, masks: Path, given: Path | None) -> Path:
-    """The folder that holds both, `given` or their common parent; ManifestError where there is none."""
-    root = folder_at(given, "data root") if given else Path(os.path.commonpath([images, masks]))
-    if not (images.is_relative_to(root) and masks.is_relative_to(root)):
-        raise ManifestError(root, f"the data root must hold both {images} and {masks}", "give a --data-root above the two")
-    if root == Path(root.anchor):
-        raise ManifestError(root, f"{images} and {masks} have no folder in common", "put the two under one folder")
-    return root
-
-
 # --- descriptions (dataset.json)
 
 
 def read_description(path: Path) -> dict[str, Any]:
-    """A dataset.json; AnnotationError for a file that is missing, too large, no JSON or no mapping."""
+    """A dataset.json; AnnotationError for a file that is missing, a folder, too large, no JSON or no mapping."""
     fix = "check the path, or correct the file"
-    try:
-        if path.stat().st_size > MAX_DESCRIPTION_BYTES:
-            raise AnnotationError(path, f"over {MAX_DESCRIPTION_BYTES >> 20} MB, too large to be a description", fix)
-        content = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise AnnotationError(path, "there is no such file", fix) from None
-    except (ValueError, RecursionError) as cause:
-        raise AnnotationError(path, f"not valid JSON ({str(cause)[:120] or 'nested too deep'})", fix) from None
+    if not path.is_file():
+        raise AnnotationError(path, "a folder, where a file is expected" if path.is_dir() else "there is no such file", fix)
+    content = read_json(path, AnnotationError, fix, larger=fix)
     if not isinstance(content, dict):
         raise AnnotationError(path, "must hold a mapping of keys to values", fix)
     return content
@@ -164,15 +146,14 @@ def described_as(
 def record_of(case: Case, root: Path, labels: LabelSet) -> tuple[Record, list[str]]:
     """(record, notes) of a case whose files decode to their last voxel and fit each other.
 
-    image_sha256: of the file's bytes; of several channel files, the SHA-256 of their hex digests one after the other. Raises
-    ImageError, LabelError or AnnotationError.
+    image_sha256: as `imagefiles.image_hash` finds it. Raises ImageError, LabelError or AnnotationError.
     """
     header = _image_header(case)
     notes = _notes(case.images[0], header)
     digests = [hashed(path) for path in case.images]
     record = Record(
-        case.sample_id, relative(case.images[0], root), Size(header.shape[1], header.shape[0]), combined(digests),
-        depth_px=header.shape[2], spacing_mm=rounded(header.spacing_mm),
+        case.sample_id, image_path(case, root), Size(header.shape[1], header.shape[0]), combined(digests),
+        depth_px=header.shape[2], spacing_mm=rounded(header.spacing_mm), more=channel_cell(case),
     )  # fmt: skip
     if case.mask is None:
         return record, notes
@@ -202,15 +183,14 @@ def _notes(path: Path, header: Header) -> list[str]:
     return [*([] if header.placed else [UNPLACED]), *([TORN] if forms_disagree(path) else [])]
 
 
-def combined(digests: Sequence[str]) -> str:
-    """One digest for the files of one image: its own where it is one file, else the SHA-256 of the hex digests in order."""
-    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+def image_path(case: Case, root: Path) -> str:
+    """The first file relative to `root`; AnnotationError where a symbolic link leads any of the files out of it."""
+    return [relative(path, root) for path in case.images][0]
 
 
-def rounded(spacing_mm: tuple[float, float, float]) -> Spacing:
-    """Spacing to a millionth of a millimetre: an affine in float32 holds no more."""
-    x, y, z = (round(value, 6) or value for value in spacing_mm)
-    return x, y, z
+def channel_cell(case: Case) -> dict[str, str]:
+    """The manifest's cell `channels`, of a case whose channels are files of their own."""
+    return {"channels": str(len(case.images))} if len(case.images) > 1 else {}
 
 
 def check_fit(image: Path, header: Header, other: Path, found: Header, what: str = "the mask") -> None:
