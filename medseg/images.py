@@ -111,10 +111,10 @@ def _one_page(image: Image.Image, where: object, what: str) -> None:
         raise ImageError(where, f"the file holds {found}, {what} is one", "export one page a file")
 
 
-def _decode(image: Image.Image, where: object, taken: Callable[[Image.Image, int], Any], array_bytes: int = 3) -> Any:
-    """What `taken(image, orientation)` makes of the decoded pixels, within the memory allowed to all threads together.
+def _decode(image: Image.Image, where: object, taken: Callable[[Image.Image, int], Any], array_bytes: int = 3) -> tuple[Any, int]:
+    """(what `taken(image, left)` makes of the decoded pixels, EXIF orientation), within the memory allowed to all threads together.
 
-    orientation: what is left to apply; Pillow turns a TIFF itself.  array_bytes: what `taken` makes of a pixel.
+    left: the orientation that is left to apply; Pillow turns a TIFF itself.  array_bytes: what `taken` makes of a pixel.
     """
     try:
         needed = _needed_bytes(image)
@@ -122,10 +122,12 @@ def _decode(image: Image.Image, where: object, taken: Callable[[Image.Image, int
             found = f"{image.width} x {image.height} pixels of this kind of {image.format} take {needed >> 20:,} MiB to decode"
             raise ImageTooLargeError(where, f"{found}, the limit is {MAX_DECODED_BYTES >> 20:,}", "scale the image down first")
         with _MEMORY.taken(_needed_bytes(image, array_bytes)):
+            stated = _orientation(image) if image.format == "TIFF" else 1
             image.load()
-            found_here = taken(image, _orientation(image))
+            left = _loaded_orientation(image)
+            found_here = taken(image, left)
             image.close()  # gives the pixels back before another thread is let in
-            return found_here
+            return found_here, max(stated, left)
     except _BROKEN as error:
         raise _damaged(where, error) from None
 
@@ -212,12 +214,43 @@ def _pixels(image: Image.Image, orientation: int) -> np.ndarray:
     return upright
 
 
-def _orientation(image: Image.Image) -> int:
+def _loaded_orientation(image: Image.Image) -> int:
     """The EXIF orientation, 1 to 8; 1 where there is none, or EXIF that cannot be read (every viewer shows such a file as it is)."""
     try:
         return int(image.getexif().get(_ORIENTATION_TAG, 1))
     except _BROKEN:
         return 1
+
+
+def _orientation(image: Image.Image) -> int:
+    """The same before the pixels are decoded: for a PNG without EXIF in its head Pillow would decode them all, to look behind them."""
+    if image.format != "PNG" or "exif" in image.info:
+        return _loaded_orientation(image)
+    try:
+        if _has_words_behind_pixels(image):
+            with _MEMORY.taken(min(_needed_bytes(image, 0), MAX_DECODED_BYTES)):
+                return int(image.getexif().get(_ORIENTATION_TAG, 1))
+        return int(Image.Image.getexif(image).get(_ORIENTATION_TAG, 1))
+    except _BROKEN:
+        return 1
+
+
+def _has_words_behind_pixels(image: Image.Image) -> bool:
+    """True where chunks that may hold EXIF follow the pixels of a PNG; read by the chunks' heads."""
+    stream = image.fp  # type: ignore[attr-defined]
+    place = stream.tell()
+    try:
+        stream.seek(8)
+        pixels_met = False
+        while len(head := stream.read(8)) == 8:
+            length, kind = struct.unpack(">I4s", head)
+            if pixels_met and kind in (b"eXIf", b"tEXt", b"zTXt", b"iTXt"):
+                return True
+            pixels_met = pixels_met or kind == b"IDAT"
+            stream.seek(length + 4, io.SEEK_CUR)
+        return False
+    finally:
+        stream.seek(place)
 
 
 def _first_line(error: Exception) -> str:
@@ -262,7 +295,7 @@ def read_image(path: Path) -> np.ndarray:
     ImageError, also for a file of several pages (but for the further pictures that a phone puts behind a JPEG).
     """
     with _open_photograph(path) as image:
-        pixels: np.ndarray = _decode(image, path, _to_rgb)
+        pixels: np.ndarray = _decode(image, path, _to_rgb)[0]
         return pixels
 
 
@@ -274,7 +307,7 @@ def verify_image(path: Path) -> Size:
         return Size(image.width, image.height) if left in _QUARTER_TURNS else Size(image.height, image.width)
 
     with _open_photograph(path) as image:
-        size: Size = _decode(image, path, upright_size, array_bytes=0)
+        size: Size = _decode(image, path, upright_size, array_bytes=0)[0]
         return size
 
 
@@ -286,8 +319,8 @@ def inspect_image(path: Path) -> Inspected:
         return _to_rgb(image, left), strays
 
     with _open_photograph(path) as image:
-        found, orientation = image.format or "", _orientation(image)
-        pixels, not_finite = _decode(image, path, inspected)
+        found = image.format or ""
+        (pixels, not_finite), orientation = _decode(image, path, inspected)
         return Inspected(pixels, found, orientation, not_finite)
 
 
@@ -360,8 +393,8 @@ def read_raw_mask(path: Path) -> RawMask:
         return _read_npy(path)
     with _open(path, path) as image:
         _check_mask_header(image, path)
-        mode, form, orientation = image.mode, image.format or "", _orientation(image)
-        values, palette = _decode(image, path, partial(_raw_values, path=path))
+        mode, form = image.mode, image.format or ""
+        (values, palette), orientation = _decode(image, path, partial(_raw_values, path=path))
     return RawMask(_whole(values, path), palette, mode, form, orientation)
 
 

@@ -135,7 +135,7 @@ def test_a_palette_that_shows_the_ignored_colour_at_255_is_believed() -> None:
     """A VOC mask of background and void alone."""
     black, red, void = (0, 0, 0), (255, 0, 0), (224, 224, 192)
     palette = [black, red, *[(1, 2, 3)] * 253, void]
-    found = decide([content_of(raw([0, 255], palette)), content_of(raw([0, 255], palette)), content_of(raw([0, 1, 255], palette))], RED_GREEN)
+    found = decide([content_of(raw(values, palette)) for values in ([0, 255], [0, 255], [0, 1, 255])], RED_GREEN)
     assert [one.table[255] for one in found if isinstance(one, ValueMap)] == [255, 255, 255]
 
 

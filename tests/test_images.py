@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
+from PIL.PngImagePlugin import PngImageFile
 
 from medseg import images
 from medseg.errors import ImageError, ImageTooLargeError
@@ -143,6 +144,26 @@ def test_every_orientation_as_pillow_turns_it(tmp_path, orientation):
         assert images.verify_image(tmp_path / name) == images.read_size(tmp_path / name) == Size(*found.shape[:2])
         if name != "c.tif":
             assert np.array_equal(images.read_raw_mask(tmp_path / name).values, expected)
+
+
+def test_exif_behind_the_pixels_of_a_png_is_found(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(PHOTO).save(tmp_path / "head.png", exif=exif)
+    content = (tmp_path / "head.png").read_bytes()
+    start = content.index(b"eXIf") - 4
+    end = start + 12 + struct.unpack(">I", content[start : start + 4])[0]
+    moved = content[:start] + content[end:]
+    (tmp_path / "tail.png").write_bytes(moved[:-12] + content[start:end] + moved[-12:])
+    for name in ("head.png", "tail.png"):
+        assert images.read_size(tmp_path / name) == Size(9, 6) == Size(*images.read_image(tmp_path / name).shape[:2])
+        assert images.inspect_image(tmp_path / name).orientation == images.read_raw_mask(tmp_path / name).orientation == 6
+
+
+def test_nothing_of_a_png_is_decoded_for_its_size(tmp_path, monkeypatch):
+    Image.fromarray(PHOTO).save(tmp_path / "a.png")
+    monkeypatch.setattr(PngImageFile, "load", lambda self: pytest.fail("the pixels were decoded"))
+    assert images.read_size(tmp_path / "a.png") == Size(6, 9) and images.read_orientation(tmp_path / "a.png") == 1
 
 
 def test_bands_meet_without_a_seam(tmp_path, monkeypatch):

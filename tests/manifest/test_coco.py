@@ -258,6 +258,6 @@ def test_a_large_file_is_taken_where_the_user_says_so(tmp_path: Path, monkeypatc
 def test_an_orientation_that_the_size_does_not_tell_is_noted(tmp_path):
     path = save_coco(tmp_path, [annotation(3, [box(2, 3, 12, 9)], image) for image in (1, 2)], images=3)
     for number in (1, 3):  # the third has no annotation
-        save_picture(tmp_path / "images" / f"{number}.png", HEIGHT, WIDTH, orientation=4)
+        save_picture(tmp_path / "images" / f"{number}.png", HEIGHT, WIDTH, orientation=4, seed=number)
     report, _ = imported(path)
     assert report.notes[0] == "1 photograph carries an EXIF orientation; which way its mask lies is told by `medseg manifest check`"

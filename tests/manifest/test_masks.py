@@ -259,7 +259,7 @@ def test_rows_taken_as_they_are_are_marked_and_never_trained_on(tmp_path: Path) 
     assert [row.mask_as_stored for row in manifest] == [True, False, True, True]
     assert manifest.frame["mask_as_stored"].fillna("").tolist() == ["true", "", "true", "true"]
     for position in (0, 2, 3):
-        with pytest.raises(ManifestError, match=r"its mask was imported --as-is and is not an id mask; run `medseg manifest check .* --fix"):
+        with pytest.raises(ManifestError, match=r"imported --as-is and is not an id mask; run `medseg manifest check .* --fix OUT`"):
             read_original_mask(manifest, manifest.row(position), report.data_root)
     assert read_original_mask(manifest, manifest.row(1), report.data_root).sum() == 90
     (masks / "a.png").unlink()

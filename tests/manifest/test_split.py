@@ -525,6 +525,7 @@ def test_finer_groups_of_a_forged_split_tear_no_patient(make_manifest: Make, col
         read_split(manifest, "main")
     with pytest.raises(ManifestError, match=f"the group '{patient}' is in two {where}"):
         write_split(manifest, "other", frame, {})
+    assert not (manifest.folder / "splits/other.csv").exists()
 
 
 # --- a removed split
@@ -548,11 +549,14 @@ def test_removing_a_split_does_not_unlock_its_test_rows(make_manifest: Make, tmp
     assert make_split(manifest, "main", seed=0).digest == first.digest  # made again as it was, it is there again
 
 
-def test_a_split_may_be_renamed(make_manifest: Make) -> None:
+def test_a_split_may_be_renamed(make_manifest: Make, tmp_path: Path) -> None:
+    """Then a later one may test on more rows too."""
     manifest = make_manifest(patients(20, 1, 0))
     split = make_split(manifest, "main", seed=0)
     split.path.rename(split.path.with_name("official.csv"))
-    assert make_split(manifest, "other", seed=1).ids("test") == split.ids("test")
+    table = tmp_path / "given.csv"
+    table.write_text("sample,split\n" + "".join(f"{sample},test\n" for sample in split.ids("test") + split.ids("val")))
+    assert len(given_split(manifest, "other", table)[0].ids("test")) == 6
 
 
 @pytest.mark.parametrize("name", ["main", "other"])

@@ -132,6 +132,24 @@ def test_bad_cell_is_named_by_row(make_manifest: Make, column: str, value: str, 
         read_manifest(path)
 
 
+def test_a_mask_as_stored_is_marked_by_true_alone(make_manifest: Make) -> None:
+    manifest = make_manifest([{}, {}, UNLABELLED])
+    path = manifest.folder / "manifest.csv"
+    header, *lines = path.read_text().splitlines()
+    head = header.replace(",px_background", ",mask_as_stored,px_background")
+
+    def marked(*cells: str) -> Manifest:
+        rows = [",".join([*line.split(",")[:12], cell, *line.split(",")[12:]]) for line, cell in zip(lines, cells, strict=True)]
+        path.write_text("\n".join([head, *rows]) + "\n")
+        return read_manifest(manifest.folder)
+
+    assert not any(row.mask_as_stored for row in manifest), "a manifest without the column has no such row"
+    assert [row.mask_as_stored for row in marked("true", "", "")] == [True, False, False]
+    for cells, row in ((("", "false", ""), 3), (("yes", "", ""), 2), (("", "", "true"), 4)):
+        with pytest.raises(ManifestError, match=rf"row {row} \(s00{row - 2}\): mask_as_stored must be true or blank.*correct the cell"):
+            marked(*cells)
+
+
 def test_counts_without_a_mask_are_refused(make_manifest: Make) -> None:
     path = make_manifest([UNLABELLED]).folder / "manifest.csv"
     path.write_text(path.read_text().rstrip("\n").removesuffix(",,") + ",7,\n")
