@@ -102,7 +102,7 @@ mlflow-ui: $(INSTALLED) ## browse the tracked runs: [PORT=5000] [MLFLOW_TRACKING
 # ---- checks ----
 
 test: $(INSTALLED) ## run the fast tests: [ARGS=tests/test_setup.py]
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
 
 test-slow: $(INSTALLED) ## run the slow tests
 	$(BIN)/python -m pytest -m slow $(ARGS)

@@ -212,4 +212,4 @@ def _print_import(report: Any) -> None:
     for note in report.notes:
         print(f"  note: {note}")
     print(f"next: medseg manifest check {report.manifest_folder} --data-root {report.data_root}")
-    print(f"then: medseg manifest split {report.manifest_folder} --name main")
+    print(f"then: medseg manifest split {report.manifest_folder} --name main --group-near-duplicates --data-root {report.data_root}")

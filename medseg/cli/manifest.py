@@ -51,6 +51,8 @@ def check_command(
         with bar("drawing") as show:
             write_page(report, html, show)
     _print_findings(report)
+    for written in (path for path in (json, html) if path):
+        print(f"written: {written}")
     if fix:
         _fix(report, fix)
     raise typer.Exit(exit_code(report.findings, strict))
@@ -62,7 +64,9 @@ def _fix(report: Report, out: Path) -> None:
 
     with bar("repairing") as show:
         log = repair(report, out, show)
-    print(f"{len(log)} repairs are in {out}, listed in {out / REPAIRS_FILE}; next: medseg manifest check {out}")
+    print(
+        f"{len(log)} repairs are in {out}, listed in {out / REPAIRS_FILE}; next: medseg manifest check {out} --data-root {report.data_root}"
+    )
 
 
 def _print_findings(report: Report) -> None:

@@ -379,7 +379,7 @@ def check_unedited(facts: Mapping[str, str], table: bytes, path: Path) -> None:
     if stated != hashlib.sha256(table).hexdigest():
         edited = "the split was edited by hand after it was made"
         rule = edited if stated else f"the first line states no table_sha256: made by an older medseg, or {edited}"
-        raise ManifestError(path, rule, "make it again, or take an edited table over by --from")
+        raise ManifestError(path, rule, "restore it, take the edited table over under a new name by --from, or remove it and make it again")
 
 
 def _check_made_for(facts: Mapping[str, str], path: Path, manifest: Manifest) -> None:

@@ -426,6 +426,7 @@ def test_a_huge_header_costs_no_memory(prepared: Prepared) -> None:
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000  # KiB
 
 
+@pytest.mark.slow
 def test_an_image_of_60_megapixels_is_told(prepared: Prepared) -> None:
     root, samples = prepared("multi")
     Image.new("L", (10_000, 6_000), 90).save(samples[0].image, "PNG")

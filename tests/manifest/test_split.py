@@ -467,7 +467,7 @@ def edit(path: Path) -> None:
     path.write_text(path.read_text().replace(",test,", ",train,", 1))
 
 
-EDITED = r"main.csv: the split was edited by hand after it was made; make it again, or take an edited table over by --from"
+EDITED = r"main.csv: the split was edited by hand after it was made; restore it, take the edited table over under a new name"
 
 
 def test_an_edited_split_is_refused(make_manifest: Make) -> None:

@@ -10,6 +10,8 @@ import numpy as np
 import pandas as pd
 
 from medseg.conventions import Content, Kind, Refusal, ValueMap, decide
+from medseg.errors import ManifestError
+from medseg.files import read_json
 from medseg.labels import LabelSet
 from medseg.manifest.check.facts import Facts, measure_by
 from medseg.manifest.check.findings import Finding
@@ -63,8 +65,19 @@ def of_set(seen: Seen, pairs: Sequence[Pair]) -> Iterator[Finding]:
 def readings(seen: Seen) -> dict[str, ValueMap | Refusal]:
     """By sample: how its mask's values become class ids, judged by the whole set."""
     with_mask = [facts for facts in seen.facts if facts.content is not None]
-    decided = decide([facts.content for facts in with_mask if facts.content is not None], seen.labels)
+    decided = decide([facts.content for facts in with_mask if facts.content is not None], seen.labels, _given(seen.manifest))
     return {facts.sample_id: reading for facts, reading in zip(with_mask, decided, strict=True)}
+
+
+def _given(manifest: Manifest) -> dict[int, int]:
+    """What the user said at the import by --map, where the masks still lie as they were; {} where import.json is gone."""
+    path = manifest.folder / "import.json"
+    if manifest.dataset.masks_under != "data_root" or not path.is_file():
+        return {}
+    content = read_json(path, ManifestError)
+    given = content.get("given") if isinstance(content, dict) else None
+    found = given if isinstance(given, dict) else {}
+    return {int(value): class_id for value, class_id in found.items() if value.isdecimal() and isinstance(class_id, int)}
 
 
 def read_by_the_set(seen: Seen) -> None:
@@ -195,10 +208,10 @@ def masks_alone(seen: Seen) -> Iterator[Finding]:
         if spots and spots.specks:
             size = "each a hundredth of the largest piece of its class or less"
             rule = f"{spots.specks} specks of {spots.specks_px} pixels in all, {size}{common['specks']}"
-            yield Finding("specks", rule, "erase them where they are slips; `--fix` does it", sample_id=facts.sample_id)
+            yield Finding("specks", rule, _way_out(seen, "specks", "erase"), sample_id=facts.sample_id)
         if spots and spots.holes:
             rule = f"{spots.holes} small holes of {spots.holes_px} pixels in all inside the foreground{common['holes']}"
-            yield Finding("holes", rule, "fill them where they are slips; `--fix` does it", sample_id=facts.sample_id)
+            yield Finding("holes", rule, _way_out(seen, "holes", "fill"), sample_id=facts.sample_id)
 
 
 def usual(seen: Seen, code: str) -> bool:
@@ -213,6 +226,10 @@ def _share(seen: Seen, code: str) -> float:
 
 def _told_of(seen: Seen, code: str) -> str:
     return f"; so have {_share(seen, code):.0%} of the set: it may be the anatomy, `--fix` leaves it" if usual(seen, code) else ""
+
+
+def _way_out(seen: Seen, code: str, verb: str) -> str:
+    return f"{verb} them where they are slips" + ("" if usual(seen, code) else "; `--fix` does it")
 
 
 def misfits(seen: Seen) -> Iterator[Finding]:
@@ -300,6 +317,7 @@ def duplicates(seen: Seen, parts: dict[str, dict[str, str]]) -> Iterator[Finding
                     yield Finding("duplicate-across-splits", rule, _REGROUP, sample_id=copy, others=(other,), split=split)
 
 
+_ONE_GROUP = "split with --group-near-duplicates, or give them one group"
 _REGROUP = "split again with --group-near-duplicates"
 
 
@@ -341,7 +359,7 @@ def near(seen: Seen, pairs: Sequence[Pair], parts: dict[str, dict[str, str]]) ->
         how = "" if pair.how == "as it is" else f", {pair.how}"
         rule = f"{sure} as {pair.first}{how} (correlation {pair.correlation:.4f})"
         if group_of[pair.first] != group_of[pair.second]:
-            yield Finding("near-duplicate", rule, "give them one group", sample_id=pair.second, others=(pair.first,))
+            yield Finding("near-duplicate", rule, _ONE_GROUP, sample_id=pair.second, others=(pair.first,))
         for split, one, two in _apart(parts, pair.second, pair.first):
             told = f"it is in {one}, and {pair.first}, {sure}, in {two} (correlation {pair.correlation:.4f})"
             yield Finding("near-duplicate-across-splits", told, _REGROUP, sample_id=pair.second, others=(pair.first,), split=split)

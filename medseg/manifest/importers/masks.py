@@ -148,7 +148,8 @@ def import_masks(
     if all(pair.mask is None for pair in pairs):
         rule = f"no mask has the name of an image ({_examples(pairs, refused)})"
         raise AnnotationError(masks, rule, "check --masks and --mask-suffix (or --mask-pattern)")
-    job = Job("masks", masks, root, out, dataset, group_pattern, skip_refused, as_is, given, on_progress=on_progress)
+    how = {"mask_suffix": mask_suffix, "mask_pattern": mask_pattern, "image_pattern": image_pattern, "group_pattern": group_pattern}
+    job = Job("masks", masks, root, out, dataset, group_pattern, skip_refused, as_is, given, how=how, on_progress=on_progress)
     return import_pairs(pairs, refused, job, notes)
 
 
@@ -468,7 +469,7 @@ def _finish(
     _stop(refused, labelled > 0, job)
     note_twins(kept, notes)
     given = {str(value): class_id for value, class_id in job.given.items()}
-    how = {"importer": job.importer, "as_is": job.as_is, "given": given, **job.how}
+    how = {"importer": job.importer, "as_is": job.as_is, "given": given, "notes": notes.lines(), **job.how}
     write_all(job.out, frame_of(kept, job.dataset.labels, job.group_pattern), job.dataset, staged, how)
     rows = refused_rows(refused, job.root)
     write_refused(job.out, rows)

@@ -154,7 +154,7 @@ def finish(
     if not skip_refused:
         raise_refused(clashes, str(source.root))
     note_twins(records, notes)
-    write_all(source.out, frame_of(records, dataset.labels, group_pattern), dataset, stage.moves(), how)
+    write_all(source.out, frame_of(records, dataset.labels, group_pattern), dataset, stage.moves(), {**how, "notes": notes.lines()})
     rows = refused_rows([*refused, *clashes], source.root)
     write_refused(source.out, rows)
     labelled = sum(record.mask is not None for record in records)
