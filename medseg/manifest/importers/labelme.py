@@ -540,12 +540,15 @@ def drawn(
         shows = bool(patch.pixels_HW.any())
         if not shows and shape.kind != "mask" and outside is not None:
             outside.append(annotation.sample_id)
-        if instances and shape.label not in ignored and shows:
+        if instances and shape.label not in ignored:
             key = (shape.label, index if shape.group_id is None else shape.group_id)
-            codes.setdefault(key, []).append(encode_patch(patch.pixels_HW, patch.top_px, patch.left_px, size))
+            parts = codes.setdefault(key, [])  # a group stands where its first shape does, even if that one paints nothing
+            if shows:
+                parts.append(encode_patch(patch.pixels_HW, patch.top_px, patch.left_px, size))
     return mask_HW, [
         Instance(label, group if isinstance(group, str) else None, False, united(parts, size), size)
         for (label, group), parts in codes.items()
+        if parts
     ]
 
 
