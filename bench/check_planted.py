@@ -25,11 +25,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from PIL import Image
-from record import append
+from record import proof
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from medseg.environment import describe_git
 from medseg.labels import LabelSet
 from medseg.manifest.check.doctor import Report, check_manifest
 from medseg.manifest.importers.labelme import import_labelme
@@ -400,8 +399,12 @@ def main() -> int:
         "others": sum(len(o.others) for o in outcomes), "defects": [asdict(o) for o in outcomes], "clean": told,
     }  # fmt: skip
     if given.record:
-        short = [{key: value for key, value in asdict(o).items() if key not in ("missed", "others")} for o in outcomes]
-        append({**line, "defects": short, "commit": describe_git(Path.cwd())["commit"]})
+        figures = {
+            "kinds_of_defects_times_sets_and_flows": len(outcomes), "fewest_of_one": min(o.planted for o in outcomes),
+            "planted": line["planted"], "found": line["found"], "findings_on_untouched_rows": line["others"],
+            "clean_tongue600": {key: told[key] for key in ("rows", "rows_flagged", "counts")} if told else "not run",
+        }  # fmt: skip
+        proof("Planted defects", f"python bench/check_planted.py --data-root tongue600 --count {given.count}", figures)
     print(json.dumps(line))
     return int(line["planted"] != line["found"])
 
