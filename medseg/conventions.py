@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 
 from medseg.errors import LabelError
-from medseg.images import RawMask
+from medseg.images import RawMask, byte_counts
 from medseg.labels import BACKGROUND, LabelSet
 
 Kind = Literal["ids", "two_valued", "factor", "palette_colours", "colours", "interpolated", "outside"]
@@ -80,10 +80,10 @@ class Refusal:
 # --- what a file holds
 
 
-def content_of(raw: RawMask) -> Content:
+def content_of(raw: RawMask, stored: tuple[FileKind, np.ndarray] | None = None) -> Content:
     """The distinct values of a mask with their pixels. A colour image whose channels are equal counts as grey, as does a palette of
-    greys whose order is the encoder's (`stored_values`)."""
-    kind, values_HW = stored_values(raw)
+    greys whose order is the encoder's. stored: what `stored_values` gives, where the caller has it."""
+    kind, values_HW = stored or stored_values(raw)
     values, counts, solid = _counted(values_HW)
     colours: tuple[tuple[int, int, int], ...] = ()
     if kind == "palette" and raw.palette is not None:
@@ -121,10 +121,11 @@ def reads_as_stored(raw: RawMask) -> bool:
 
 def _greys_carry_the_meaning(raw: RawMask) -> bool:
     assert raw.palette is not None
-    used = np.flatnonzero(np.bincount(raw.values.ravel(), minlength=2))
     encoders_own = raw.format in ("GIF", "BMP")
-    if not encoders_own:
-        used = np.union1d(used, np.arange(min(2, len(raw.palette))))
+    first = np.arange(0 if encoders_own else min(2, len(raw.palette)))
+    if (raw.palette[first] != raw.palette[first, :1]).any():
+        return False  # settles it for nearly every file without a look at the pixels
+    used = np.union1d(np.flatnonzero(byte_counts(raw.values.astype(np.uint8, copy=False))), first)
     colours = _padded(raw.palette)[used]
     grey = (colours == colours[:, :1]).all() and len(np.unique(colours[:, 0])) == len(colours)
     if not grey or len(np.unique(raw.palette, axis=0)) < 2:
@@ -147,9 +148,7 @@ def _colour_at(palette: np.ndarray, index: int) -> tuple[int, int, int]:
 def _counted(values_HW: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(distinct values, pixels, solid pixels), the most frequent LIMIT of them, ascending; by blocks of rows."""
     if values_HW.dtype == np.uint8:
-        counts = np.zeros(256, np.int64)
-        for top, bottom in _blocks(values_HW):
-            counts += np.bincount(values_HW[top:bottom].ravel(), minlength=256)  # numpy makes 8 bytes of each pixel
+        counts = byte_counts(values_HW)
         values = np.flatnonzero(counts)
         counts = counts[values]
     else:
@@ -715,33 +714,33 @@ def _distance(left: int, right: int, kind: FileKind) -> int:
 def convert(raw: RawMask, value_map: ValueMap) -> np.ndarray:
     """Class ids, uint8 (H, W). Raises LabelError for a value that the map does not know."""
     _, values_HW = stored_values(raw)
-    return _looked_up(values_HW, value_map.table)
+    return look_up(values_HW, value_map.table)
 
 
-def _looked_up(values_HW: np.ndarray, table: Mapping[int, int]) -> np.ndarray:
+def look_up(values_HW: np.ndarray, table: Mapping[int, int]) -> np.ndarray:
+    """uint8 (H, W): `table[value]` for each value. Raises LabelError for one that the table does not know."""
     keys = np.array(sorted(table), np.int64)
     ids = np.array([table[int(key)] for key in keys], np.uint8)
     if values_HW.dtype == np.uint8:
         lut, known = np.zeros(256, np.uint8), np.zeros(256, bool)
         inside = (keys >= 0) & (keys < 256)
         lut[keys[inside]], known[keys[inside]] = ids[inside], True
+        if (strays := byte_counts(values_HW) * ~known).any():
+            raise _unknown(int(strays.nonzero()[0][0]), int(strays.sum()))
+        return lut[values_HW]
     out = np.empty(values_HW.shape, np.uint8)
     for top, bottom in _blocks(values_HW):
         block = values_HW[top:bottom]
-        if values_HW.dtype == np.uint8:
-            if not known[block].all():
-                raise _unknown(block[~known[block]])
-            out[top:bottom] = lut[block]
-            continue
         places = np.minimum(np.searchsorted(keys, block), len(keys) - 1)
         if not (keys[places] == block).all():
-            raise _unknown(block[keys[places] != block])
+            strays = block[keys[places] != block]
+            raise _unknown(int(strays.flat[0]), strays.size)
         out[top:bottom] = ids[places]
     return out
 
 
-def _unknown(strays: np.ndarray) -> LabelError:
-    return LabelError("mask", f"the value {int(strays.flat[0])} has no class ({strays.size:,} pixels)", "map it with --map VALUE=CLASS")
+def _unknown(value: int, pixels: int) -> LabelError:
+    return LabelError("mask", f"the value {value} has no class ({pixels:,} pixels)", "map it with --map VALUE=CLASS")
 
 
 def snap(raw: RawMask, labels: LabelSet, value_map: ValueMap | None = None) -> np.ndarray:
@@ -767,7 +766,7 @@ def snap(raw: RawMask, labels: LabelSet, value_map: ValueMap | None = None) -> n
     nearest = {int(value): table[_nearest(int(value), keys, kind)] for value in values}
     if ids:  # beside the ignore id: what lies between an id and 255 is no nearer to any other id
         nearest = {value: table.get(value, labels.ignore_id) for value in nearest}
-    return _looked_up(values_HW, nearest)
+    return look_up(values_HW, nearest)
 
 
 def _nearest(value: int, keys: Sequence[int], kind: FileKind) -> int:

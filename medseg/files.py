@@ -11,6 +11,7 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -142,7 +143,7 @@ def sha256_array(array: Any, *more: Any) -> str:
     digest = hashlib.sha256()
     for part in (array, *more):
         digest.update(f"{part.dtype.str} {part.shape}\n".encode())
-        digest.update(part.tobytes())
+        digest.update(part if part.flags.c_contiguous else part.tobytes())
     return digest.hexdigest()
 
 
@@ -175,9 +176,16 @@ def leaves_root(relative: str) -> bool:
 def resolve_under(root: Path, relative: str, error: type[MedsegError], where: object) -> Path:
     """`root / relative`, refused with `error` where it leaves the root, by its text or through a symbolic link."""
     path = root / posix(relative)
-    if leaves_root(relative) or not path.resolve().is_relative_to(root.resolve()):
+    whole = path.resolve() if path.is_symlink() else _resolved(path.parent)
+    if leaves_root(relative) or not whole.is_relative_to(_resolved(root)):
         raise error(where, f"the path {relative!r} leaves {root}", "move the file under that folder or correct the path")
     return path
+
+
+@lru_cache(maxsize=1024)
+def _resolved(folder: Path) -> Path:
+    """Asked for once a folder, not once a file: each part of a path costs a system call."""
+    return folder.resolve()
 
 
 def walk(root: Path, suffixes: Sequence[str], skip: Iterable[Path] = ()) -> list[Path]:

@@ -30,6 +30,7 @@ from medseg.types import Size
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif")
 MASK_SUFFIXES = (*IMAGE_SUFFIXES, ".npy")
+VOLUME_SUFFIXES = (".nii", ".nii.gz")  # `volumes` reads these
 MAX_PIXELS = 120_000_000  # a photograph of 7 bytes a pixel (Pillow's 4 and the array's 3) then takes 800 MiB
 MAX_DECODED_BYTES = 7 * MAX_PIXELS  # what decoding takes at one time, over all threads
 LARGE_PIXELS = 25_000_000  # of which no two are worked on at one time, see `one_at_a_time`
@@ -77,6 +78,11 @@ class Inspected:
     format: str
     orientation: int
     not_finite: int
+
+
+def is_volume(path: Path) -> bool:
+    """True where a file's name says that it is a volume."""
+    return path.name.lower().endswith(VOLUME_SUFFIXES)
 
 
 def _open(source: Path | BinaryIO, where: object) -> Image.Image:
@@ -200,6 +206,9 @@ def _upright(shape: tuple[int, ...], dtype: Any, orientation: int) -> tuple[np.n
 def _bands(image: Image.Image) -> Iterator[tuple[slice, Image.Image]]:
     """The image by bands of rows: as a whole Pillow would hand it out in two copies more."""
     rows = max(1, BAND // max(1, image.width))
+    if rows >= image.height:
+        yield slice(None), image
+        return
     for top in range(0, image.height, rows):
         bottom = min(top + rows, image.height)
         yield slice(top, bottom), image.crop((0, top, image.width, bottom))
@@ -348,7 +357,7 @@ def _on_black(band: Image.Image) -> np.ndarray:
     if band.mode in ("RGBA", "LA", "PA") or "transparency" in band.info:
         rgba = band.convert("RGBA")
         band = Image.alpha_composite(Image.new("RGBA", rgba.size, (0, 0, 0, 255)), rgba)
-    return np.asarray(band.convert("RGB"))
+    return np.asarray(band if band.mode == "RGB" else band.convert("RGB"))
 
 
 def _grey_factor(image: Image.Image) -> float:
@@ -484,6 +493,21 @@ def _check_npy_header(stream: BinaryIO, path: Path) -> None:
     there = path.stat().st_size - stream.tell()
     if there < size:
         raise ImageError(path, f"the array is truncated: {there:,} of {size:,} bytes are there", "save or copy the file again")
+
+
+def byte_counts(values: np.ndarray) -> np.ndarray:
+    """int64 (256,): how often each value occurs in a uint8 array of any shape; numpy's bincount would make 8 bytes of each."""
+    counts = np.zeros(256, np.int64)
+    flat = values.reshape(1, -1)
+    for start in range(0, flat.shape[1], BAND):
+        counts += Image.fromarray(np.ascontiguousarray(flat[:, start : start + BAND])).histogram()
+    return counts
+
+
+def reduce_image(image_HWC: np.ndarray, least_px: int) -> np.ndarray:
+    """uint8 RGB by the largest whole factor that leaves `least_px` or more on the shorter side, by averages of boxes."""
+    factor = min(image_HWC.shape[:2]) // least_px
+    return np.asarray(Image.fromarray(image_HWC).reduce(factor)) if factor > 1 else image_HWC
 
 
 def decode_bitmap(content: bytes, where: object) -> np.ndarray:

@@ -22,9 +22,9 @@ from nibabel.spatialimages import HeaderDataError
 
 from medseg.errors import ImageError
 from medseg.files import atomic_path
+from medseg.images import VOLUME_SUFFIXES
 from medseg.types import Spacing
 
-VOLUME_SUFFIXES = (".nii", ".nii.gz")
 MAX_VOXELS = 2**29  # 536,870,912, channels counted: room for a CT of 512 x 512 x 2048, and a label volume stays at 512 MiB
 MAX_OFFSET = 64 * 1024**2  # header extensions before the voxels
 SLACK = 4096  # bytes after the last voxel that some writers pad with
@@ -71,11 +71,6 @@ class _Layout:
     @property
     def full_shape(self) -> tuple[int, ...]:
         return (*self.header.shape, self.header.channels) if self.header.channels > 1 else self.header.shape
-
-
-def is_volume(path: Path) -> bool:
-    """True where a file's name says that it is a volume."""
-    return path.name.lower().endswith(VOLUME_SUFFIXES)
 
 
 def volume_stem(name: str) -> str:

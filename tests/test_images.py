@@ -416,3 +416,18 @@ def test_importing_large_photographs_stays_under_1_gib(tmp_path: Path, white: in
     )
     peak, _ = peak_mib(code, tmp_path)
     assert (tmp_path / "out/manifest.csv").read_text().count(f",{4900 * 6800}\n") == 2 and peak < 1024
+
+
+@pytest.mark.parametrize("shape", [(3, 4), (5, 6, 7), (0, 9), (2_500, 2_000)])
+def test_byte_counts_are_numpys(shape: tuple[int, ...]) -> None:
+    values = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    assert (images.byte_counts(values) == np.bincount(values.ravel(), minlength=256)).all()
+    assert (images.byte_counts(values[::2]) == np.bincount(values[::2].ravel(), minlength=256)).all()
+
+
+def test_reduce_image_averages_boxes_and_leaves_small_ones() -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (300, 450, 3), np.uint8)
+    small = images.reduce_image(picture, 100)
+    assert small.shape == (100, 150, 3)
+    assert np.abs(small - picture.reshape(100, 3, 150, 3, 3).mean(axis=(1, 3))).max() <= 1
+    assert images.reduce_image(small, 100) is small

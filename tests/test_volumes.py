@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from medseg.errors import ImageError
+from medseg.images import is_volume
 from medseg.volumes import (
     forms_disagree,
     id_counts,
-    is_volume,
     read_header,
     read_label_volume,
     read_volume,

@@ -14,16 +14,16 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 from scipy.fft import dctn
 from threadpoolctl import threadpool_limits
 
-from medseg.images import read_image, resize_image
+from medseg.images import is_volume, read_image, reduce_image, resize_image
 from medseg.manifest.schema import Manifest
 from medseg.types import Size
-from medseg.volumes import is_volume, read_volume
 
 THUMB_PX = 64
 VIEW_PX, SMALL_PX = 32, 16  # of a view that decides, of one that proposes
@@ -35,11 +35,7 @@ CANDIDATE = 0.90  # correlation of small views above which two pictures are comp
 ALL_CROPS, ALL_PAIRS = 3_000, 20_000  # images up to which all are compared
 BLOCK = 2_048
 WORKERS = 2
-VIEWS = tuple(  # (share of the side, top, left as shares of the rest): the whole, then 5 % and 10 % cropped away
-    [(1.0, 0.0, 0.0)]
-    + [(0.95, top / 2, left / 2) for top in range(3) for left in range(3)]
-    + [(0.90, top / 4, left / 4) for top in range(5) for left in range(5)]
-)
+GRIDS = ((1.0, 1), (0.95, 3), (0.90, 5))  # (share of the side, places along it): the whole, 9 crops of 95 %, 25 of 90 %
 TURNS: dict[str, Callable[[np.ndarray], np.ndarray]] = {  # of the last two axes
     "as it is": lambda grey: grey,
     "mirrored": lambda grey: grey[..., ::-1],
@@ -61,14 +57,23 @@ class Pair:
 
 
 def thumbnail(picture_HWC: np.ndarray) -> np.ndarray:
-    """uint8 (THUMB_PX, THUMB_PX): an upright RGB picture as luma (ITU-R BT.601), squeezed to a square."""
-    small = resize_image(picture_HWC, Size(THUMB_PX, THUMB_PX)).astype(np.float32)
+    """uint8 (THUMB_PX, THUMB_PX): an upright RGB picture, or what `reduced` left of it, as luma (ITU-R BT.601), squeezed to a square."""
+    small = resize_image(reduced(picture_HWC), Size(THUMB_PX, THUMB_PX)).astype(np.float32)
     return np.round(small @ np.array([0.299, 0.587, 0.114], np.float32)).astype(np.uint8)
+
+
+def reduced(picture_HWC: np.ndarray) -> np.ndarray:
+    """uint8 (H, W, 3): a picture cheap to work on, at least twice a thumbnail's side; one so small already is itself."""
+    return reduce_image(picture_HWC, 2 * THUMB_PX)
 
 
 def read_picture(path: Path) -> np.ndarray:
     """uint8 (H, W, 3): a photograph, or the middle slice of a volume scaled to its own range."""
-    return middle_slice(read_volume(path)[0]) if is_volume(path) else read_image(path)
+    if not is_volume(path):
+        return read_image(path)
+    from medseg.volumes import read_volume  # a set of photographs does not wait for nibabel
+
+    return middle_slice(read_volume(path)[0])
 
 
 def middle_slice(array_XYZ: np.ndarray) -> np.ndarray:
@@ -102,13 +107,16 @@ def near_pairs(sample_ids: Sequence[str], thumbs_NHW: np.ndarray) -> list[Pair]:
 
 
 def _near_pairs(sample_ids: Sequence[str], thumbs_NHW: np.ndarray) -> list[Pair]:
-    best: dict[tuple[int, int], Pair] = {}
     plain = _Looks(thumbs_NHW)
-    for how in TURNS:
+
+    def alike(how: str) -> list[tuple[int, int, float, str]]:
         pairs = list(candidates(thumbs_NHW, how))
         turned = plain if how == "as it is" or not pairs else _Looks(TURNS[how](thumbs_NHW))
-        for first, second in pairs:
-            correlation = _correlation(plain, first, turned, second)
+        return [(first, second, _correlation(plain, first, turned, second), how) for first, second in pairs]
+
+    best: dict[tuple[int, int], Pair] = {}
+    with ThreadPoolExecutor(WORKERS) as pool:
+        for first, second, correlation, how in chain.from_iterable(pool.map(alike, TURNS)):
             known = best.get((first, second))
             if correlation > NEAR and (known is None or correlation > known.correlation):
                 best[first, second] = Pair(sample_ids[first], sample_ids[second], min(correlation, 1.0), how)
@@ -150,26 +158,31 @@ def _correlation(plain: _Looks, first: int, turned: _Looks, second: int) -> floa
 # --- views
 
 
-def views(thumbs_NHW: np.ndarray, side_px: int, which: Sequence[tuple[float, float, float]] = VIEWS) -> np.ndarray:
-    """float32 (N, views, side * side): each view of each thumbnail with mean 0 and length 1; 0 where it is flat."""
+def views(thumbs_NHW: np.ndarray, side_px: int, grids: Sequence[tuple[float, int]] = GRIDS) -> np.ndarray:
+    """float32 (N, views, side * side): each crop of each thumbnail, by area weights, with mean 0 and length 1; 0 where it is flat."""
     pixels = thumbs_NHW.astype(np.float32)
-    found = np.stack([_view(pixels, side_px, *view) for view in which], axis=1)
+    found = np.concatenate([_crops(pixels, side_px, *grid) for grid in grids], axis=1)
     found -= found.mean(axis=-1, keepdims=True)
     length = np.sqrt(np.einsum("nvp,nvp->nv", found, found))[..., None]
     found /= np.where(length > side_px, length, np.inf)  # side: a deviation of one grey level
     return found
 
 
-def _view(pixels_NHW: np.ndarray, side_px: int, share: float, top: float, left: float) -> np.ndarray:
-    """One crop of every thumbnail, scaled to side x side by area weights; float32 (N, side * side)."""
-    rows = _weights(pixels_NHW.shape[1], side_px, share, top)
-    columns = _weights(pixels_NHW.shape[2], side_px, share, left)
-    return (rows @ pixels_NHW @ columns.T).reshape(len(pixels_NHW), -1)
+def _crops(pixels_NHW: np.ndarray, side_px: int, share: float, places: int) -> np.ndarray:
+    """float32 (N, places * places, side * side): the crops of one size, all by two products."""
+    rows, columns = (_weights(source_px, side_px, share, places) for source_px in pixels_NHW.shape[1:])
+    cropped = (rows @ pixels_NHW @ columns.T).reshape(-1, places, side_px, places, side_px)
+    return cropped.swapaxes(2, 3).reshape(-1, places * places, side_px * side_px)
 
 
-@lru_cache(maxsize=256)
-def _weights(source_px: int, side_px: int, share: float, offset: float) -> np.ndarray:
-    """float32 (side, source): how much of each source pixel lies in each target pixel of a crop; rows add up to 1."""
+@lru_cache(maxsize=16)
+def _weights(source_px: int, side_px: int, share: float, places: int) -> np.ndarray:
+    """float32 (places * side, source): how much of each source pixel lies in each target pixel of a crop, crop after crop; rows add
+    up to 1."""
+    return np.concatenate([_crop_weights(source_px, side_px, share, place / max(1, places - 1)) for place in range(places)])
+
+
+def _crop_weights(source_px: int, side_px: int, share: float, offset: float) -> np.ndarray:
     start = offset * (1 - share) * source_px
     edges = start + np.linspace(0, share * source_px, side_px + 1)
     pixel = np.arange(source_px)
@@ -188,8 +201,8 @@ def candidates(thumbs_NHW: np.ndarray, how: str) -> Iterator[tuple[int, int]]:
         yield from _by_hash(thumbs_NHW, turned)
         return
     cropped = len(thumbs_NHW) <= ALL_CROPS and how in CROPPED_TURNS
-    whole = views(_halved(thumbs_NHW), SMALL_PX, VIEWS[:1])[:, 0]
-    yield from sorted(_alike(whole, views(_halved(turned), SMALL_PX, VIEWS if cropped else VIEWS[:1])))
+    whole = views(_halved(thumbs_NHW), SMALL_PX, GRIDS[:1])[:, 0]
+    yield from sorted(_alike(whole, views(_halved(turned), SMALL_PX, GRIDS if cropped else GRIDS[:1])))
 
 
 def _halved(thumbs_NHW: np.ndarray) -> np.ndarray:
@@ -214,7 +227,7 @@ def _alike(whole: np.ndarray, others: np.ndarray) -> set[tuple[int, int]]:
 
 def perceptual_hashes(thumbs_NHW: np.ndarray) -> np.ndarray:
     """uint16 (N, 4): 64 signs of the lowest frequencies against their median, in four bands."""
-    small = views(thumbs_NHW, VIEW_PX, VIEWS[:1]).reshape(len(thumbs_NHW), VIEW_PX, VIEW_PX)
+    small = views(thumbs_NHW, VIEW_PX, GRIDS[:1]).reshape(len(thumbs_NHW), VIEW_PX, VIEW_PX)
     spectrum = dctn(small, axes=(1, 2), norm="ortho")[:, :8, :8].reshape(len(thumbs_NHW), 64)
     bits = spectrum > np.median(spectrum[:, 1:], axis=1, keepdims=True)
     return np.packbits(bits, axis=1).view(np.uint16)

@@ -30,6 +30,7 @@ PIXEL_PREFIX = "px_"
 SPACINGS = ("spacing_x_mm", "spacing_y_mm", "spacing_z_mm")
 SPLIT_COLUMNS = ("sample_id", "group_id", "split", "fold")
 SPLIT_NAMES = ("train", "val", "test")
+ROWS_AT_ONCE = 1024
 
 
 class Dataset(BaseModel):
@@ -74,11 +75,17 @@ class Manifest:
         return len(self.frame)
 
     def __iter__(self) -> Iterator[Row]:
-        return (self.row(position) for position in range(len(self)))
+        return (row for start in range(0, len(self), ROWS_AT_ONCE) for row in self._rows(start, start + ROWS_AT_ONCE))
 
     def row(self, position: int) -> Row:
         """The record of the row at `position` (0 = first)."""
-        record: dict[str, Any] = {str(key): value for key, value in self.frame.iloc[position].items()}
+        return next(self._rows(position, position + 1))
+
+    def _rows(self, start: int, stop: int) -> Iterator[Row]:
+        """A cell of a frame is dear one at a time, so many rows are taken at once."""
+        return (self._row(record) for record in self.frame.iloc[start:stop].to_dict("records"))
+
+    def _row(self, record: dict[Any, Any]) -> Row:
         labelled = pd.notna(record["mask"])
         return Row(
             sample_id=str(record["sample_id"]),
@@ -117,7 +124,7 @@ class Manifest:
         return resolve_under(root, row.mask, ManifestError, self.where(row))
 
 
-def _spacing(record: dict[str, Any]) -> Spacing:
+def _spacing(record: dict[Any, Any]) -> Spacing:
     x, y, z = (float(record[f"spacing_{axis}_mm"]) if pd.notna(record[f"spacing_{axis}_mm"]) else None for axis in "xyz")
     return x, y, z
 

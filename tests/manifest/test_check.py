@@ -21,6 +21,7 @@ from medseg.manifest.check import facts, whole
 from medseg.manifest.check.doctor import Report, check_manifest
 from medseg.manifest.check.findings import CODES, exit_code
 from medseg.manifest.check.page import write_page
+from medseg.manifest.check.record import fingerprint
 from medseg.manifest.importers.labelme import import_labelme
 from medseg.manifest.importers.masks import import_masks
 from medseg.manifest.importers.nifti import import_nifti
@@ -491,8 +492,9 @@ def test_processes_and_progress_change_nothing(prepared: Prepared, monkeypatch: 
     out = imported(root, "multi")
     seen: list[tuple[int, int]] = []
     alone = check_manifest(out, root, jobs=1, on_progress=lambda done, total: seen.append((done, total)))
-    monkeypatch.setattr("medseg.manifest.check.doctor.ALONE", 2)
     assert check_manifest(out, root, jobs=2).findings == alone.findings != []
+    monkeypatch.setattr("medseg.manifest.check.doctor.FEW_ROWS", 1)  # so that processes are started
+    assert check_manifest(out, root, jobs=2).findings == alone.findings
     assert seen == [(number, ROWS) for number in range(1, ROWS + 1)]
 
 
@@ -525,3 +527,11 @@ def test_a_manifest_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
 def test_each_code_has_a_severity_and_is_used_somewhere() -> None:
     source = "".join(path.read_text() for path in Path(facts.__file__).parent.glob("*.py") if path.name != "findings.py")
     assert [code for code in CODES if f'"{code}"' not in source] == []
+
+
+def test_fingerprint_tells_pixels_shape_and_type() -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (8, 6, 3), np.uint8)
+    other = picture.copy()
+    other[3, 2, 1] ^= 1
+    assert fingerprint(picture) == fingerprint(picture.copy()) == fingerprint(np.asfortranarray(picture))
+    assert len({fingerprint(array) for array in (picture, other, picture.reshape(6, 8, 3), picture.astype(np.int16))}) == 4

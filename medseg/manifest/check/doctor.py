@@ -5,11 +5,14 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +21,17 @@ import pandas as pd
 from medseg.errors import ManifestError
 from medseg.files import resolve_under
 from medseg.labels import LabelSet
-from medseg.manifest.check.facts import Facts, Job, examine
+from medseg.manifest.check.facts import examine
 from medseg.manifest.check.findings import Finding, exit_code
+from medseg.manifest.check.record import Facts, Job
 from medseg.manifest.check.rules import Seen, find_near, of_set, read_by_the_set
 from medseg.manifest.near import Pair
 from medseg.manifest.schema import SPLIT_COLUMNS, Manifest
 from medseg.manifest.table import SPLITS_FOLDER, read_csv, read_manifest, read_split, split_names
 from medseg.types import Row
 
-CHUNK = 8  # rows a process takes at a time
-ALONE = 64  # rows up to which starting processes costs more than it saves
+CHUNK = 8  # rows taken at a time
+FEW_ROWS = 200  # up to which threads, which share one interpreter, are done before fresh processes have imported anything
 Progress = Callable[[int, int], None]
 
 
@@ -60,7 +64,7 @@ class Report:
 
 
 def check_manifest(path: Path, data_root: Path, jobs: int = 0, on_progress: Progress | None = None) -> Report:
-    """Examine every row and the set as a whole; `jobs` processes, 0 for as many as there are processors.
+    """Examine every row and the set as a whole; `jobs` workers, 0 for as many as there are processors.
 
     Raises ManifestError where manifest.csv or dataset.yaml itself cannot be read; everything else becomes a finding.
     """
@@ -94,25 +98,29 @@ def _job(manifest: Manifest, row: Row, data_root: Path) -> tuple[Job, list[Findi
     return Job(row, image, mask, told, *derived), leaving
 
 
-def _examine_all(jobs: Sequence[Job], labels: LabelSet, processes: int, on_progress: Progress | None) -> Iterator[Facts]:
-    processes = processes or _processors()
-    work = partial(examine, labels=labels)
-    if processes == 1 or len(jobs) <= ALONE:
-        for done, job in enumerate(jobs, start=1):
-            yield work(job)
-            if on_progress:
-                on_progress(done, len(jobs))
-        return
-    # Spawned, not forked: the caller may have threads (a progress bar), and a fork would copy their held locks.
-    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _ignore_interrupt) as pool:
+def _examine_all(jobs: Sequence[Job], labels: LabelSet, workers: int, on_progress: Progress | None) -> Iterator[Facts]:
+    chunks = [jobs[start : start + CHUNK] for start in range(0, len(jobs), CHUNK)]
+    with _pool(min(workers or _processors(), max(1, len(chunks))), len(jobs)) as pool:
         try:
-            for done, facts in enumerate(pool.map(work, jobs, chunksize=CHUNK), start=1):
+            for done, facts in enumerate(chain.from_iterable(pool.map(partial(_examine_some, labels=labels), chunks)), start=1):
                 yield facts
                 if on_progress:
                     on_progress(done, len(jobs))
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
+
+
+def _examine_some(jobs: Sequence[Job], labels: LabelSet) -> list[Facts]:
+    return [examine(job, labels) for job in jobs]
+
+
+def _pool(workers: int, rows: int) -> Executor:
+    """Processes by fork where no other thread holds a lock that it would copy; else threads for few rows and fresh processes for many."""
+    alone = threading.active_count() == 1 and sys.platform == "linux"
+    if workers == 1 or (rows <= FEW_ROWS and not alone):
+        return ThreadPoolExecutor(workers)
+    return ProcessPoolExecutor(workers, multiprocessing.get_context("fork" if alone else "spawn"), _ignore_interrupt)
 
 
 def _ignore_interrupt() -> None:

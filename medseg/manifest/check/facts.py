@@ -6,23 +6,20 @@ Rules on one row are judged here, because the pixels are at hand; those that nee
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 
-from medseg.conventions import Content, ValueMap, content_of, convert, decide, stored_values
-from medseg.errors import ImageError, ImageTooLargeError, MedsegError
-from medseg.files import sha256_array
-from medseg.images import Inspected, RawMask, inspect_image, read_raw_mask
+from medseg.conventions import FileKind, ValueMap, content_of, decide, look_up, stored_values
+from medseg.errors import ImageTooLargeError, MedsegError
+from medseg.images import Inspected, RawMask, inspect_image, is_volume, read_raw_mask
 from medseg.labels import LabelSet
 from medseg.manifest.check.outline import outline_fit
-from medseg.manifest.check.shapes import Blemishes, blemishes_of, border_shares, follows_stored
+from medseg.manifest.check.record import AGAIN, Facts, FractionError, Job, Seen, check_hash, fingerprint
+from medseg.manifest.check.shapes import blemishes_of, border_shares, follows_stored
 from medseg.manifest.check.whole import damage_of
-from medseg.manifest.imagefiles import image_hash
-from medseg.manifest.near import middle_slice, thumbnail
-from medseg.types import Row
-from medseg.volumes import Header, forms_disagree, is_volume, read_header, read_volume, same_affine
+from medseg.manifest.near import reduced, thumbnail
 
 TINY_PX = 32  # a side below which no structure can be told
 HUGE_PX = 50_000_000  # above what a phone's camera takes; a scan of a whole slide, or a size by mistake
@@ -31,62 +28,6 @@ FORMATS = {
     ".webp": ("WEBP",), ".gif": ("GIF",),
 }  # fmt: skip
 LOSSY = ("JPEG", "MPO")
-
-
-class FractionError(ImageError):
-    """A label volume whose values are no whole numbers."""
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """One row with the places of its files (None: it has none, or its path leaves the root) and how they are hashed."""
-
-    row: Row
-    image: Path | None
-    mask: Path | None
-    instances: Path | None
-    image_derived: bool
-    mask_derived: bool
-
-
-@dataclass(slots=True)
-class Facts:
-    """What was seen of a row.
-
-    local: (code, file, rule, fix) of what is wrong on its own.  pixels_sha256: of the decoded image.  content: the mask's stored
-    values.  own: stored value -> class id by the mask's own convention, None where the file alone does not tell.  stored_border: share
-    of the mask's edge by stored value.  class_px, border: pixels and share of the edge by class id (by `own`, until the set is known).
-    """
-
-    sample_id: str
-    local: list[tuple[str, str, str, str]] = field(default_factory=list)
-    pixels_sha256: str | None = None
-    image_px: int = 0
-    orientation: int = 1
-    thumb: np.ndarray | None = None
-    mask_orientation_wrong: bool = False
-    content: Content | None = None
-    own: Mapping[int, int] | None = None
-    stored_border: Mapping[int, float] = field(default_factory=dict)
-    mask_sha256: str | None = None
-    class_px: Mapping[int, int] = field(default_factory=dict)
-    border: Mapping[int, float] = field(default_factory=dict)
-    blemishes: Blemishes | None = None
-    fit: float | None = None
-
-    def add(self, code: str, file: object, rule: str, fix: str) -> None:
-        """Note one thing wrong with this row."""
-        self.local.append((code, str(file), rule, fix))
-
-
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """A decoded image: upright RGB to lay the mask on (None for a volume), its size as the manifest writes it, its header."""
-
-    upright_HWC: np.ndarray | None
-    shape: tuple[int, ...]
-    orientation: int = 1
-    header: Header | None = None
 
 
 def examine(job: Job, labels: LabelSet) -> Facts:
@@ -120,14 +61,14 @@ def _examine_image(job: Job, facts: Facts) -> Seen | None:
         return None
     try:
         if is_volume(path):
-            return _volume(job, path, facts)
+            return _of_volumes().examine_volume(job, path, facts)
         return _photograph(job, path, facts)
     except ImageTooLargeError as error:
         facts.add("huge-image", path, error.rule, error.fix)
     except MedsegError as error:
         facts.add("file-unreadable", path, error.rule, error.fix)
     if job.row.channels == 1:
-        _check_hash(facts, path, job.row.image_sha256, None)
+        check_hash(facts, path, job.row.image_sha256, None)
     return None
 
 
@@ -135,19 +76,17 @@ def _photograph(job: Job, path: Path, facts: Facts) -> Seen:
     found = inspect_image(path)
     image = found.image_HWC
     height, width = image.shape[:2]
-    _check_hash(facts, path, job.row.image_sha256, image if job.image_derived else None, job.row.channels)
+    check_hash(facts, path, job.row.image_sha256, image if job.image_derived else None, job.row.channels)
     _check_whole(facts, path)
     _check_extension(facts, path, found.format)
     _check_looks(facts, path, found)
     if (height, width) != tuple(job.row.size):
         stated = f"{job.row.size.width_px} x {job.row.size.height_px}"
-        facts.add("size-mismatch", path, f"the image is {width} x {height} pixels (upright), the manifest says {stated}", _AGAIN)
-    facts.pixels_sha256, facts.image_px, facts.orientation = sha256_array(image), height * width, found.orientation
-    facts.thumb = thumbnail(image)
-    return Seen(image, (height, width), found.orientation)
-
-
-_AGAIN = "put the annotated file back, or import the set again as a new version"
+        facts.add("size-mismatch", path, f"the image is {width} x {height} pixels (upright), the manifest says {stated}", AGAIN)
+    facts.pixels, facts.image_px, facts.orientation = fingerprint(image), height * width, found.orientation
+    small = reduced(image)
+    facts.thumb = thumbnail(small)
+    return Seen(image, small, (height, width), found.orientation)
 
 
 def _check_whole(facts: Facts, path: Path) -> None:
@@ -181,57 +120,6 @@ def _is_constant(image_HWC: np.ndarray) -> bool:
     return all(int(np.ptp(pixels[..., channel])) <= 1 for pixels in looks for channel in range(3))
 
 
-def _check_hash(facts: Facts, path: Path, stated: str | None, decoded: np.ndarray | None, channels: int = 1) -> str:
-    """Compare the file's hash, or the decoded array's where the manifest hashes that, with the manifest's."""
-    found = image_hash(path, channels) if decoded is None else sha256_array(decoded)
-    if stated and found != stated:
-        rule = f"the file has changed since the manifest was written (SHA-256 {found[:12]}, the manifest says {stated[:12]})"
-        facts.add("hash-changed", path, rule, _AGAIN)
-    return found
-
-
-def _volume(job: Job, path: Path, facts: Facts) -> Seen:
-    header = read_header(path)
-    array, _ = read_volume(path)
-    _check_hash(facts, path, job.row.image_sha256, array if job.image_derived else None, job.row.channels)
-    stated = (job.row.size.width_px, job.row.size.height_px, job.row.depth_px)
-    if header.shape != stated:
-        shown = " x ".join(map(str, stated))
-        facts.add("size-mismatch", path, f"the volume is {_by(header.shape)} voxels, the manifest says {shown}", _AGAIN)
-    _check_spacing(job.row, header, path, facts)
-    if forms_disagree(path):
-        facts.add("forms-disagree", path, "its qform and sform place it differently", "write one of the two, so that every reader agrees")
-    _check_voxels(facts, path, array)
-    facts.pixels_sha256, facts.image_px = sha256_array(array), int(np.prod(header.shape))
-    facts.thumb = thumbnail(middle_slice(array))
-    return Seen(None, header.shape, header=header)
-
-
-def _by(numbers: tuple[int, ...]) -> str:
-    return " x ".join(map(str, numbers))
-
-
-def _check_spacing(row: Row, header: Header, path: Path, facts: Facts) -> None:
-    stated = [value for value in row.spacing_mm if value is not None]
-    if len(stated) == 3 and not np.allclose(stated, header.spacing_mm, rtol=1e-3, atol=0):
-        rule = f"the volume's spacing is {_mm(header.spacing_mm)} mm, the manifest says {_mm(stated)}"
-        facts.add("spacing-mismatch", path, rule, _AGAIN)
-
-
-def _mm(values: object) -> str:
-    return " x ".join(f"{value:.4g}" for value in np.asarray(values, float))
-
-
-def _check_voxels(facts: Facts, path: Path, array: np.ndarray) -> None:
-    not_finite = int((~np.isfinite(array)).sum()) if array.dtype.kind == "f" else 0
-    if not_finite:
-        facts.add("nan-image", path, f"{not_finite:,} voxels are NaN or infinite", "export the volume again")
-    elif array.min() == array.max():
-        facts.add("constant-image", path, "all voxels are equal: it shows nothing", "export the volume again, or remove the row")
-    if min(array.shape[:2]) < 8:
-        facts.add("tiny-image", path, f"the volume is {_by(array.shape)} voxels", "remove it, or find the original")
-
-
 # --- the mask
 
 
@@ -242,55 +130,53 @@ def _examine_mask(job: Job, labels: LabelSet, seen: Seen | None, facts: Facts) -
         facts.add("file-missing", path, "there is no such mask", "put it back, or import the set again")
         return
     try:
-        raw = raw_volume(path) if is_volume(path) else read_raw_mask(path)
+        raw = _of_volumes().raw_volume(path) if is_volume(path) else read_raw_mask(path)
     except MedsegError as error:
         facts.add("interpolated-mask" if isinstance(error, FractionError) else "file-unreadable", path, error.rule, error.fix)
-        _check_hash(facts, path, None if job.mask_derived else job.row.mask_sha256, None)
+        check_hash(facts, path, None if job.mask_derived else job.row.mask_sha256, None)
         return
     _check_mask_hash(job, path, raw, facts)
     if is_volume(path):
-        _check_volume_grid(path, raw, seen, facts)
-    else:
-        _check_whole(facts, path)
-        _check_extension(facts, path, raw.format)
-        if raw.format in LOSSY:
-            facts.add("lossy-mask", path, "a mask in a lossy format: its values blur when it is saved again", "store it as PNG")
-        _check_photograph_grid(path, raw, seen, facts)
-    facts.content = content_of(flat_mask(raw))
-    facts.stored_border = border_shares(raw.values if is_volume(path) else stored_values(raw)[1])
+        _of_volumes().check_volume_grid(path, seen, facts)
+        _judge(raw.values, stored_values(_of_volumes().flat_mask(raw)), raw, labels, seen, facts)
+        return
+    _check_mask_file(path, raw, facts)
+    _check_photograph_grid(path, raw, seen, facts)
+    stored = stored_values(raw)
+    _judge(stored[1], stored, raw, labels, seen, facts)
+
+
+def _check_mask_file(path: Path, raw: RawMask, facts: Facts) -> None:
+    _check_whole(facts, path)
+    _check_extension(facts, path, raw.format)
+    if raw.format in LOSSY:
+        facts.add("lossy-mask", path, "a mask in a lossy format: its values blur when it is saved again", "store it as PNG")
+
+
+def _judge(
+    values: np.ndarray, stored: tuple[FileKind, np.ndarray], raw: RawMask, labels: LabelSet, seen: Seen | None, facts: Facts
+) -> None:
+    """What the stored values say: the convention, the classes they are on their own, and how these fit the picture."""
+    facts.content, facts.stored_border = content_of(raw, stored), border_shares(values)
     decided = decide([facts.content], labels)[0]
     if isinstance(decided, ValueMap):
         facts.own = decided.table
-        ids = _ids_of(raw, decided)
+        ids = look_up(values, decided.table) if decided.changes else values.astype(np.uint8, copy=False)
         _measure(facts, ids, labels)
-        if seen is not None and seen.upright_HWC is not None and ids.shape == seen.shape and not facts.mask_orientation_wrong:
-            facts.fit = outline_fit(seen.upright_HWC, (ids != 0) & labels.valid(ids))
+        if seen is not None and seen.small_HWC is not None and ids.shape == seen.shape and not facts.mask_orientation_wrong:
+            facts.fit = outline_fit(seen.small_HWC, (ids != 0) & labels.valid(ids))
 
 
-def raw_volume(path: Path) -> RawMask:
-    """A label volume as stored; ImageError where it holds fractions, NaN or several channels."""
-    array, _ = read_volume(path)
-    if array.dtype.kind == "f":
-        if not np.isfinite(array).all() or (array != np.rint(array)).any():
-            strays = int((~(array == np.rint(array))).sum())
-            rule = f"{strays:,} voxels hold fractions: labels were interpolated, or these are probabilities"
-            raise FractionError(path, rule, "resample labels by the nearest neighbour only")
-        array = array.astype(np.int32)
-    if array.ndim != 3:
-        raise ImageError(path, f"a label volume has three axes, this one is {_by(array.shape)}", "export the class ids as one volume")
-    return RawMask(array, None, str(array.dtype), "NIFTI", 1)
+def _of_volumes() -> ModuleType:
+    """What only volumes need, nibabel among it, is not waited for where there are none."""
+    from medseg.manifest.check import volume_facts
 
-
-def flat_mask(raw: RawMask) -> RawMask:
-    """A volume's values as one (X, Y * Z) picture: what `content_of` counts."""
-    if raw.format != "NIFTI":
-        return raw
-    return RawMask(raw.values.reshape(raw.values.shape[0], -1), None, raw.mode, raw.format, 1)
+    return volume_facts
 
 
 def _check_mask_hash(job: Job, path: Path, raw: RawMask, facts: Facts) -> None:
     derived = raw.values.astype(np.uint8) if job.mask_derived and raw.values.max(initial=0) <= 255 else None
-    facts.mask_sha256 = _check_hash(facts, path, job.row.mask_sha256, derived)
+    facts.mask_sha256 = check_hash(facts, path, job.row.mask_sha256, derived)
 
 
 def _check_photograph_grid(path: Path, raw: RawMask, seen: Seen | None, facts: Facts) -> None:
@@ -315,39 +201,11 @@ def _binary(values_HW: np.ndarray) -> np.ndarray:
     return (values_HW != values[counts.argmax()]).astype(np.uint8)
 
 
-def _check_volume_grid(path: Path, raw: RawMask, seen: Seen | None, facts: Facts) -> None:
-    if seen is None or seen.header is None:
-        return
-    header, image = read_header(path), seen.header
-    if header.shape != image.shape:
-        facts.add(
-            "size-mismatch",
-            path,
-            f"the mask is {_by(header.shape)} voxels, its volume {_by(image.shape)}",
-            "export it on the volume's grid",
-        )
-        return
-    if not np.allclose(header.spacing_mm, image.spacing_mm, rtol=1e-3, atol=0):
-        rule = f"the mask's spacing is {_mm(header.spacing_mm)} mm, its volume's {_mm(image.spacing_mm)}"
-        facts.add("spacing-mismatch", path, rule, "export it on the volume's grid")
-    elif not same_affine(header.affine, image.affine):
-        turned = f" (orientation {header.orientation}, the volume {image.orientation})" if header.orientation != image.orientation else ""
-        far = float(np.linalg.norm(header.affine[:3, 3] - image.affine[:3, 3]))
-        rule = f"the mask's affine is not its volume's{turned}; the origins are {far:.4g} mm apart"
-        facts.add("affine-mismatch", path, rule, "export it on the volume's grid, in the volume's orientation")
-
-
-def _ids_of(raw: RawMask, reading: ValueMap) -> np.ndarray:
-    if raw.format == "NIFTI":
-        return convert(flat_mask(raw), reading).reshape(raw.values.shape)
-    return convert(raw, reading)
-
-
 def _measure(facts: Facts, ids: np.ndarray, labels: LabelSet) -> None:
-    counts = np.bincount(ids.ravel(), minlength=256)
-    measure_by(facts, facts.own or {}, labels)
-    classes = [class_id for class_id in labels.classes if class_id and counts[class_id]]
-    facts.blemishes = blemishes_of(np.where(ids == labels.ignore_id, 0, ids) if counts[labels.ignore_id] else ids, classes)
+    table = facts.own or {}
+    measure_by(facts, table, labels)
+    classes = [class_id for class_id, count in facts.class_px.items() if class_id and count]
+    facts.blemishes = blemishes_of(np.where(ids == labels.ignore_id, 0, ids) if labels.ignore_id in table.values() else ids, classes)
 
 
 def measure_by(facts: Facts, table: Mapping[int, int], labels: LabelSet) -> None:

@@ -22,19 +22,20 @@ from scipy import ndimage
 from medseg.conventions import ValueMap, convert, snap
 from medseg.errors import LabelError, ManifestError
 from medseg.files import sha256_array, write_text
-from medseg.images import RawMask, inspect_image, read_raw_mask, resize_mask, write_mask
+from medseg.images import RawMask, byte_counts, inspect_image, is_volume, read_raw_mask, resize_mask, write_mask
 from medseg.labels import LabelSet
 from medseg.manifest.check.doctor import Report
-from medseg.manifest.check.facts import Facts, flat_mask, raw_volume
 from medseg.manifest.check.findings import Finding
-from medseg.manifest.check.rules import KIND_CODES, enclosing, readings, usual
+from medseg.manifest.check.record import Facts
+from medseg.manifest.check.rules import BLEMISHES, KIND_CODES, enclosing, usual
 from medseg.manifest.check.shapes import UPRIGHT, holes_of, specks_of
+from medseg.manifest.check.volume_facts import flat_mask, raw_volume
 from medseg.manifest.imagefiles import image_hash
 from medseg.manifest.importers.common import staging, write_all
 from medseg.manifest.schema import PIXEL_PREFIX, SPACINGS, Manifest
 from medseg.manifest.split import joined_groups
 from medseg.types import Row, Size
-from medseg.volumes import is_volume, read_header, read_volume, rounded, write_labels
+from medseg.volumes import read_header, read_volume, rounded, write_labels
 
 REPAIRS_FILE = "repairs.csv"
 SAME_ASPECT = 0.01  # relative difference of width / height up to which a mask is scaled onto its image
@@ -100,13 +101,13 @@ class _Repairer:
         self.labels: LabelSet = report.manifest.labels
         self.data_root = report.data_root
         self.log: list[Repair] = []
-        self._readings = readings(report.seen)
+        self._readings = report.seen.readings
         self._facts = {facts.sample_id: facts for facts in report.seen.facts}
         self._findings: dict[str, list[Finding]] = defaultdict(list)
         for finding in report.findings:
             self._findings[finding.sample_id].append(finding)
         self._pairs = report.pairs
-        self._seen = report.seen
+        self._slips = {code for code in BLEMISHES if not usual(report.seen, code)}
 
     # --- rows
 
@@ -114,7 +115,7 @@ class _Repairer:
         """The row's cells in the new version: none where its image cannot be read."""
         codes = {finding.code: finding for finding in self._findings[row.sample_id]}
         facts = self._facts[row.sample_id]
-        if facts.pixels_sha256 is None:
+        if facts.pixels is None:
             code = next((code for code in NO_IMAGE if code in codes), "file-unreadable")
             self._say(row, code, codes[code].rule if code in codes else "the image cannot be read", "row", "left out")
             return []
@@ -167,7 +168,7 @@ class _Repairer:
             write_labels(masks / name, ids, read_header(self.manifest.image_path(row, self.data_root)).affine)
         else:
             write_mask(masks / name, ids, self.labels.palette)
-        counts = np.bincount(ids.ravel(), minlength=256)
+        counts = byte_counts(ids)
         px = {PIXEL_PREFIX + label: int(counts[class_id]) for class_id, label in self.labels.classes.items()}
         if any(px[column] != cells[column] for column in px):
             self._say_counts(row, cells, px)
@@ -267,11 +268,11 @@ class _Repairer:
 
     def _cleaned(self, row: Row, ids: np.ndarray, codes: dict[str, Finding]) -> np.ndarray:
         plain = np.where(ids == self.labels.ignore_id, 0, ids)
-        if "specks" in codes and not usual(self._seen, "specks"):
+        if "specks" in self._slips & codes.keys():
             where = specks_of(plain, [class_id for class_id in self.labels.classes if class_id])
             self._say(row, "specks", codes["specks"].rule, f"{int(where.sum())} pixels of specks", "the class around them")
             ids = _from_around(ids, where)
-        if "holes" in codes and not usual(self._seen, "holes"):
+        if "holes" in self._slips & codes.keys():
             where = holes_of(np.where(ids == self.labels.ignore_id, 0, ids))
             where &= ids == 0
             self._say(row, "holes", codes["holes"].rule, f"{int(where.sum())} pixels of holes", "the class around them")

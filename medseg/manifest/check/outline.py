@@ -6,7 +6,6 @@ A quick look at small size, cheap enough for every row; what is low for the set 
 from __future__ import annotations
 
 import numpy as np
-from scipy import ndimage
 
 from medseg.images import resize_image, resize_mask
 from medseg.types import Size
@@ -23,36 +22,57 @@ def outline_fit(image_HWC: np.ndarray, inside_HW: np.ndarray) -> float | None:
     """
     scale = min(1.0, SIDE_PX / max(inside_HW.shape))
     frame = Size(max(8, round(inside_HW.shape[0] * scale)), max(8, round(inside_HW.shape[1] * scale)))
-    inside = resize_mask(np.ascontiguousarray(inside_HW, np.uint8), frame) > 0
-    on_outline = inside & ~ndimage.binary_erosion(inside, border_value=1)
+    inside = resize_mask(np.ascontiguousarray(inside_HW).view(np.uint8), frame) > 0
+    on_outline = inside & ~_eroded(inside)
     if on_outline.sum() < BINS // 64:
         return None
-    image = resize_image(image_HWC, frame).astype(np.float32)
-    return float(_edge_ranks(image)[on_outline].mean()) + _parted_colours(image, inside)
+    image_CHW = np.moveaxis(resize_image(image_HWC, frame), 2, 0).astype(np.float32, order="C")
+    return float(_edge_ranks(image_CHW)[on_outline].mean()) + _parted_colours(image_CHW, inside)
 
 
-def _edge_ranks(image_HWC: np.ndarray) -> np.ndarray:
+def _grown(inside_HW: np.ndarray, reach: int) -> np.ndarray:
+    """bool (H, W): what lies within a square of `reach` pixels to each side of a pixel that is inside."""
+    for _ in range(2):
+        grown = inside_HW.copy()
+        for step in range(1, reach + 1):
+            grown[step:] |= inside_HW[:-step]
+            grown[:-step] |= inside_HW[step:]
+        inside_HW = grown.T
+    return inside_HW
+
+
+def _eroded(inside_HW: np.ndarray) -> np.ndarray:
+    """bool (H, W): where a pixel and its four neighbours are inside; what lies beyond the picture counts as inside."""
+    eroded = inside_HW.copy()
+    eroded[1:] &= inside_HW[:-1]
+    eroded[:-1] &= inside_HW[1:]
+    eroded[:, 1:] &= inside_HW[:, :-1]
+    eroded[:, :-1] &= inside_HW[:, 1:]
+    return eroded
+
+
+def _edge_ranks(image_CHW: np.ndarray) -> np.ndarray:
     """float (H, W): the share of pixels whose edge is weaker, 0 to 1; the strongest of the three channels counts."""
-    rows = image_HWC[:-2] + 2 * image_HWC[1:-1] + image_HWC[2:]
-    smooth = rows[:, :-2] + 2 * rows[:, 1:-1] + rows[:, 2:]
-    down, right = smooth[2:, 1:-1] - smooth[:-2, 1:-1], smooth[1:-1, 2:] - smooth[1:-1, :-2]
-    strength = np.zeros(image_HWC.shape[:2], np.float32)
-    strength[2:-2, 2:-2] = np.sqrt((down * down + right * right).max(axis=2))
-    binned = np.minimum(strength * ((BINS - 1) / max(float(strength.max()), 1e-6)), BINS - 1).astype(np.int32)
+    rows = image_CHW[:, :-2] + 2 * image_CHW[:, 1:-1] + image_CHW[:, 2:]
+    smooth = rows[..., :-2] + 2 * rows[..., 1:-1] + rows[..., 2:]
+    down, right = smooth[:, 2:, 1:-1] - smooth[:, :-2, 1:-1], smooth[:, 1:-1, 2:] - smooth[:, 1:-1, :-2]
+    strength = np.zeros(image_CHW.shape[1:], np.float32)
+    strength[2:-2, 2:-2] = np.sqrt((down * down + right * right).max(axis=0))
+    binned = np.minimum(strength * ((BINS - 1) / max(float(strength.max()), 1e-6)), BINS - 1).astype(np.intp)
     counts = np.bincount(binned.ravel(), minlength=BINS)
     return ((np.cumsum(counts) - counts / 2) / binned.size)[binned]
 
 
-def _parted_colours(image_HWC: np.ndarray, inside_HW: np.ndarray) -> float:
+def _parted_colours(image_CHW: np.ndarray, inside_HW: np.ndarray) -> float:
     """R2 (0 to 1) of the linear regression of "inside" on the colours of a band along the outline."""
-    share = ndimage.uniform_filter(inside_HW.astype(np.float32), 2 * (max(inside_HW.shape) // BAND + 1) + 1)
-    band = (share > 0) & (share < 1)
-    inside = inside_HW[band].astype(np.float64)
+    reach = max(inside_HW.shape) // BAND + 1
+    places = np.flatnonzero(_grown(inside_HW, reach) & _grown(~inside_HW, reach))
+    inside = inside_HW.ravel()[places].astype(np.float64)
     inside -= inside.mean()
-    colours = image_HWC[band].astype(np.float64)
-    colours -= colours.mean(axis=0)
+    colours = image_CHW.reshape(len(image_CHW), -1)[:, places].astype(np.float64)
+    colours -= colours.mean(axis=1, keepdims=True)
     spread = float(inside @ inside)
     if spread == 0:
         return 0.0
-    products = colours.T @ inside
-    return float(products @ np.linalg.solve(colours.T @ colours + np.eye(3), products)) / spread
+    products = colours @ inside
+    return float(products @ np.linalg.solve(colours @ colours.T + np.eye(3), products)) / spread

@@ -13,13 +13,13 @@ from scipy import ndimage
 
 from medseg.errors import MedsegError
 from medseg.files import write_text
-from medseg.images import encode_jpeg, read_image, read_raw_mask, resize_image, resize_mask
+from medseg.images import encode_jpeg, is_volume, read_image, read_raw_mask, resize_image, resize_mask
 from medseg.manifest.check.doctor import Report
 from medseg.manifest.check.findings import CODES, Finding, ranked
 from medseg.manifest.near import middle_slice
 from medseg.manifest.schema import Manifest
 from medseg.types import Row, Size
-from medseg.volumes import is_volume, read_volume
+from medseg.volumes import read_volume
 
 SIDE_PX = 220  # of a picture
 PICTURES = 600  # findings with pictures; more would make a page that no browser opens

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -13,8 +14,9 @@ from medseg.conventions import Content, Kind, Refusal, ValueMap, decide
 from medseg.errors import ManifestError
 from medseg.files import read_json
 from medseg.labels import LabelSet
-from medseg.manifest.check.facts import Facts, measure_by
+from medseg.manifest.check.facts import measure_by
 from medseg.manifest.check.findings import Finding
+from medseg.manifest.check.record import Facts
 from medseg.manifest.near import SAME, Pair, near_pairs
 from medseg.manifest.schema import PIXEL_PREFIX, Manifest
 
@@ -23,7 +25,7 @@ KIND_CODES: dict[Kind, str] = {
     "interpolated": "interpolated-mask", "outside": "values-outside",
 }  # fmt: skip
 ON_BORDER = 0.5  # share of the border above which a class, not the background, encloses the picture
-BLEMISHES = ("specks", "holes")
+BLEMISHES = {"specks": "erase", "holes": "fill"}
 USUAL = 0.5  # share of masks with specks (or holes) above which they belong to the set
 FITS_FROM = 20  # masks from which a usual fit is known
 MISFIT = 0.67  # of the median fit: of 600 tongues' masks 94 % lie below it when exchanged, 2 when right
@@ -42,6 +44,18 @@ class Seen:
     def labels(self) -> LabelSet:
         """The data set's classes."""
         return self.manifest.labels
+
+    @cached_property
+    def readings(self) -> dict[str, ValueMap | Refusal]:
+        """By sample: how its mask's values become class ids, judged by the whole set."""
+        with_mask = [facts for facts in self.facts if facts.content is not None]
+        decided = decide([facts.content for facts in with_mask if facts.content is not None], self.labels, _given(self.manifest))
+        return {facts.sample_id: reading for facts, reading in zip(with_mask, decided, strict=True)}
+
+    def share_with(self, code: str) -> float:
+        """Share of the measured masks that have specks or holes (`code`), 0 to 1."""
+        known = [facts.blemishes for facts in self.facts if facts.blemishes]
+        return sum(getattr(spots, code) > 0 for spots in known) / max(1, len(known))
 
 
 def of_set(seen: Seen, pairs: Sequence[Pair]) -> Iterator[Finding]:
@@ -62,13 +76,6 @@ def of_set(seen: Seen, pairs: Sequence[Pair]) -> Iterator[Finding]:
 # --- masks
 
 
-def readings(seen: Seen) -> dict[str, ValueMap | Refusal]:
-    """By sample: how its mask's values become class ids, judged by the whole set."""
-    with_mask = [facts for facts in seen.facts if facts.content is not None]
-    decided = decide([facts.content for facts in with_mask if facts.content is not None], seen.labels, _given(seen.manifest))
-    return {facts.sample_id: reading for facts, reading in zip(with_mask, decided, strict=True)}
-
-
 def _given(manifest: Manifest) -> dict[int, int]:
     """What the user said at the import by --map, where the masks still lie as they were; {} where import.json is gone."""
     path = manifest.folder / "import.json"
@@ -82,7 +89,7 @@ def _given(manifest: Manifest) -> dict[int, int]:
 
 def read_by_the_set(seen: Seen) -> None:
     """Measure anew what a mask on its own is read otherwise than by the set: only the set knows what a palette's index 0 is."""
-    found = readings(seen)
+    found = seen.readings
     for facts in seen.facts:
         reading = found.get(facts.sample_id)
         if facts.content is None or reading is None:
@@ -96,7 +103,7 @@ def read_by_the_set(seen: Seen) -> None:
 
 def conventions(seen: Seen) -> Iterator[Finding]:
     """Masks that are no id masks, and those whose convention is not the one of most masks."""
-    found = readings(seen)
+    found = seen.readings
     kinds = {sample: _kind(reading) for sample, reading in found.items()}
     contents = {facts.sample_id: facts.content for facts in seen.facts}
     for sample, reading in found.items():
@@ -198,38 +205,34 @@ def _inverted_set(seen: Seen, known: list[Facts], odd: list[Facts]) -> Finding:
 def masks_alone(seen: Seen) -> Iterator[Finding]:
     """Empty masks, specks, holes."""
     common = {code: _told_of(seen, code) for code in BLEMISHES}
+    ways_out = {
+        code: f"{verb} them where they are slips" + ("" if common[code] else "; `--fix` does it") for code, verb in BLEMISHES.items()
+    }
     for facts in seen.facts:
         if facts.class_px and not any(count for class_id, count in facts.class_px.items() if class_id):
-            rule = "the mask shows no class at all"
-            yield Finding(
-                "empty-mask", rule, "check that nothing was to be drawn; an image not yet annotated has no mask", sample_id=facts.sample_id
-            )
+            fix = "check that nothing was to be drawn; an image not yet annotated has no mask"
+            yield Finding("empty-mask", "the mask shows no class at all", fix, sample_id=facts.sample_id)
         spots = facts.blemishes
         if spots and spots.specks:
             size = "each a hundredth of the largest piece of its class or less"
-            rule = f"{spots.specks} specks of {spots.specks_px} pixels in all, {size}{common['specks']}"
-            yield Finding("specks", rule, _way_out(seen, "specks", "erase"), sample_id=facts.sample_id)
+            rule = f"{_many(spots.specks, 'speck')} of {_many(spots.specks_px, 'pixel')} in all, {size}{common['specks']}"
+            yield Finding("specks", rule, ways_out["specks"], sample_id=facts.sample_id)
         if spots and spots.holes:
-            rule = f"{spots.holes} small holes of {spots.holes_px} pixels in all inside the foreground{common['holes']}"
-            yield Finding("holes", rule, _way_out(seen, "holes", "fill"), sample_id=facts.sample_id)
+            rule = f"{_many(spots.holes, 'small hole')} of {_many(spots.holes_px, 'pixel')} in all inside the foreground{common['holes']}"
+            yield Finding("holes", rule, ways_out["holes"], sample_id=facts.sample_id)
+
+
+def _many(count: int, what: str) -> str:
+    return f"{count:,} {what}" + ("" if count == 1 else "s")
 
 
 def usual(seen: Seen, code: str) -> bool:
     """Whether most masks of the set have specks or holes: then they are the anatomy or the way of drawing, not slips."""
-    return _share(seen, code) > USUAL
-
-
-def _share(seen: Seen, code: str) -> float:
-    known = [facts.blemishes for facts in seen.facts if facts.blemishes]
-    return sum(getattr(spots, code) > 0 for spots in known) / max(1, len(known))
+    return seen.share_with(code) > USUAL
 
 
 def _told_of(seen: Seen, code: str) -> str:
-    return f"; so have {_share(seen, code):.0%} of the set: it may be the anatomy, `--fix` leaves it" if usual(seen, code) else ""
-
-
-def _way_out(seen: Seen, code: str, verb: str) -> str:
-    return f"{verb} them where they are slips" + ("" if usual(seen, code) else "; `--fix` does it")
+    return f"; so have {seen.share_with(code):.0%} of the set: it may be the anatomy, `--fix` leaves it" if usual(seen, code) else ""
 
 
 def misfits(seen: Seen) -> Iterator[Finding]:
@@ -248,7 +251,7 @@ def misfits(seen: Seen) -> Iterator[Finding]:
 def miscounted(seen: Seen) -> Iterator[Finding]:
     """Rows whose px_ columns are not what their id mask holds: sampling and stratification read them."""
     frame = seen.manifest.frame.set_index("sample_id")
-    plain = {sample for sample, reading in readings(seen).items() if _kind(reading) == "ids"}
+    plain = {sample for sample, reading in seen.readings.items() if _kind(reading) == "ids"}
     for facts in seen.facts:
         changed = any(code in ("hash-changed", "size-mismatch") for code, *_ in facts.local)
         if not facts.class_px or changed or facts.sample_id not in plain:
@@ -306,7 +309,7 @@ def _apart(parts: dict[str, dict[str, str]], first: str, second: str) -> Iterato
 
 def duplicates(seen: Seen, parts: dict[str, dict[str, str]]) -> Iterator[Finding]:
     """Images of equal decoded pixels: each later one against the first, and every pair that a split parts."""
-    for samples in _equal({facts.sample_id: facts.pixels_sha256 for facts in seen.facts}):
+    for samples in _equal({facts.sample_id: facts.pixels for facts in seen.facts}):
         for copy in samples[1:]:
             rule = f"the same pixels as {samples[0]}"
             yield Finding("duplicate", rule, "remove one of the two, or give them one group", sample_id=copy, others=(samples[0],))
@@ -331,7 +334,7 @@ def _equal(keys: dict[str, str | None]) -> list[list[str]]:
 
 def duplicate_masks(seen: Seen) -> Iterator[Finding]:
     """One mask, not empty, for images that differ."""
-    of_image = {facts.sample_id: facts.pixels_sha256 for facts in seen.facts}
+    of_image = {facts.sample_id: facts.pixels for facts in seen.facts}
     drawn = {f.sample_id: f.mask_sha256 for f in seen.facts if any(count for class_id, count in f.class_px.items() if class_id)}
     for samples in _equal(drawn):
         for copy in samples[1:]:
@@ -350,7 +353,7 @@ def find_near(seen: Seen) -> list[Pair]:
 
 def near(seen: Seen, pairs: Sequence[Pair], parts: dict[str, dict[str, str]]) -> Iterator[Finding]:
     """Pairs that look alike without being equal, unless one group holds both: frames of one patient do. Across a split they leak."""
-    of_image = {facts.sample_id: facts.pixels_sha256 for facts in seen.facts}
+    of_image = {facts.sample_id: facts.pixels for facts in seen.facts}
     group_of = dict(zip(seen.manifest.frame["sample_id"], seen.manifest.frame["group_id"], strict=True))
     for pair in pairs:
         if of_image[pair.first] == of_image[pair.second]:

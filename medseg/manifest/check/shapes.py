@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy import ndimage
-from scipy.stats import rankdata
 
 from medseg.images import resize_image, resize_mask
 from medseg.types import Size
@@ -148,7 +147,9 @@ def _edge_fit(image_HWC: np.ndarray, inside_HW: np.ndarray) -> float:
         return 0.0
     channels = [ndimage.gaussian_filter(image_HWC[..., channel], 1.0) for channel in range(3)]
     strength = np.max([np.hypot(*np.gradient(channel)) for channel in channels], axis=0)
-    return float(rankdata(strength, method="ordinal").reshape(strength.shape)[outline].mean() / strength.size)
+    ranks = np.empty(strength.size)
+    ranks[strength.ravel().argsort(kind="stable")] = np.arange(1, strength.size + 1)
+    return float(ranks.reshape(strength.shape)[outline].mean() / strength.size)
 
 
 def _colour_fit(image_HWC: np.ndarray, inside_HW: np.ndarray) -> float:

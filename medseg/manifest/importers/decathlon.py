@@ -12,6 +12,7 @@ from typing import Any
 
 from medseg.errors import AnnotationError, MedsegError
 from medseg.files import resolve_under
+from medseg.images import is_volume
 from medseg.labels import BACKGROUND, LabelSet
 from medseg.manifest.importers.common import ImportReport, Notes, Progress, group_ids, label_set
 from medseg.manifest.importers.volume_common import (
@@ -24,7 +25,7 @@ from medseg.manifest.importers.volume_common import (
     read_description,
     volumes_under,
 )  # fmt: skip
-from medseg.volumes import is_volume, volume_stem
+from medseg.volumes import volume_stem
 
 
 def import_decathlon(

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from medseg.errors import AnnotationError, ImageError, LabelError, MedsegError
 from medseg.files import walk
-from medseg.images import read_mask
+from medseg.images import VOLUME_SUFFIXES, read_mask
 from medseg.labels import BACKGROUND, LabelSet
 from medseg.manifest.imagefiles import combined
 from medseg.manifest.importers.common import (
@@ -44,7 +44,7 @@ from medseg.manifest.importers.volume_common import (
     ordered_names,
     read_description,
 )  # fmt: skip
-from medseg.volumes import VOLUME_SUFFIXES, id_counts
+from medseg.volumes import id_counts
 from medseg.yamlio import first_problem
 
 FLAT_ENDINGS = (".png", ".bmp")

@@ -13,6 +13,7 @@ import numpy as np
 
 from medseg.errors import AnnotationError, ImageError, LabelError, ManifestError, MedsegError
 from medseg.files import read_json, walk
+from medseg.images import VOLUME_SUFFIXES
 from medseg.labels import BACKGROUND, LabelSet
 from medseg.manifest.imagefiles import combined
 from medseg.manifest.importers.common import (
@@ -38,7 +39,6 @@ from medseg.manifest.schema import Dataset
 from medseg.manifest.table import DATASET_FILE
 from medseg.types import Size
 from medseg.volumes import (
-    VOLUME_SUFFIXES,
     Header,
     forms_disagree,
     id_counts,
