@@ -16,9 +16,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from record import append
+from record import proof
 
-from medseg.environment import describe_git
 from medseg.labels import LabelSet
 from medseg.manifest.schema import COLUMNS, Dataset
 from medseg.manifest.split import make_split
@@ -77,9 +76,8 @@ if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as temporary:
         place = Path(temporary) / "million" / "v1"
         make_manifest(place, options.rows)
-        line = {"what": "manifest", "rows": options.rows, "groups": options.rows // IMAGES_A_GROUP}
+        line = {"rows": options.rows, "groups": options.rows // IMAGES_A_GROUP}
         line |= {f"{name}_{key}": value for name in ("split", "read") for key, value in in_a_fresh_process(name, place).items()}
-    line |= {"commit": describe_git(Path.cwd())["commit"]}
     print(json.dumps(line, sort_keys=True))
     if options.record:
-        append(line)
+        proof(f"A manifest of {options.rows:,} rows", "python bench/bench_manifest.py", line)

@@ -1,6 +1,6 @@
 """Import a folder of labelme files and compare every mask with labelme's own rule, written down independently in tests/oracles.py.
 
-python bench/check_labelme.py --data-root DIR      prints one JSON line; exit code 1 where a pixel differs
+python bench/check_labelme.py --data-root DIR [--record]      prints one JSON line; exit code 1 where a pixel differs
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+from record import proof
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
@@ -42,7 +43,9 @@ def main() -> int:
     """Print {"files", "differing_pixels", "differing_instance_pixels", "exif_photographs", "notes"}."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data-root", type=Path, required=True)
-    root = parser.parse_args().data_root.resolve()
+    parser.add_argument("--record", action="store_true")
+    options = parser.parse_args()
+    root = options.data_root.resolve()
     with tempfile.TemporaryDirectory() as folder:
         report = import_labelme(root, Path(folder) / "v1")
         manifest = read_manifest(Path(folder) / "v1")
@@ -55,6 +58,9 @@ def main() -> int:
         "notes": report.notes,
     }  # fmt: skip
     print(json.dumps(line, default=np.ndarray.tolist))
+    if options.record:
+        figures = {key: value for key, value in line.items() if key != "notes"}
+        proof(f"Rasterisation of {root.name} against labelme's rule", f"python bench/check_labelme.py --data-root {root.name}", figures)
     return int(line["differing_pixels"] or line["differing_instance_pixels"] or not rows)
 
 

@@ -1,6 +1,6 @@
 """Feed damaged annotation files to the JSON readers: each must be imported or refused by a MedsegError, and nothing else may happen.
 
-python bench/fuzz_json.py [--inputs 100000] [--seed 0]      prints one JSON line; exit code 1 where a reader failed
+python bench/fuzz_json.py [--inputs 100000] [--seed 0] [--record]      prints one JSON line; exit code 1 where a reader failed
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from record import proof
 
 from medseg.errors import AnnotationError, ManifestError, MedsegError
 from medseg.files import parse_json
@@ -223,6 +224,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--inputs", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--record", action="store_true")
     arguments = parser.parse_args()
     shares = {"labelme": 0.5, "coco": 0.4, "instances": 0.1}
     began, line, bad = time.perf_counter(), {}, []
@@ -233,7 +235,10 @@ def main() -> int:
     for failure in bad[:5]:
         print(failure, file=sys.stderr)
     seconds = round(time.perf_counter() - began, 1)
-    print(json.dumps({"inputs": arguments.inputs, "failed": len(bad), **line, "seed": arguments.seed, "seconds": seconds}))
+    figures = {"inputs": arguments.inputs, "failed": len(bad), **line, "seed": arguments.seed, "seconds": seconds}
+    print(json.dumps(figures))
+    if arguments.record:
+        proof("Fuzz of the JSON importers", f"python bench/fuzz_json.py --inputs {arguments.inputs} --seed {arguments.seed}", figures)
     return int(bool(bad))
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medseg.cli.options import Classes, GroupPattern, MasksOut, Out, SetName, SkipRefused, names
+from medseg.cli.options import Classes, GroupPattern, Instances, MasksOut, Out, SetName, SharedRoot, SkipRefused, ValueMap, names
 
-ValueMap = Annotated[list[str] | None, typer.Option("--map", help="VALUE=CLASS (or background, ignore); VALUE may be #RRGGBB; repeatable")]
+if TYPE_CHECKING:
+    from medseg.manifest.importers.common import ImportReport, Progress
+
 import_app = typer.Typer(help="Make a manifest from annotations.", no_args_is_help=True)
 
 
@@ -23,18 +26,17 @@ def import_labelme_command(
     group_pattern: GroupPattern = None,
     skip_refused: SkipRefused = False,
     ignore_label: Annotated[list[str] | None, typer.Option(help="paint shapes of this label with the ignore id; repeatable")] = None,
-    instances: Annotated[bool, typer.Option(help="write the separate objects to OUT/instances")] = True,
+    instances: Instances = True,
 ) -> None:
     """Import labelme annotations: shapes become masks by labelme's own rule."""
     from medseg.manifest.importers.labelme import import_labelme
-    from medseg.progress import bar
 
-    with bar("importing") as show:
-        report = import_labelme(
+    _import(
+        lambda show: import_labelme(
             src, out, masks_out=masks_out, classes=names(classes), dataset_name=name, group_pattern=group_pattern,
             skip_refused=skip_refused, on_progress=show, instances=instances, ignore_labels=ignore_label or (),
-        )  # fmt: skip
-    _print_import(report)
+        )
+    )  # fmt: skip
 
 
 @import_app.command("masks")
@@ -45,7 +47,7 @@ def import_masks_command(
     classes: Classes = None,
     mask_suffix: Annotated[str, typer.Option(help="what a mask's stem has after the image's, e.g. _mask")] = "",
     name: SetName = None,
-    data_root: Annotated[Path | None, typer.Option(help="folder that holds both; their common parent where not given")] = None,
+    data_root: SharedRoot = None,
     group_pattern: GroupPattern = None,
     skip_refused: SkipRefused = False,
     mask_pattern: Annotated[str | None, typer.Option(help="instead: regular expression on a mask's path; its group is the image's")] = None,
@@ -55,15 +57,14 @@ def import_masks_command(
 ) -> None:
     """Import masks (BMP, PNG, TIFF, GIF, NPY; ids, two values, grey steps or colours) that lie beside their images."""
     from medseg.manifest.importers.masks import import_masks
-    from medseg.progress import bar
 
-    with bar("importing") as show:
-        report = import_masks(
+    _import(
+        lambda show: import_masks(
             images, masks, out, classes=names(classes), mask_suffix=mask_suffix, dataset_name=name, data_root=data_root,
             group_pattern=group_pattern, skip_refused=skip_refused, on_progress=show, mask_pattern=mask_pattern,
             image_pattern=image_pattern, value_map=value_map or (), as_is=as_is,
-        )  # fmt: skip
-    _print_import(report)
+        )
+    )  # fmt: skip
 
 
 @import_app.command("voc")
@@ -79,14 +80,13 @@ def import_voc_command(
 ) -> None:
     """Import a Pascal VOC folder: palette masks, or RGB ones in VOC's colours or those of dataset.yaml."""
     from medseg.manifest.importers.voc import import_voc
-    from medseg.progress import bar
 
-    with bar("importing") as show:
-        report = import_voc(
+    _import(
+        lambda show: import_voc(
             root, out, image_sets=image_set or (), classes=names(classes), dataset_name=name, group_pattern=group_pattern,
             skip_refused=skip_refused, on_progress=show, value_map=value_map or (),
-        )  # fmt: skip
-    _print_import(report)
+        )
+    )  # fmt: skip
 
 
 @import_app.command("nifti")
@@ -97,20 +97,19 @@ def import_nifti_command(
     classes: Classes = None,
     mask_suffix: Annotated[str, typer.Option(help="what a mask's stem has after the image's, e.g. _seg")] = "",
     name: SetName = None,
-    data_root: Annotated[Path | None, typer.Option(help="folder that holds both; their common parent where not given")] = None,
+    data_root: SharedRoot = None,
     group_pattern: GroupPattern = None,
     skip_refused: SkipRefused = False,
 ) -> None:
     """Import NIfTI volumes and label volumes; grid, orientation and affine of each pair are compared."""
     from medseg.manifest.importers.nifti import import_nifti
-    from medseg.progress import bar
 
-    with bar("importing") as show:
-        report = import_nifti(
+    _import(
+        lambda show: import_nifti(
             images, masks, out, classes=names(classes), mask_suffix=mask_suffix, dataset_name=name, data_root=data_root,
             group_pattern=group_pattern, skip_refused=skip_refused, on_progress=show,
-        )  # fmt: skip
-    _print_import(report)
+        )
+    )  # fmt: skip
 
 
 @import_app.command("decathlon")
@@ -123,11 +122,8 @@ def import_decathlon_command(
 ) -> None:
     """Import a set in the Medical Segmentation Decathlon's layout."""
     from medseg.manifest.importers.decathlon import import_decathlon
-    from medseg.progress import bar
 
-    with bar("importing") as show:
-        report = import_decathlon(src, out, name, group_pattern, skip_refused, on_progress=show)
-    _print_import(report)
+    _import(lambda show: import_decathlon(src, out, name, group_pattern, skip_refused, on_progress=show))
 
 
 @import_app.command("nnunet")
@@ -140,11 +136,8 @@ def import_nnunet_command(
 ) -> None:
     """Import an nnU-Net raw folder (imagesTr, labelsTr, dataset.json of version 1 or 2)."""
     from medseg.manifest.importers.nnunet import import_nnunet
-    from medseg.progress import bar
 
-    with bar("importing") as show:
-        report = import_nnunet(src, out, name, group_pattern, skip_refused, on_progress=show)
-    _print_import(report)
+    _import(lambda show: import_nnunet(src, out, name, group_pattern, skip_refused, on_progress=show))
 
 
 @import_app.command("dicom")
@@ -162,16 +155,15 @@ def import_dicom_command(
     """Import DICOM series and SEG as NIfTI under OUT, with patients, studies and series as keyed hashes."""
     from medseg.errors import ConfigError
     from medseg.manifest.importers.dicom import import_dicom
-    from medseg.progress import bar
 
     if overlap not in ("refuse", "order"):
         raise ConfigError("--overlap", f"must be refuse or order, got {overlap!r}", "choose one of the two")
-    with bar("importing") as show:
-        report = import_dicom(
+    _import(
+        lambda show: import_dicom(
             src, out, key_file, seg=seg, classes=names(classes), threshold=threshold, overlap=overlap,  # type: ignore[arg-type]
             dataset_name=name, skip_refused=skip_refused, on_progress=show,
-        )  # fmt: skip
-    _print_import(report)
+        )
+    )  # fmt: skip
 
 
 @import_app.command("coco")
@@ -188,24 +180,28 @@ def import_coco_command(
     empty_is_background: Annotated[
         bool, typer.Option("--empty-is-background", help="listed images without annotation are background; else unlabelled")
     ] = False,
-    instances: Annotated[bool, typer.Option(help="write the separate objects to OUT/instances")] = True,
+    instances: Instances = True,
     large: Annotated[bool, typer.Option("--large", help="take a file of up to 2 GB, which may need as much memory and more")] = False,
     skip_refused: SkipRefused = False,
 ) -> None:
     """Import a COCO file: polygons, run-length codes and crowds, painted by pycocotools' rule."""
     from medseg.manifest.importers.coco import import_coco
-    from medseg.progress import bar
 
-    with bar("importing") as show:
-        report = import_coco(
+    _import(
+        lambda show: import_coco(
             annotations, images, out, masks_out=masks_out, classes=names(classes), dataset_name=name, group_pattern=group_pattern,
             skip_refused=skip_refused, on_progress=show, instances=instances, crowd=crowd, paint=paint,
             empty_is_background=empty_is_background, large=large,
-        )  # fmt: skip
-    _print_import(report)
+        )
+    )  # fmt: skip
 
 
-def _print_import(report: Any) -> None:
+def _import(importer: Callable[[Progress], ImportReport]) -> None:
+    """Run an importer under a bar and print what it did."""
+    from medseg.progress import bar
+
+    with bar("importing") as show:
+        report = importer(show)
     print(f"{report.manifest_folder}: {report.imported} annotated images, {report.unlabelled} unlabelled, {len(report.refused)} refused")
     for file, reason in report.refused:
         print(f"  refused {file}: {reason}")

@@ -59,7 +59,7 @@ def check_command(
 
 
 def _fix(report: Report, out: Path) -> None:
-    from medseg.manifest.check.fix import REPAIRS_FILE, repair
+    from medseg.manifest.check.fix import REGROUPED, REPAIRS_FILE, repair
     from medseg.progress import bar
 
     with bar("repairing") as show:
@@ -67,6 +67,10 @@ def _fix(report: Report, out: Path) -> None:
     print(
         f"{len(log)} repairs are in {out}, listed in {out / REPAIRS_FILE}; next: medseg manifest check {out} --data-root {report.data_root}"
     )
+    joined = sum(step.code == REGROUPED for step in log)
+    if joined:
+        print(f"note: near-duplicates share a group now ({joined} rows changed theirs); a given split (--from) that parts them is refused")
+        print(f"then, by the new groups: medseg manifest split {out} --name main")
 
 
 def _print_findings(report: Report) -> None:
@@ -103,7 +107,7 @@ def split_command(
     unlock_test: Annotated[str | None, typer.Option(metavar="REASON", help="let rows of test move; the reason is recorded")] = None,
 ) -> None:
     """Write splits/NAME.csv: grouped, stratified by presence and area of the classes, seeded; or taken from a file."""
-    from medseg.manifest.split import describe, given_split, make_split, remarks
+    from medseg.manifest.split import given_split, make_split, remarks, summary
     from medseg.manifest.table import read_manifest
 
     read = read_manifest(manifest)
@@ -118,7 +122,7 @@ def split_command(
         print(f"warning: {warning}", file=sys.stderr)
     for remark in remarks(split):
         print(f"note: {remark}")
-    print(describe(read, split).to_string(index=False, float_format="{:.4f}".format))
+    print(summary(read, split))
     print(f"written: {split.path}")
 
 

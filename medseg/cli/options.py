@@ -14,6 +14,9 @@ Classes = Annotated[str | None, typer.Option(help="comma-separated, in the order
 SetName = Annotated[str | None, typer.Option("--name", help="the data set's name")]
 GroupPattern = Annotated[str | None, typer.Option(help="regular expression with one group: the patient's part of a sample's name")]
 SkipRefused = Annotated[bool, typer.Option("--skip-refused", help="import the rest and list the refused files in refused.csv")]
+Instances = Annotated[bool, typer.Option(help="write the separate objects to OUT/instances")]
+SharedRoot = Annotated[Path | None, typer.Option(help="folder that holds both; their common parent where not given")]
+ValueMap = Annotated[list[str] | None, typer.Option("--map", help="VALUE=CLASS (or background, ignore); VALUE may be #RRGGBB; repeatable")]
 
 
 def names(classes: str | None) -> list[str] | None:

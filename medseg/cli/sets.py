@@ -10,12 +10,14 @@ import typer
 if TYPE_CHECKING:
     from medseg.fetch.entries import Entry
 
+WIDTH = 100  # columns of the table, whatever it is printed to
+
 data_app = typer.Typer(help="Public data sets: list, fetch.", no_args_is_help=True)
 
 
 @data_app.command("list")
 def list_command(as_json: Annotated[bool, typer.Option("--json", help="print JSON instead of a table")] = False) -> None:
-    """List the public data sets: address, size, checksum and who states it, licence, citation."""
+    """List the public data sets: name, what, size, licence; address, checksum and citation with --json."""
     from medseg.fetch.entries import ENTRIES
 
     if as_json:
@@ -30,15 +32,12 @@ def _print_table(entries: tuple[Entry, ...]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(show_lines=True)
-    for heading in ("Name", "What", "Address", "Size", "Checksum", "Licence", "Citation"):
-        table.add_column(heading, overflow="fold")  # an address cut short is none
+    table = Table("name", "what", "size", "licence", box=None, pad_edge=False)
     for entry in entries:
-        size = f"{entry.size_bytes} bytes\n({entry.size_source})" if entry.size_bytes else "not stated"
-        checksum = f"{entry.checksum}\n({entry.checksum_source})" if entry.checksum else "not stated: pinned by the first fetch"
-        table.add_row(entry.name, entry.what, entry.url, size, checksum, entry.licence, entry.citation)
-    console = Console()
-    Console(width=None if console.is_terminal else 400).print(table)
+        size = f"{entry.size_bytes / 2**30:.1f} GiB" if entry.size_bytes else "not stated"
+        table.add_row(entry.name, entry.what, size, entry.licence)
+    Console(width=WIDTH).print(table)
+    print("address, checksum and who states it, citation: medseg data list --json")
 
 
 @data_app.command("fetch")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 import pandas as pd
@@ -19,19 +20,24 @@ from medseg.manifest.ledger import SUFFIX, Fixed, fixed_rows, record_unlock, row
 from medseg.manifest.schema import Manifest
 from medseg.manifest.table import MANIFEST_FILE, SPLITS_FOLDER, among, check_unedited, read_csv, split_facts, texts
 
+Paths = tuple[Path, ...]
+
 
 @dataclass(frozen=True, slots=True)
 class Locks:
-    """What earlier splits say of a manifest's rows. test: sample id -> the split that tests on it.  known: every sample a split lists.
+    """What earlier splits say of a manifest's rows. test: sample id -> the splits that test on it.  known: every sample a split lists.
     removed: splits that are gone -> the test rows that their ledgers say they fixed."""
 
-    test: Mapping[str, Path]
+    test: Mapping[str, Paths]
     known: frozenset[str]
     removed: Mapping[Path, Fixed] = field(default_factory=dict)
 
-    def with_groups(self, group_of: Mapping[str, str]) -> dict[str, Path]:
-        """`test`, and every sample that shares a group with a row of it."""
-        groups = {group_of[sample]: path for sample, path in reversed(list(self.test.items())) if sample in group_of}
+    def with_groups(self, group_of: Mapping[str, str]) -> dict[str, Paths]:
+        """`test`, and every sample that shares a group with a row of it, with the splits that test on any row of the group."""
+        groups: dict[str, Paths] = {}
+        for sample, paths in self.test.items():
+            if sample in group_of:
+                groups[group_of[sample]] = _united(groups.get(group_of[sample], ()), paths)
         return {sample: groups[group] for sample, group in group_of.items() if group in groups}
 
     def lost(self, test_ids: Iterable[str]) -> dict[Path, Fixed]:
@@ -40,17 +46,21 @@ class Locks:
         return {path: fixed for path, fixed in self.removed.items() if fixed.rows_sha256 != rows_sha256}
 
 
+def _united(some: Paths, more: Paths) -> Paths:
+    return some if some == more else tuple(dict.fromkeys((*some, *more)))
+
+
 def read_locks(manifest: Manifest, new: Path) -> Locks:
     """The locks of all splits of the data set but `new` itself. Raises ManifestError for an earlier split that cannot be read or that
     was edited."""
-    test: dict[str, Path] = {}
+    test: dict[str, Paths] = {}
     known: set[str] = set()
     removed = dict(sorted(_removed(manifest)))
     for path in sorted(_earlier(manifest, new)):
         rows = _rows(path, manifest)
         known |= set(_here(rows, manifest))
         for sample in _here(rows[rows["split"] == "test"], manifest):
-            test.setdefault(sample, path)
+            test[sample] = (*test.get(sample, ()), path)
         if removed:  # one that has these test rows still holds them: the removed one had another name
             held = rows_digest(texts(rows.loc[rows["split"] == "test", "sample_id"]))
             removed = {gone: fixed for gone, fixed in removed.items() if fixed.rows_sha256 != held}
@@ -104,17 +114,18 @@ def _here(rows: pd.DataFrame, manifest: Manifest) -> list[str]:
     return texts(frame.loc[by_image | by_name, "sample_id"])
 
 
-def moved(locked: Mapping[str, Path], part_of: Mapping[str, str]) -> dict[str, Path]:
+def moved(locked: Mapping[str, Paths], part_of: Mapping[str, str]) -> dict[str, Paths]:
     """The locked samples that a new split puts into train or val."""
-    return {sample: path for sample, path in locked.items() if part_of.get(sample, "test") != "test"}
+    return {sample: paths for sample, paths in locked.items() if part_of.get(sample, "test") != "test"}
 
 
-def refuse_moved(rows: Mapping[str, Path], where: object) -> None:
+def refuse_moved(rows: Mapping[str, Paths], where: object) -> None:
     """Raise ManifestError for rows of test that would move: which split tests on them, how many, the first, the way out."""
     if not rows:
         return
     first = min(rows)
-    rule = f"{len(rows)} row(s) of test of {rows[first]}, or of their groups, would be moved to train or val (first: {first})"
+    others = f" and {len(rows[first]) - 1} more" if len(rows[first]) > 1 else ""
+    rule = f"{len(rows)} row(s) of test of {rows[first][0]}{others}, or of their groups, would be moved to train or val (first: {first})"
     raise ManifestError(where, rule, "keep them in test, or pass --unlock-test REASON, which is recorded")
 
 
@@ -133,11 +144,11 @@ def unlock_reason(reason: str | None) -> str | None:
     return told
 
 
-def record_moved(rows: Mapping[str, Path], gone: Mapping[Path, Fixed], reason: str, new: Path) -> None:
-    """One line in the ledger of the new split, and one in that of each split whose test rows were moved or whose table is gone."""
-    for path in sorted({new, *rows.values()} if rows else set()):
-        touched = len(rows) if path == new else sum(earlier == path for earlier in rows.values())
-        record_unlock(path, reason, {"new_split": new.name, "rows": touched, "first": min(rows)})
+def record_moved(rows: Mapping[str, Paths], gone: Mapping[Path, Fixed], reason: str, new: Path) -> None:
+    """One line in the ledger of the new split, and one in that of each split that tests on a row moved or whose table is gone."""
+    for path in sorted({new, *chain.from_iterable(rows.values())} if rows else set()):
+        touched = sorted(rows) if path == new else sorted(sample for sample, earlier in rows.items() if path in earlier)
+        record_unlock(path, reason, {"new_split": new.name, "rows": len(touched), "first": touched[0]})
     for path, fixed in gone.items():
         facts = {"new_split": new.name, "rows": fixed.rows, "removed": path.name, "removed_sha256": fixed.split_sha256}
         for place in {path, new.resolve()}:

@@ -17,7 +17,7 @@ import pandas as pd
 from medseg.errors import ManifestError
 from medseg.files import posix, sha256_file
 from medseg.images import IMAGE_SUFFIXES
-from medseg.manifest.lock import Locks, moved, read_locks, record_moved, refuse_moved, refuse_removed, unlock_reason
+from medseg.manifest.lock import Locks, Paths, moved, read_locks, record_moved, refuse_moved, refuse_removed, unlock_reason
 from medseg.manifest.schema import PIXEL_PREFIX, SPLIT_NAMES, Manifest, Split
 from medseg.manifest.stratify import stratify
 from medseg.manifest.table import SPLIT_HEADER, check_assignment, check_patients, read_csv, split_facts, split_path, texts, write_split
@@ -26,6 +26,7 @@ from medseg.seeding import numpy_generator
 SAMPLE_KEYS = ("sample_id", "sample", "image")
 GROUP_KEYS = ("group_id", "group")
 FORMS = 2  # of a path in `_ends`
+WIDTH, PART_WIDTH = 100, 19  # columns of a terminal, and of one part in the table of classes
 
 
 # --- a new split
@@ -81,7 +82,7 @@ def _write(
     frame: pd.DataFrame,
     facts: Mapping[str, object],
     locks: Locks,
-    moved_rows: Mapping[str, Path],
+    moved_rows: Mapping[str, Paths],
     reason: str | None,
 ) -> Split:
     """Write the split, with the reason for which rows of test have moved or a removed split is given up; the ledgers are told once."""
@@ -151,7 +152,7 @@ def _parts(
     locks: Locks,
     reason: str | None,
     path: Path,
-) -> tuple[np.ndarray, dict[str, Path], int]:
+) -> tuple[np.ndarray, dict[str, Paths], int]:
     """The part of each group, the test rows moved (only by `reason`), and how many test rows of earlier splits were kept.
 
     everyone: `rows` and the unlabelled ones, through which an earlier test set holds the new images of a patient too.
@@ -372,7 +373,7 @@ def _warnings(keys: pd.Series, sample: pd.Series, kept: pd.DataFrame, labelled: 
     told = (
         (unknown, "listed, but not in the manifest"),
         (plain, "listed, but unlabelled: left out"),
-        (unlisted, "labelled, but not listed: in no split"),
+        (unlisted, "labelled, but not listed: in no part, neither trained on nor scored"),
     )
     return [f"{len(names)} {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})" for names, what in told if names]
 
@@ -414,6 +415,25 @@ def _described(name: str, rows: pd.DataFrame, total: int, asked: Mapping[str, fl
         line[f"pixels_{label}"] = int(pixels[label].sum())
         line[f"share_{label}"] = int(pixels[label].sum()) / counted if counted else float("nan")
     return line
+
+
+def summary(manifest: Manifest, split: Split) -> str:
+    """What `describe` finds, for a terminal: one line a part, and one a class; up to WIDTH columns wide, the parts further down beyond."""
+    table = describe(manifest, split)
+    head = table[[column for column in ("split", "images", "groups", "share", "asked") if column in table]]
+    classes, parts = manifest.labels.foreground, table["split"].tolist()
+    records = dict(zip(parts, table.to_dict("records"), strict=True))
+    shown = {(part, "images"): [record[f"images_{name}"] for name in classes] for part, record in records.items()}
+    pixels = {(part, "pixels"): [_percent(record[f"share_{name}"]) for name in classes] for part, record in records.items()}
+    both = pd.DataFrame(shown | pixels, index=pd.Index(classes))
+    at_once = max(1, (WIDTH - max(map(len, classes))) // PART_WIDTH)
+    blocks = [both[parts[start : start + at_once]].to_string() for start in range(0, len(parts), at_once)]
+    told = "images that show a class, and its share of the pixels:"
+    return "\n\n".join([head.to_string(index=False, float_format="{:.4f}".format), told, *blocks])
+
+
+def _percent(share: float) -> str:
+    return "" if np.isnan(share) else f"{100 * share:.3g} %"
 
 
 def remarks(split: Split) -> list[str]:

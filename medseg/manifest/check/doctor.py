@@ -66,11 +66,13 @@ class Report:
 def check_manifest(path: Path, data_root: Path, jobs: int = 0, on_progress: Progress | None = None) -> Report:
     """Examine every row and the set as a whole; `jobs` workers, 0 for as many as there are processors.
 
-    Raises ManifestError where manifest.csv or dataset.yaml itself cannot be read; everything else becomes a finding.
+    Raises ManifestError where manifest.csv or dataset.yaml itself cannot be read, or not one image is there; everything else becomes
+    a finding.
     """
     manifest = read_manifest(path)
     splits, unusable = _read_splits(manifest)
     prepared = [_job(manifest, row, data_root) for row in manifest]
+    _check_root([job.image for job, _ in prepared if job.image], manifest, data_root)
     facts = list(_examine_all([job for job, _ in prepared], manifest.labels, jobs, on_progress))
     seen = Seen(manifest, facts, splits)
     read_by_the_set(seen)
@@ -96,6 +98,25 @@ def _job(manifest: Manifest, row: Row, data_root: Path) -> tuple[Job, list[Findi
     told = place(lambda: resolve_under(manifest.folder, objects, ManifestError, manifest.where(row)), objects) if objects else None
     derived = (manifest.dataset.images_under == "manifest", manifest.dataset.masks_under == "manifest")
     return Job(row, image, mask, told, *derived), leaving
+
+
+def _check_root(images: Sequence[Path], manifest: Manifest, data_root: Path) -> None:
+    """Raise ManifestError where not one of the images is there: the root is wrong then, and a finding a file would hide it."""
+    if not images or any(_is_there(path) for path in images):
+        return
+    rule = f"none of the manifest's {len(images)} images is there; the first looked for is {images[0]}"
+    if manifest.dataset.images_under == "manifest":
+        raise ManifestError(manifest.folder, rule, "the importer wrote them beside the manifest: copy them there, or import the set again")
+    fix = "give the folder that the manifest's image paths are relative to: --data-root DIR, or MEDSEG_DATA"
+    raise ManifestError(data_root, f"the data root seems wrong: {rule}", fix)
+
+
+def _is_there(path: Path) -> bool:
+    """Whether something stands at `path`; True where the system will not say, which is a finding of its own."""
+    try:
+        return path.exists()
+    except OSError:
+        return True
 
 
 def _examine_all(jobs: Sequence[Job], labels: LabelSet, workers: int, on_progress: Progress | None) -> Iterator[Facts]:

@@ -38,6 +38,7 @@ from medseg.types import Row, Size
 from medseg.volumes import read_header, read_volume, rounded, write_labels
 
 REPAIRS_FILE = "repairs.csv"
+REGROUPED = "near-duplicate"  # the code of a row whose group changed
 SAME_ASPECT = 0.01  # relative difference of width / height up to which a mask is scaled onto its image
 OF_MASK = ("mask", "mask_sha256", "mask_as_stored", "instances", "instances_sha256")
 NO_IMAGE = ("file-missing", "file-unreadable", "path-leaves-root", "huge-image")
@@ -199,7 +200,7 @@ class _Repairer:
         for sample, before, after in zip(frame["sample_id"], frame["group_id"], joined, strict=True):
             if before != after:
                 rule = "it is a duplicate or near-duplicate of a sample of another group"
-                self.log.append(Repair(str(sample), "near-duplicate", rule, f"group {before}", f"group {after}"))
+                self.log.append(Repair(str(sample), REGROUPED, rule, f"group {before}", f"group {after}"))
         return frame.assign(group_id=joined)
 
     # --- one mask
@@ -263,24 +264,29 @@ class _Repairer:
         exchanged = ids.copy()
         exchanged[ids == 0], exchanged[ids == class_id] = class_id, 0
         rule = f"background and {name} are exchanged"
-        self._say(row, "inverted-mask", rule, f"{before} pixels of {name}", f"{int((exchanged == class_id).sum())} pixels of {name}")
+        unit, after = _unit(ids), int((exchanged == class_id).sum())
+        self._say(row, "inverted-mask", rule, f"{before} {unit} of {name}", f"{after} {unit} of {name}")
         return exchanged
 
     def _cleaned(self, row: Row, ids: np.ndarray, codes: dict[str, Finding]) -> np.ndarray:
-        plain = np.where(ids == self.labels.ignore_id, 0, ids)
+        plain, unit = np.where(ids == self.labels.ignore_id, 0, ids), _unit(ids)
         if "specks" in self._slips & codes.keys():
             where = specks_of(plain, [class_id for class_id in self.labels.classes if class_id])
-            self._say(row, "specks", codes["specks"].rule, f"{int(where.sum())} pixels of specks", "the class around them")
+            self._say(row, "specks", codes["specks"].rule, f"{int(where.sum())} {unit} of specks", "the class around them")
             ids = _from_around(ids, where)
         if "holes" in self._slips & codes.keys():
             where = holes_of(np.where(ids == self.labels.ignore_id, 0, ids))
             where &= ids == 0
-            self._say(row, "holes", codes["holes"].rule, f"{int(where.sum())} pixels of holes", "the class around them")
+            self._say(row, "holes", codes["holes"].rule, f"{int(where.sum())} {unit} of holes", "the class around them")
             ids = _from_around(ids, where)
         return ids
 
     def _say(self, row: Row, code: str, rule: str, before: str, after: str) -> None:
         self.log.append(Repair(row.sample_id, code, rule, before, after))
+
+
+def _unit(ids: np.ndarray) -> str:
+    return "voxels" if ids.ndim == 3 else "pixels"
 
 
 def _code_of(kind: str) -> str:

@@ -99,25 +99,40 @@ class _Pictures:
     def _figure(self, sample: str) -> str:
         row = self._manifest.row(self._position[sample])
         try:
-            picture = _with_outline(self._manifest, row, self._root)
+            picture, place = _with_outline(self._manifest, row, self._root)
         except (MedsegError, OSError):
             return f"<figure><figcaption>{escape(sample)}: cannot be shown</figcaption></figure>"
         source = base64.b64encode(encode_jpeg(picture)).decode()
-        text = escape(sample)
-        return f'<figure><img alt="{text}" src="data:image/jpeg;base64,{source}"><figcaption>{text}</figcaption></figure>'
+        text, told = escape(sample), escape(f"{sample}, {place}" if place else sample)
+        return f'<figure><img alt="{text}" src="data:image/jpeg;base64,{source}"><figcaption>{told}</figcaption></figure>'
 
 
-def _with_outline(manifest: Manifest, row: Row, data_root: Path) -> np.ndarray:
+def _with_outline(manifest: Manifest, row: Row, data_root: Path) -> tuple[np.ndarray, str]:
+    """uint8 (H, W, 3) of at most SIDE_PX, and which slice of a volume it is ('' for a photograph)."""
     path = manifest.image_path(row, data_root)
-    picture = middle_slice(read_volume(path)[0]) if is_volume(path) else read_image(path)
-    scale = min(1.0, SIDE_PX / max(picture.shape[:2]))
-    size = Size(max(1, round(picture.shape[0] * scale)), max(1, round(picture.shape[1] * scale)))
+    picture, place = _slice_of(path) if is_volume(path) else (read_image(path), "")
+    size = _scaled(picture, min(1.0, SIDE_PX / max(picture.shape[:2])))
     small = resize_image(picture, size).copy()
     values = _mask_values(manifest, row, data_root)
     if values is not None:
         mask = resize_mask(values, size)
         small[mask != ndimage.grey_erosion(mask, 3)] = LINE
-    return small
+    return small, place
+
+
+def _slice_of(path: Path) -> tuple[np.ndarray, str]:
+    """The middle slice of a volume as uint8 (H, W, 3), and its place.
+
+    One of few voxels is enlarged by the nearest neighbour: each voxel can be seen then, and nothing is made up between them.
+    """
+    array = read_volume(path)[0]
+    picture = middle_slice(array)
+    size = _scaled(picture, max(1.0, SIDE_PX / max(picture.shape[:2])))
+    return np.repeat(resize_mask(picture[..., 0], size)[..., None], 3, axis=2), f"slice {array.shape[2] // 2 + 1} of {array.shape[2]}"
+
+
+def _scaled(picture: np.ndarray, scale: float) -> Size:
+    return Size(max(1, round(picture.shape[0] * scale)), max(1, round(picture.shape[1] * scale)))
 
 
 def _mask_values(manifest: Manifest, row: Row, data_root: Path) -> np.ndarray | None:

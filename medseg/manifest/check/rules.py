@@ -208,17 +208,20 @@ def masks_alone(seen: Seen) -> Iterator[Finding]:
     ways_out = {
         code: f"{verb} them where they are slips" + ("" if common[code] else "; `--fix` does it") for code, verb in BLEMISHES.items()
     }
+    frame = seen.manifest.frame
+    volumes = set(frame.loc[frame["depth_px"].notna(), "sample_id"])
     for facts in seen.facts:
+        unit = "voxel" if facts.sample_id in volumes else "pixel"
         if facts.class_px and not any(count for class_id, count in facts.class_px.items() if class_id):
             fix = "check that nothing was to be drawn; an image not yet annotated has no mask"
             yield Finding("empty-mask", "the mask shows no class at all", fix, sample_id=facts.sample_id)
         spots = facts.blemishes
         if spots and spots.specks:
             size = "each a hundredth of the largest piece of its class or less"
-            rule = f"{_many(spots.specks, 'speck')} of {_many(spots.specks_px, 'pixel')} in all, {size}{common['specks']}"
+            rule = f"{_many(spots.specks, 'speck')} of {_many(spots.specks_px, unit)} in all, {size}{common['specks']}"
             yield Finding("specks", rule, ways_out["specks"], sample_id=facts.sample_id)
         if spots and spots.holes:
-            rule = f"{_many(spots.holes, 'small hole')} of {_many(spots.holes_px, 'pixel')} in all inside the foreground{common['holes']}"
+            rule = f"{_many(spots.holes, 'small hole')} of {_many(spots.holes_px, unit)} in all inside the foreground{common['holes']}"
             yield Finding("holes", rule, ways_out["holes"], sample_id=facts.sample_id)
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -35,7 +36,8 @@ MasksUnder = Literal["data_root", "manifest"]
 REFUSED_FILE, IMPORT_FILE = "refused.csv", "import.json"
 WORKERS = 2  # decoding and hashing release the interpreter lock; more threads only hold more photographs in memory
 BLOCK = 1 << 22  # pixels counted at a time
-SHOWN = 10_000  # refused files a message names: all, but not a million lines
+SHOWN = 10_000  # lines of a refusal: all, but not a million
+ALIKE, FILES = 3, 8  # sentences that differ in numbers and names alone, and files of one sentence, that a refusal shows
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,10 +201,44 @@ def raise_refused(refused: Sequence[MedsegError], what: str) -> None:
     if len(refused) == 1:
         error = refused[0]
         raise type(error)(error.where, error.rule, f"{error.fix}, {way_out}")
-    shown = "".join(f"\n  {error}" for error in refused[:SHOWN])
-    more = f"\n  ... and {len(refused) - SHOWN} more" if len(refused) > SHOWN else ""
     kind = kinds.pop() if len(kinds) == 1 else AnnotationError
-    raise kind(what, f"{len(refused)} files cannot be imported:{shown}{more}\n", f"mend them, {way_out}")
+    raise kind(what, f"{len(refused)} files cannot be imported:{told_once(refused, what)}\n", f"mend them, {way_out}")
+
+
+def told_once(refused: Sequence[MedsegError], what: str) -> str:
+    """A line a sentence with the files it is said of, relative to the folder `what`; of sentences that say the same of other numbers
+    and names the first ones."""
+    alike: dict[str, dict[str, list[str]]] = {}
+    for error in refused:
+        sentence = f"{error.rule}; {error.fix}"
+        same = alike.setdefault(_kind_of(sentence), {})
+        same.setdefault(sentence, []).append(error.where.removeprefix(f"{what}/"))
+    lines = []
+    for files_of in alike.values():
+        lines += [_told_of(sentence, files) for sentence, files in list(files_of.items())[:ALIKE]]
+        rest = [file for files in list(files_of.values())[ALIKE:] for file in files]
+        lines += [f"and {len(rest)} more of this kind ({_first(rest)})"] if rest else []
+    more = [f"... and {len(lines) - SHOWN} lines more"] if len(lines) > SHOWN else []
+    return "".join(f"\n  {line}" for line in [*lines[:SHOWN], *more])
+
+
+def _kind_of(sentence: str) -> str:
+    """A sentence without its particulars: what stands in quotes, numbers, names of files.
+
+    >>> _kind_of("it lists 'x', but there is no image a/1.png") == _kind_of("it lists 'y z', but there is no image b.png")
+    True
+    """
+    words = ("*" if re.search(r"\d|\.\S", word) else word for word in re.sub(r"'[^']*'", "*", sentence).split())
+    return " ".join(word for word, _ in groupby(words))
+
+
+def _told_of(sentence: str, files: Sequence[str]) -> str:
+    return f"{files[0]}: {sentence}" if len(files) == 1 else f"{sentence}: {len(files)} files ({_first(files)})"
+
+
+def _first(files: Sequence[str]) -> str:
+    names = list(dict.fromkeys(files))
+    return ", ".join(names[:FILES]) + (f", and {len(names) - FILES} more" if len(names) > FILES else "")
 
 
 def refused_rows(refused: Iterable[MedsegError], root: Path) -> list[tuple[str, str]]:

@@ -137,7 +137,8 @@ def import_masks(
     group_ids([], group_pattern)  # a bad pattern shall not cost a pass over the images
     notes = Notes()
     if not classes and not (out / DATASET_FILE).exists():
-        raise ManifestError(out / DATASET_FILE, "masks hold ids without names, and there is no such file", "give --classes NAME,NAME")
+        rule = f"masks hold ids without names, and there is no {out / DATASET_FILE} that names them"
+        raise ManifestError("--classes", rule, "give --classes NAME,NAME: every class of the masks, in the order of the ids")
     dataset = described(out, classes, dataset_name, stated_under(out), [])
     given = parse_map(value_map, dataset.labels)
     if as_is and given:
@@ -165,9 +166,12 @@ def parse_map(texts: Sequence[str], labels: LabelSet) -> dict[int, int]:
     for text in texts:
         value, _, name = (part.strip() for part in text.partition("="))
         colour = re.fullmatch(_COLOUR, value)
-        if not (colour or re.fullmatch(r"-?\d{1,10}", value)) or name not in (*labels.names, "ignore"):
-            rule = f"{text!r} is not VALUE=CLASS with a class of {', '.join(labels.names)} or ignore"
+        if not (colour or re.fullmatch(r"-?\d{1,10}", value)) or not name:
+            rule = f"{text!r} is not VALUE=CLASS, with a whole number or #RRGGBB as the value"
             raise LabelError("--map", rule, "write for example --map 255=" + labels.foreground[0])
+        if name not in (*labels.names, "ignore"):
+            rule = f"{name!r} in {text!r} is not among the classes ({', '.join(labels.foreground)})"
+            raise LabelError("--map", rule, "name it in --classes (or dataset.yaml) too, or map to one of these, background or ignore")
         key = int(colour[1], 16) if colour else int(value)
         class_id = labels.id_of(name) if name in labels.names else labels.ignore_id
         if found.setdefault(key, class_id) != class_id:
@@ -206,6 +210,12 @@ class _Naming:
             return f"--mask-pattern {self.mask.pattern!r} does not find its name, not taken as a mask"
         return f"no {self.suffix!r} at the end of its name, not taken as a mask"
 
+    @property
+    def taken_for_an_image(self) -> str:
+        """Of a file beside the masks in one folder: nothing in its name tells an unlabelled image from a mask named otherwise."""
+        option = "--mask-pattern" if self.mask is not None else "--mask-suffix"
+        return f"no mask by {option} and without a mask of its own: taken as an unlabelled image (where it is none, give --image-pattern)"
+
 
 def _compiled(option: str, pattern: str | None, groups: int | None) -> re.Pattern[str] | None:
     if pattern is None:
@@ -235,6 +245,8 @@ def _pairs(images: Path, masks: Path, naming: _Naming, out: Path, notes: Notes) 
         if naming.image is not None and naming.image.search(name) is None:
             notes.add(f"--image-pattern {naming.image.pattern!r} does not find its name, not taken as an image", name + path.suffix)
             continue
+        if one_folder and naming.image is None and name not in found:
+            notes.add(naming.taken_for_an_image, path.relative_to(images).as_posix())
         pairs.append(Pair(name, path, found.get(name)))
     orphans = sorted(set(found) - {pair.sample_id for pair in pairs})
     refused += [

@@ -17,7 +17,6 @@ from medseg.images import write_mask
 from medseg.instances import Instance, write_instances
 from medseg.labels import LabelSet
 from medseg.manifest.importers.common import (
-    SHOWN,
     ImportReport,
     MasksUnder,
     Notes,
@@ -30,6 +29,7 @@ from medseg.manifest.importers.common import (
     raise_refused,
     refused_rows,
     staging,
+    told_once,
     without_clashes,
     write_all,
     write_refused,
@@ -124,8 +124,7 @@ def check_left(left: Sequence[object], refused: Sequence[MedsegError], what: Pat
     if not skip_refused:
         raise_refused(refused, str(what))
     elif refused and not left:
-        shown = "".join(f"\n  {error}" for error in refused[:SHOWN])
-        rule = f"nothing is left to import, every annotation ({len(refused)}) is refused:{shown}\n"
+        rule = f"nothing is left to import, every annotation ({len(refused)}) is refused:{told_once(refused, str(what))}\n"
         raise AnnotationError(what, rule, "mend at least one of them, or check the path")
 
 
