@@ -8,9 +8,8 @@ import os
 import re
 import secrets
 import shutil
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -23,38 +22,56 @@ _JSON_COSTS = {b",": 40, b"[": 64, b"{": 200, b'"': 30}  # bytes that Python tak
 
 
 @contextmanager
-def staged_folder(target: Path) -> Iterator[Path]:
-    """Yield an empty folder beside `target` that takes its place on success; on an error it is removed and `target` stays as it was."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    stage = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent))
-    stage.chmod(0o755)
-    old = stage.with_suffix(".old")
+def staging(folder: Path) -> Iterator[Path]:
+    """Yield a new hidden folder inside `folder`, so that a rename brings its files out; it is gone afterwards, and so are `folder`
+    and its parents where they were made for it and nothing came into them."""
+    made = [parent for parent in (folder, *folder.parents) if not parent.exists()]
+    stage = folder / f".{secrets.token_hex(4)}.part"
     try:
+        stage.mkdir(parents=True)
         yield stage
-        if target.exists():
-            os.replace(target, old)
-        os.replace(stage, target)
     finally:
         shutil.rmtree(stage, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
+        for parent in made:
+            with suppress(OSError):  # not empty
+                parent.rmdir()
+
+
+@contextmanager
+def staged_folder(target: Path) -> Iterator[Path]:
+    """Yield an empty folder beside `target` that takes its place on success; on an error it is removed and `target` stays as it was."""
+    with staging(target.parent) as stage:
+        new, old = stage / "new", stage / "old"
+        new.mkdir()
+        yield new
+        try:
+            if target.exists():
+                os.replace(target, old)
+            os.replace(new, target)
+        except BaseException:
+            if old.exists() and not target.exists():
+                os.replace(old, target)
+            raise
 
 
 @contextmanager
 def staged_files(target: Path) -> Iterator[Path]:
     """Yield an empty folder whose files are moved into `target` on success, beside what is there; on an error nothing appears there."""
-    made = not target.exists()
-    target.mkdir(parents=True, exist_ok=True)
-    stage = Path(tempfile.mkdtemp(prefix=".", suffix=".part", dir=target))
-    try:
+    with staging(target) as stage:
         yield stage
-        for path in sorted(path for path in stage.rglob("*") if path.is_file()):
-            place = target / path.relative_to(stage)
-            place.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(path, place)
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
-        if made and not any(target.iterdir()):
-            target.rmdir()
+        for source, goal in moves(stage, target):
+            move(source, goal)
+
+
+def moves(stage: Path, target: Path) -> list[tuple[Path, Path]]:
+    """(file, its place under `target`) of all files under `stage`, in the order of their paths."""
+    return [(path, target / path.relative_to(stage)) for path in sorted(stage.rglob("*")) if path.is_file()]
+
+
+def move(source: Path, goal: Path) -> None:
+    """Rename a file on its file system, over what stands at `goal`; the folders on the way are made."""
+    goal.parent.mkdir(parents=True, exist_ok=True)
+    os.replace(source, goal)
 
 
 @contextmanager

@@ -32,7 +32,9 @@ def _print_table(entries: tuple[Entry, ...]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("name", "what", "size", "licence", box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
+    for heading in ("name", "what", "size", "licence"):
+        table.add_column(heading, overflow="fold")  # the address in a licence, cut short, would be none
     for entry in entries:
         size = f"{entry.size_bytes / 2**30:.1f} GiB" if entry.size_bytes else "not stated"
         table.add_row(entry.name, entry.what, size, entry.licence)

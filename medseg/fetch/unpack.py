@@ -161,6 +161,7 @@ class _Bounded:
         self.seek, self.tell = stream.seek, stream.tell
 
     def read(self, count: int = -1) -> bytes:
+        """Up to `count` bytes; tarfile.ReadError where that is over MOST_HEADER, or all that is left."""
         if not 0 <= count <= MOST_HEADER:
             raise tarfile.ReadError(f"a header of {count} bytes")
         data: bytes = self._stream.read(count)

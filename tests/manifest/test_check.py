@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import re
 import resource
@@ -11,16 +13,20 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from scipy import ndimage
 
+from medseg.errors import ManifestError
 from medseg.labels import LabelSet
 from medseg.manifest.check import facts, whole
 from medseg.manifest.check.doctor import Report, check_manifest
 from medseg.manifest.check.findings import CODES, exit_code
-from medseg.manifest.check.page import write_page
+from medseg.manifest.check.fix import repair
+from medseg.manifest.check.page import SIDE_PX, write_page
 from medseg.manifest.check.record import fingerprint
 from medseg.manifest.importers.labelme import import_labelme
 from medseg.manifest.importers.masks import import_masks
@@ -398,6 +404,33 @@ def test_missing_files_folders_and_links_are_findings(prepared: Prepared, tmp_pa
     assert [sorted(named[stem]) for stem in stems[:4]] == [["file-missing"]] * 3 + [["path-leaves-root"]]
 
 
+def test_a_wrong_data_root_is_one_error(prepared: Prepared, tmp_path: Path) -> None:
+    root, samples = prepared("multi")
+    out = imported(root, "multi")
+    wrong = tmp_path / "wrong"
+    wrong.mkdir()
+    failed = medseg(out, "--data-root", wrong, "--json", tmp_path / "a.json")
+    assert failed.returncode == 2 and failed.stdout.strip() == "" and not (tmp_path / "a.json").exists()
+    first = wrong / "images" / samples[0].image.name
+    assert failed.stderr.splitlines() == [
+        f"error: {wrong}: the data root seems wrong: none of the manifest's {ROWS} images is there; the first looked for is {first}; "
+        "give the folder that the manifest's image paths are relative to: --data-root DIR, or MEDSEG_DATA"
+    ]
+    (wrong / "images").mkdir()
+    shutil.copyfile(samples[3].image, wrong / "images" / samples[3].image.name)
+    missing = [finding for finding in check_manifest(out, wrong).findings if finding.code == "file-missing"]
+    assert len(missing) == 2 * ROWS - 1, "one image is there: the root is right, and files are missing"
+
+
+def test_images_beside_the_manifest_that_are_gone_are_not_blamed_on_the_data_root(prepared: Prepared) -> None:
+    root, _ = prepared("volumes")
+    out = imported(root, "volumes")
+    path = out / "dataset.yaml"
+    path.write_text(path.read_text().replace("images_under: data_root", "images_under: manifest"))
+    with pytest.raises(ManifestError, match=rf"v1: none of the manifest's {ROWS} images is there; .*v1/images/v000.nii.gz; .*import the"):
+        check_manifest(out, root)
+
+
 def test_masks_that_are_no_masks_are_findings(prepared: Prepared) -> None:
     root, samples = prepared("multi")
     out = imported(root, "multi")
@@ -471,6 +504,33 @@ def test_json_has_every_field_and_the_page_every_finding(prepared: Prepared, tmp
     page = (tmp_path / "page.html").read_text()
     assert page.count("<article>") == len(report.findings) == page.count('src="data:image/jpeg;base64,')
     assert not re.findall(r"https?://|src=\"(?!data:)|@import|url\(", page)
+
+
+def test_volumes_are_told_in_voxels_and_shown_enlarged(prepared: Prepared, tmp_path: Path) -> None:
+    root, samples = prepared("volumes")
+    ids = np.asarray(nib.load(samples[0].mask).dataobj).copy()
+    ids[0, 0, 0] = 1
+    ids[tuple(np.argwhere(ndimage.binary_erosion(ids > 0, iterations=2))[0])] = 0
+    planting.save_volume(samples[0].mask, ids, nib.load(samples[0].mask).affine)
+    report = check_manifest(imported(root, "volumes"), root)
+    rules = {finding.code: finding.rule for finding in report.findings if finding.sample_id == "v000"}
+    assert rules.keys() == {"specks", "holes"}
+    assert rules["specks"].startswith("1 speck of 1 voxel in all") and rules["holes"].startswith("1 small hole of 1 voxel in all")
+    log = {step.code: step.before for step in repair(report, root / "v2")}
+    assert log == {"specks": "1 voxels of specks", "holes": "1 voxels of holes"}
+    write_page(report, tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert "<figcaption>v000, slice 9 of 16</figcaption>" in page
+    shown = Image.open(io.BytesIO(base64.b64decode(re.findall(r"base64,([^\"]+)\"", page)[0])))
+    assert shown.size == (SIDE_PX, round(SIDE_PX * 20 / 24))
+    grey = np.asarray(shown.convert("L"), float)
+    # nearest neighbour: 24 x 20 voxels make steps at their borders, and nothing in between
+    inner = [
+        column
+        for column in range(2, SIDE_PX - 2)
+        if all((other * 24) // SIDE_PX == (column * 24) // SIDE_PX for other in (column - 2, column + 2))
+    ]
+    assert np.median(np.abs(np.diff(grey, axis=1))[:, inner]) <= 2
 
 
 def test_the_page_escapes_what_files_are_named(tmp_path: Path) -> None:

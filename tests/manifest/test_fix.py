@@ -19,6 +19,7 @@ from medseg.manifest.check import fix
 from medseg.manifest.check.doctor import Report, check_manifest
 from medseg.manifest.check.fix import REPAIRS_FILE, repair
 from medseg.manifest.importers.nifti import import_nifti
+from medseg.manifest.split import given_split
 from medseg.manifest.table import read_manifest
 from medseg.volumes import read_label_volume
 from tests.manifest import planting
@@ -282,7 +283,20 @@ def test_the_command_repairs(prepared: Prepared) -> None:
     planting.white(255)(samples[0], RNG(0))
     out = imported(root, "binary", as_is=True)
     done = medseg(out, "--data-root", root, "--fix", root / "v2")
-    assert done.returncode == 2 and "1 repairs are in" in done.stdout
+    assert done.returncode == 2 and "1 repairs are in" in done.stdout and "share a group" not in done.stdout
     assert medseg(root / "v2", "--data-root", root, "--strict").returncode == 0
     refused = medseg(out, "--data-root", root, "--fix", out)
     assert refused.returncode == 2 and "versions are immutable" in refused.stderr and "Traceback" not in refused.stderr
+
+
+def test_the_command_says_that_near_duplicates_were_grouped(prepared: Prepared) -> None:
+    root, samples = prepared("multi")
+    add_copy(samples[0], "exact", unchanged, RNG(0), "BMP")
+    add_copy(samples[3], "near", cropped_copy(0.05), RNG(0))
+    done = medseg(imported(root, "multi"), "--data-root", root, "--fix", root / "v2")
+    assert "near-duplicates share a group now (2 rows changed theirs); a given split (--from) that parts them is refused" in done.stdout
+    assert f"medseg manifest split {root / 'v2'} --name main" in done.stdout
+    table = root / "given.csv"
+    table.write_text(f"sample,split\nexact,test\n{samples[0].image.stem},train\n")
+    with pytest.raises(ManifestError, match="is in two splits"):
+        given_split(read_manifest(root / "v2"), "given", table)

@@ -14,7 +14,7 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 
 from medseg.data.decode import read_original_mask
-from medseg.errors import AnnotationError, ImageError, LabelError, ManifestError
+from medseg.errors import AnnotationError, ImageError, LabelError, ManifestError, MedsegError
 from medseg.files import sha256_file
 from medseg.manifest.importers.masks import import_masks
 from medseg.manifest.table import read_manifest
@@ -87,8 +87,8 @@ def test_data_root(mask_dirs: Dirs, tmp_path: Path) -> None:
 
 def test_existing_dataset_yaml(mask_dirs: Dirs, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    with pytest.raises(ManifestError, match=r"dataset.yaml: masks hold ids without names.*; give --classes NAME,NAME"):
-        import_masks(*mask_dirs, out)
+    with pytest.raises(ManifestError, match=r"--classes: masks hold ids without names, .*dataset.yaml that names them; give --classes"):
+        import_masks(*mask_dirs, out, value_map=["1=tongue"])
     out.mkdir()
     (out / "dataset.yaml").write_text("name: x\nlabels: {classes: {0: background, 1: tongue, 2: lesion}}\n")
     with pytest.raises(ManifestError, match=r"it names the classes tongue, lesion, --classes says tongue"):
@@ -186,9 +186,12 @@ def test_map_wins_and_must_make_sense(mask_dirs: Dirs, tmp_path: Path) -> None:
     save_mask(mask_dirs[1] / "2.png", {1: 2, 7: 3})
     import_masks(*mask_dirs, tmp_path / "out", ["tongue"], value_map=["7=background"])
     assert read_manifest(tmp_path / "out").row(1).px == {"background": 540, "tongue": 60}
-    for text in ("7", "7=lesion", "x=tongue", "#12=tongue", "=", "7=1"):
-        with pytest.raises(LabelError, match=r"--map: .* is not VALUE=CLASS with a class of background, tongue or ignore"):
+    for text in ("7", "7=", "x=tongue", "#12=tongue", "="):
+        with pytest.raises(LabelError, match=r"--map: .* is not VALUE=CLASS, with a whole number or #RRGGBB as the value"):
             import_masks(*mask_dirs, tmp_path / "out3", ["tongue"], value_map=[text])
+    for text, name in (("7=lesion", "lesion"), ("7=1", "1")):
+        with pytest.raises(LabelError, match=rf"--map: '{name}' in '{text}' is not among the classes \(tongue, coating\); name it in --cl"):
+            import_masks(*mask_dirs, tmp_path / "out3", ["tongue", "coating"], value_map=[text])
     with pytest.raises(LabelError, match=r"--map: the value 7 is mapped twice"):
         import_masks(*mask_dirs, tmp_path / "out3", ["tongue"], value_map=["7=tongue", "7=ignore"])
 
@@ -319,6 +322,44 @@ def test_patterns_name_masks_and_images(tmp_path: Path) -> None:
         import_masks(both, both, tmp_path / "o", ["vessel"], mask_pattern="(x)", mask_suffix="_m")
 
 
+@pytest.mark.parametrize(
+    ("option", "said"), [({"mask_pattern": r"^(.*)_1stHO$"}, "--mask-pattern"), ({"mask_suffix": "_1stHO"}, "--mask-suffix")]
+)
+def test_files_of_one_folder_taken_as_unlabelled_images_are_noted(tmp_path: Path, option: dict[str, str], said: str) -> None:
+    both = tmp_path / "all"
+    for name in "abcd":
+        save_picture(both / f"{name}.jpg", seed=ord(name))
+        for observer in ("1st", "2nd"):
+            save_mask(both / f"{name}_{observer}HO.png", {1: 2})
+    report = import_masks(both, both, tmp_path / "out", ["vessel"], **option)
+    note = f"no mask by {said} and without a mask of its own: taken as an unlabelled image (where it is none, give --image-pattern)"
+    assert (report.imported, report.unlabelled) == (4, 4)
+    assert f"{note}: 4 files (a_2ndHO.png, b_2ndHO.png, c_2ndHO.png, ...)" in report.notes
+    report = import_masks(both, both, tmp_path / "told", ["vessel"], image_pattern=r"^[a-z]$", **option)
+    assert (report.imported, report.unlabelled) == (4, 0) and not any("unlabelled" in line for line in report.notes)
+
+
+def test_a_reason_that_files_share_is_told_once(tmp_path: Path) -> None:
+    for place in range(12):
+        save_picture(tmp_path / "i" / f"p{place:02d}.png", seed=place)
+        save_mask(tmp_path / "m" / f"p{place:02d}.png", {255: 3})
+    for name in "uvwxyz":
+        save_mask(tmp_path / "m" / f"{name}.png", {1: 3})
+    with pytest.raises(MedsegError, match=r"18 files cannot be imported:") as caught:
+        import_masks(tmp_path / "i", tmp_path / "m", tmp_path / "out", ["a", "b"])
+    _, *lines, way_out = str(caught.value).splitlines()
+    orphans = [f"  {name}.png: there is no image {name}.* under {tmp_path / 'i'}; add the image, or remove the mask" for name in "uvw"]
+    assert lines[:4] == [*orphans, "  and 3 more of this kind (x.png, y.png, z.png)"] and way_out.startswith("; mend them")
+    first = ", ".join(f"p{place:02d}.png" for place in range(8))
+    assert (
+        len(lines) == 5
+        and lines[4].startswith("  the mask holds only 0 and 255")
+        and lines[4].endswith(f": 12 files ({first}, and 4 more)")
+    )
+    report = import_masks(tmp_path / "i", tmp_path / "m", tmp_path / "out", ["a", "b"], value_map=["255=a"], skip_refused=True)
+    assert len(report.refused) == 6, "refused.csv names every file"
+
+
 def test_colour_mask(mask_dirs: Dirs, tmp_path: Path) -> None:
     """Black and one colour are one class; other colours must be the labels'."""
     red = np.zeros((20, 30, 3), np.uint8)
@@ -437,3 +478,23 @@ def test_folders_that_do_not_fit(mask_dirs: Dirs, tmp_path: Path) -> None:
         import_masks(images, tmp_path / "other", tmp_path / "out", ["tongue"])
     with pytest.raises(LabelError, match=r"--classes: the class names \['a', 'a'\] cannot be used"):
         import_masks(images, masks, tmp_path / "out", ["a", "a"])
+
+
+def test_a_file_taken_for_an_unlabelled_image_is_noted(tmp_path: Path) -> None:
+    both = tmp_path / "all"
+    save_picture(both / "a.png")
+    save_mask(both / "a_mask.png", {1: 2})
+    save_mask(both / "a_other.png", {1: 3})
+    report = import_masks(both, both, tmp_path / "out", ["vessel"], mask_suffix="_mask")
+    assert any("taken as an unlabelled image" in note and "a_other.png" in note and "--image-pattern" in note for note in report.notes)
+    told = import_masks(both, both, tmp_path / "o2", ["vessel"], mask_pattern=r"^(.*)_mask$", image_pattern=r"^[a-z]$").notes
+    assert not any("unlabelled image" in note for note in told)
+
+
+def test_a_refusal_says_what_is_alike_three_times_at_most(mask_dirs: Dirs, tmp_path: Path) -> None:
+    for number in range(4, 16):
+        save_picture(mask_dirs[0] / f"{number}.png", seed=number)
+        (mask_dirs[1] / f"{number}.png").write_bytes(b"no image")
+    with pytest.raises(ImageError) as caught:
+        import_masks(*mask_dirs, tmp_path / "out", ["tongue"])
+    assert str(caught.value).count("not a readable image") == 3 and "and 9 more of this kind" in str(caught.value)

@@ -15,7 +15,7 @@ from medseg.errors import ManifestError
 from medseg.labels import LabelSet
 from medseg.manifest.ledger import ledger_path, read_ledger
 from medseg.manifest.schema import Dataset, Manifest, Split
-from medseg.manifest.split import describe, given_split, joined_groups, make_split, remarks, stratify
+from medseg.manifest.split import describe, given_split, joined_groups, make_split, remarks, stratify, summary
 from medseg.manifest.table import read_split, write_manifest, write_split
 
 from .conftest import UNLABELLED, table_of
@@ -155,7 +155,7 @@ def test_warnings_count_what_is_left_out(manifest: Manifest, tmp_path: Path) -> 
     assert warnings == [
         "1 listed, but not in the manifest (x/9)",
         "1 listed, but unlabelled: left out (x/4)",
-        "2 labelled, but not listed: in no split (x/1, x/2)",
+        "2 labelled, but not listed: in no part, neither trained on nor scored (x/1, x/2)",
     ]
 
 
@@ -369,6 +369,25 @@ def test_unlocking_is_recorded(make_manifest: Make) -> None:
         assert (line["event"], line["reason"], line["rows"], line["new_split"]) == ("unlock", "the old one; had leaked", moved, "other.csv")
     with pytest.raises(ManifestError, match=r"--unlock-test: the reason is blank; say why"):
         make_split(manifest, "third", unlock=" ")
+
+
+def test_unlocking_is_recorded_by_every_split_that_tests_on_the_rows(manifest: Manifest, tmp_path: Path) -> None:
+    """a tests on x/1 and x/3, b on x/2 (of the patient of x/1) alone, c on nothing."""
+    table = tmp_path / "given.csv"
+    paths = {}
+    for name, rows in {"a": "x/1,test\nx/3,test\n", "b": "x/2,test\n", "c": "x/1,train\nx/3,val\n"}.items():
+        table.write_text("sample,split\n" + rows)
+        paths[name] = given_split(manifest, name, table, unlock="agreed" if name == "c" else None)[0].path
+    found = {name: list(read_ledger(ledger_path(path)))[1:] for name, path in paths.items()}
+    told = {name: [(line["event"], line["rows"], line["first"], line["new_split"]) for line in lines] for name, lines in found.items()}
+    assert told == {
+        "a": [("unlock", 2, "x/1", "c.csv")],
+        "b": [("unlock", 1, "x/1", "c.csv")],
+        "c": [("unlock", 2, "x/1", "c.csv")],
+    }
+    table.write_text("sample,split\nx/1,val\nx/3,test\n")
+    with pytest.raises(ManifestError, match=r"1 row\(s\) of test of .*a.csv and 1 more, or of their groups, would be moved"):
+        given_split(manifest, "d", table)
 
 
 def test_unlocking_nothing_is_no_event(make_manifest: Make) -> None:
@@ -598,3 +617,57 @@ def test_describe_sets_the_balance_beside_what_was_asked(make_manifest: Make) ->
     assert table.loc["train", ["images", "groups", "share", "pixels_tongue"]].tolist() == [30, 15, 0.75, 300]
     folds = table.loc[["fold 0", "fold 1", "fold 2"], ["images", "pixels_coating"]]
     assert folds.sum().tolist() == table.loc["train", ["images", "pixels_coating"]].tolist()
+
+
+def test_an_unlock_is_told_to_every_split_that_tests_on_the_row(make_manifest: Make) -> None:
+    manifest = make_manifest(patients(40, 2, 8))
+    first = make_split(manifest, "main", seed=0)
+    second = make_split(manifest, "again", seed=3)  # the same test rows, kept by the lock
+    third = make_split(manifest, "other", seed=1, unlock="leaked")
+    moved = len(groups_in(first, "test") - groups_in(third, "test")) * 2
+    for split in (first, second, third):
+        (line,) = [line for line in read_ledger(ledger_path(split.path)) if line["event"] == "unlock"]
+        assert (line["rows"], line["new_split"]) == (moved, "other.csv") and moved > 0
+
+
+def test_the_table_of_a_split_has_a_line_a_class_and_fits_a_terminal(make_manifest: Make) -> None:
+    manifest = make_manifest(patients(40, 2, 8))
+    split = make_split(manifest, "main", seed=0, folds=5)
+    lines = summary(manifest, split).splitlines()
+    assert max(map(len, lines)) <= 100
+    table = describe(manifest, split)
+    for name in manifest.labels.foreground:
+        told = [line for line in lines if line.startswith(f"{name} ")]
+        assert told and str(int(table[f"images_{name}"].iloc[0])) in told[0].split()
+
+
+@pytest.mark.parametrize("folds", [0, 10])
+def test_thirty_classes_are_read_at_100_columns(tmp_path: Path, folds: int) -> None:
+    labels = LabelSet.of(*(f"organ number {place:02d}" for place in range(30)))
+    rows = [{"px_background": 570} | dict.fromkeys((f"px_{name}" for name in labels.foreground), 1) for _ in range(50)]
+    rows[0] |= {"px_background": 571, "px_organ number 07": 0}
+    manifest = write_manifest(tmp_path / "v1", table_of(rows, labels), Dataset(name="set", labels=labels))
+    split = make_split(manifest, "a", folds=folds)
+    lines = summary(manifest, split).splitlines()
+    assert max(map(len, lines)) <= 100
+    parts = [f"fold {place}" for place in range(10)] if folds else ["val"]
+    assert all(any(line.split()[: len(part.split())] == part.split() for line in lines) for part in ("train", "test", *parts))
+    blocks = 3 if folds else 1
+    assert (
+        sum(line.startswith("organ number 07 ") for line in lines) == blocks
+        and sum(line.startswith("organ") for line in lines) == 30 * blocks
+    )
+    found = {part: (split.frame["split"] == part).sum() for part in ("train", "val", "test")}
+    holder = split.frame.set_index("sample_id").loc["s000", "split"]
+    if not folds:
+        (line,) = (line for line in lines if line.startswith("organ number 07 "))
+        cells = line.removeprefix("organ number 07").split()
+        assert [int(cells[place]) for place in (0, 3, 6)] == [count - (part == holder) for part, count in found.items()]
+        other = next(line for line in lines if line.startswith("organ number 08 "))
+        assert other.removeprefix("organ number 08").split()[1:3] == ["0.167", "%"]  # 1 of 600 pixels
+
+
+def test_a_part_without_any_pixel_has_no_share(manifest: Manifest, tmp_path: Path) -> None:
+    table = tmp_path / "given.csv"
+    table.write_text("sample,split\nx/1,train\nx/2,train\nx/3,test\n")
+    assert "nan" not in summary(manifest, given_split(manifest, "given", table)[0]).lower()

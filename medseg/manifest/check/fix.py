@@ -21,7 +21,7 @@ from scipy import ndimage
 
 from medseg.conventions import ValueMap, convert, snap
 from medseg.errors import LabelError, ManifestError
-from medseg.files import sha256_array, write_text
+from medseg.files import sha256_array, staging, write_text
 from medseg.images import RawMask, byte_counts, inspect_image, is_volume, read_raw_mask, resize_mask, write_mask
 from medseg.labels import LabelSet
 from medseg.manifest.check.doctor import Report
@@ -31,7 +31,7 @@ from medseg.manifest.check.rules import BLEMISHES, KIND_CODES, enclosing, usual
 from medseg.manifest.check.shapes import UPRIGHT, holes_of, specks_of
 from medseg.manifest.check.volume_facts import flat_mask, raw_volume
 from medseg.manifest.imagefiles import image_hash
-from medseg.manifest.importers.common import staging, write_all
+from medseg.manifest.importers.common import write_all
 from medseg.manifest.schema import PIXEL_PREFIX, SPACINGS, Manifest
 from medseg.manifest.split import joined_groups
 from medseg.types import Row, Size

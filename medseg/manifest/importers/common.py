@@ -6,11 +6,9 @@ import csv
 import io
 import os
 import re
-import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -21,7 +19,7 @@ import pandas as pd
 from pydantic import ValidationError
 
 from medseg.errors import AnnotationError, LabelError, ManifestError, MedsegError
-from medseg.files import sha256_array, sha256_file, walk, write_json, write_text
+from medseg.files import move, moves, sha256_array, sha256_file, walk, write_json, write_text
 from medseg.images import IMAGE_SUFFIXES, verify_image
 from medseg.labels import LabelSet
 from medseg.manifest.schema import PIXEL_PREFIX, SPACINGS, Dataset, columns_of
@@ -390,35 +388,19 @@ def mask_hash(path: Path, mask: np.ndarray, under: MasksUnder) -> str:
 # --- writing all or nothing
 
 
-@contextmanager
-def staging(target: Path) -> Iterator[Path]:
-    """A new folder beside `target` (so that a rename suffices), gone afterwards with the empty parents made for it."""
-    made = [parent for parent in (target.parent, *target.parent.parents) if not parent.exists()]
-    stage = target.parent / f".{target.name}.{os.getpid()}.part"
-    stage.mkdir(parents=True)
-    try:
-        yield stage
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
-        for parent in made:
-            if parent.is_dir() and not any(parent.iterdir()):
-                parent.rmdir()
-
-
 def place(stage: Path, target: Path, moved: list[Path]) -> None:
-    """Move the files of `stage` to the same places under `target`; those that are new there are added to `moved` as they arrive.
+    """Move the files of `stage` to the same places under `target`; those that are new there are added to `moved` before they arrive.
 
     Raises ManifestError, before the first move, where a file stands there with other content: it may be the user's own.
     """
-    pairs = [(path, target / path.relative_to(stage)) for path in sorted(stage.rglob("*")) if path.is_file()]
+    pairs = moves(stage, target)
     for source, goal in pairs:
         if goal.exists() and (not goal.is_file() or sha256_file(goal) != sha256_file(source)):
             rule = "the file exists and differs from the one to be written"
             raise ManifestError(goal, rule, "name a new version or another folder, or remove the file")
     for source, goal in [(source, goal) for source, goal in pairs if not goal.exists()]:
-        goal.parent.mkdir(parents=True, exist_ok=True)
-        os.replace(source, goal)
-        moved.append(goal)
+        moved.append(goal)  # first, so that Ctrl-C finds no file moved that is not noted
+        move(source, goal)
 
 
 def write_all(

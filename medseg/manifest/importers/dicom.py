@@ -19,7 +19,7 @@ import numpy as np
 import pydicom
 
 from medseg.errors import AnnotationError, ImageError, LabelError, ManifestError, MedsegError
-from medseg.files import sha256_array
+from medseg.files import sha256_array, staging
 from medseg.manifest.importers.common import (
     ImportReport,
     Notes,
@@ -34,7 +34,6 @@ from medseg.manifest.importers.common import (
     raise_refused,
     refused_rows,
     relative,
-    staging,
     write_all,
 )  # fmt: skip
 from medseg.manifest.importers.dicom_key import key_at, pseudonym, write_key

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from medseg.conventions import Content, Refusal, ValueMap, content_of, convert, decide, reads_as_stored
 from medseg.errors import AnnotationError, ImageError, LabelError, ManifestError, MedsegError
-from medseg.files import walk
+from medseg.files import staging, walk
 from medseg.images import MASK_SUFFIXES, RawMask, one_at_a_time, read_orientation, read_raw_mask, read_size, write_mask
 from medseg.labels import BACKGROUND, LabelSet
 from medseg.manifest.importers.common import (
@@ -41,7 +41,6 @@ from medseg.manifest.importers.common import (
     refused_rows,
     relative,
     shared_root,
-    staging,
     stem_of,
     turned_note,
     without_clashes,

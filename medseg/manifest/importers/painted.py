@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from medseg.errors import AnnotationError, ManifestError, MedsegError
-from medseg.files import sha256_file
+from medseg.files import sha256_file, staging
 from medseg.images import write_mask
 from medseg.instances import Instance, write_instances
 from medseg.labels import LabelSet
@@ -28,7 +28,6 @@ from medseg.manifest.importers.common import (
     note_twins,
     raise_refused,
     refused_rows,
-    staging,
     told_once,
     without_clashes,
     write_all,
@@ -112,7 +111,7 @@ class Stage:
 
 @contextmanager
 def stage_of(source: Source, labels: LabelSet, instances: bool) -> Iterator[Stage]:
-    """Staging folders beside their targets, gone afterwards."""
+    """Staging folders inside their targets, gone afterwards."""
     with ExitStack() as stack:
         masks = stack.enter_context(staging(source.masks_dir))
         objects = stack.enter_context(staging(source.out / INSTANCES_FOLDER)) if instances else None
