@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import random
+import re
 import shutil
 import stat
 import zlib
@@ -318,8 +319,9 @@ def test_deflated_and_broken_files(src: Path) -> None:
     slices[0].save_as(src / "deflated")
     with pytest.raises(ImageError) as caught:
         imported(src, classes=["lesion"])
-    assert "deflated: a deflated file" in str(caught.value) and "broken: its DICOM header" in str(caught.value)
-    assert "cut: its DICOM header breaks off before the size of the image" in str(caught.value)
+    assert "deflated: a deflated file" in str(caught.value)
+    shared = r"its DICOM header breaks off before the size of the image; copy or export it again: 2 files \(broken, cut\)"
+    assert re.search(shared, str(caught.value))
 
 
 def test_fuzzed_headers_never_end_in_a_traceback(src: Path) -> None:

@@ -387,7 +387,7 @@ def test_nnunet_regions(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"channel_names": {"0": "T1"}}, r"p_1_0001.nii.gz: dataset.json names 1 channels"),
+        ({"channel_names": {"0": "T1"}}, r"dataset.json names 1 channels; .*: 3 files \(imagesTr/p_1_0001.nii.gz"),
         ({"channel_names": {"0": "a", "1": "b", "2": "c"}}, r"the channel c \(p_1_0002.nii.gz\) is missing"),
         ({"file_ending": ".nrrd"}, r"file_ending '.nrrd' cannot be read \(known are .nii, .*; convert the files to .nii.gz"),
         ({"dataset": {"p_1": {}}}, "lists the files of each case"),
