@@ -45,6 +45,23 @@ def _box(where: np.ndarray) -> tuple[slice, ...]:
     return tuple(sides)
 
 
+def _is_one_run_a_line(where: np.ndarray) -> bool:
+    """True where each row (or each column) is one run of True that touches the next: one piece without a hole, as most organs are.
+
+    `where` is its own box. Seeing that costs a tenth of telling pieces apart. Never True for a volume.
+    """
+    return where.ndim == 2 and (_rows_are_runs(where) or _rows_are_runs(where.T))
+
+
+def _rows_are_runs(where_HW: np.ndarray) -> bool:
+    changes = (where_HW[:, 1:] != where_HW[:, :-1]).sum(axis=1) + where_HW[:, 0] + where_HW[:, -1]
+    if (changes != 2).any():  # each run has a start and an end
+        return False
+    first = where_HW.argmax(axis=1)
+    last = where_HW.shape[1] - 1 - where_HW[:, ::-1].argmax(axis=1)
+    return bool((first[1:] <= last[:-1] + 1).all() and (first[:-1] <= last[1:] + 1).all())
+
+
 def specks_of(ids: np.ndarray, classes: Sequence[int]) -> np.ndarray:
     """bool: pixels of pieces (neighbours by side or corner) that are SPECK_SHARE of the class's largest piece or smaller."""
     found = np.zeros(ids.shape, bool)
@@ -54,6 +71,8 @@ def specks_of(ids: np.ndarray, classes: Sequence[int]) -> np.ndarray:
         if not where.any():
             continue
         box = _box(where)
+        if _is_one_run_a_line(where[box]):
+            continue
         pieces, count = ndimage.label(where[box], corners)
         if count > 1:
             found[box] |= _small(np.bincount(pieces.ravel())[1:])[pieces]
@@ -74,6 +93,8 @@ def holes_of(ids: np.ndarray) -> np.ndarray:
     if not foreground.any():
         return found
     box = _box(foreground)
+    if _is_one_run_a_line(foreground[box]):
+        return found
     around = np.pad(~foreground[box], 1, constant_values=True)  # so that all that is open to the outside is one piece
     pieces, count = ndimage.label(around)
     if count > 1:
