@@ -32,12 +32,12 @@ DEMO_DATA     := data/phantom
 DEMO_MANIFEST := data_manifests/phantom/v1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo phantom check experiment train evaluate predict compare record results reference mlflow-ui \
-        test test-slow lint format bench clean distclean
+.PHONY: help setup demo phantom check experiment train evaluate predict compare sampling-study loss-study record results reference \
+        mlflow-ui test test-slow lint format bench clean distclean
 
 help: ## list the targets
 	@echo "usage: make TARGET [NAME=value ...]"
-	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 # ---- set-up ----
 
@@ -85,6 +85,16 @@ predict: need-RUN need-IMAGES need-OUT $(INSTALLED) ## write masks for a folder 
 
 compare: need-RUNS $(INSTALLED) ## one table of several runs: RUNS="runs/<id> runs/<id>"
 	$(MEDSEG) compare $(RUNS) $(ARGS)
+
+# The phantom is drawn only where it is not there: a new one of another order would set finished runs aside.
+PHANTOM_FILES := $(addprefix $(DEMO_MANIFEST)/,manifest.csv splits/$(DEMO_SPLIT).csv) $(DEMO_DATA)
+PHANTOM       := $(if $(filter-out $(wildcard $(PHANTOM_FILES)),$(PHANTOM_FILES)),phantom)
+
+sampling-study: $(PHANTOM) $(INSTALLED) ## does balancing help? Samplers at equal steps, three seeds; goes on where it stopped: [ARGS=--record]
+	$(BIN)/python experiments/study.py sampling --data-root $(DEMO_DATA) $(ARGS)
+
+loss-study: $(PHANTOM) $(INSTALLED) ## which loss? Likewise: [ARGS=--record]
+	$(BIN)/python experiments/study.py loss --data-root $(DEMO_DATA) $(ARGS)
 
 record: need-RUNS $(INSTALLED) ## add evaluated runs to bench/results: RUNS="runs/<id> runs/<id>"
 	$(BIN)/python bench/record.py $(RUNS)

@@ -46,6 +46,8 @@ def _type(annotation: Any) -> str:
         return ", ".join(f"`{value}`" for value in arguments)
     if origin is tuple:
         return "list of " + _type(arguments[0])
+    if origin is dict:
+        return f"mapping of {_type(arguments[0])} to {_type(arguments[1])}"
     if origin is Annotated:
         return _type(arguments[0])
     names = [name for argument in arguments if (name := _type(argument))]

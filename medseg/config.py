@@ -45,6 +45,7 @@ class DataConfig(Section):
     split: str = "main"
     size_px: tuple[PixelSize, PixelSize] = Field((256, 256), description="height, width of the network's grid")
     cache: str = Field("cache", description="folder of decoded images; may be removed at any time")
+    cache_gib: Positive = Field(20.0, description="size of that folder up to which images not used the longest are kept")
 
 
 class ModelConfig(Section):
@@ -65,31 +66,83 @@ class ModelConfig(Section):
         return self
 
 
-class LossConfig(Section):
-    """dice_ce: soft Dice + cross-entropy.  dice_focal: soft Dice + focal loss (Lin et al. 2017)."""
+LossName = Literal[
+    "dice", "cross_entropy", "focal", "tversky", "focal_tversky", "unified_focal", "dice_ce", "dice_focal", "dice_topk"
+]  # fmt: skip
 
-    name: Literal["dice_ce", "dice_focal"] = "dice_ce"
-    dice_weight: Annotated[float, Field(ge=0)] = 1.0
-    pixel_weight: Annotated[float, Field(ge=0, description="weight of the cross-entropy or focal term")] = 1.0
-    gamma: Annotated[float, Field(ge=0)] | None = Field(None, description="focal only; 2.0 where not given")
-    dice_over: Literal["batch", "image"] = Field("batch", description="sums of the Dice term over the whole batch, or image by image")
-    include_background: bool = Field(False, description="whether the Dice term counts the background as a class")
+
+class LossConfig(Section):
+    """What is minimised: one of medseg.losses, or soft Dice and a pixel term together (dice_ce, dice_focal, dice_topk)."""
+
+    name: LossName = "dice_ce"
+    dice_weight: Annotated[float, Field(ge=0, description="of the Dice term where there are two")] = 1.0
+    pixel_weight: Annotated[float, Field(ge=0, description="of the pixel term where there are two")] = 1.0
+    gamma: Annotated[float, Field(ge=0)] | None = Field(
+        None, description="exponent of a focal loss; where not given that of its paper: focal 2, focal_tversky 0.75, unified_focal 0.5"
+    )
+    class_weights: Literal["none", "median_frequency", "inverse_frequency"] = Field(
+        "none", description="of the classes in a pixel term, from the training images' pixel counts"
+    )
+    alpha: Share = Field(0.3, description="Tversky losses: weight of false positives")
+    beta: Share = Field(0.7, description="Tversky losses: weight of false negatives")
+    delta: Share = Field(0.6, description="unified_focal: weight of the foreground classes")
+    topk_share: Annotated[float, Field(gt=0, le=1)] = Field(0.1, description="dice_topk: share of the pixels, the worst, that count")
+    dice_over: Literal["batch", "image"] = Field("batch", description="sums of a region term over the whole batch, or image by image")
+    include_background: bool = Field(False, description="whether a region term counts the background as a class")
 
     @model_validator(mode="after")
-    def _gamma_is_focal(self) -> LossConfig:
-        if self.gamma is not None and self.name != "dice_focal":
-            raise ValueError(f"gamma belongs to dice_focal, the loss is {self.name}")
+    def _only_what_the_loss_has(self) -> LossConfig:
+        for key, losses in LOSS_KEYS.items():
+            if getattr(self, key) != type(self).model_fields[key].default and self.name not in losses:
+                raise ValueError(f"{key} belongs to {', '.join(losses)}; the loss is {self.name}")
+        return self
+
+    @model_validator(mode="after")
+    def _something_to_minimise(self) -> LossConfig:
         if self.dice_weight + self.pixel_weight == 0:
             raise ValueError("dice_weight and pixel_weight are both 0")
+        if self.alpha + self.beta == 0:
+            raise ValueError("alpha and beta are both 0")
+        if self.class_weights != "none" and self.pixel_weight == 0:
+            raise ValueError("class_weights are of the pixel term, and pixel_weight is 0")
+        if self.name == "unified_focal" and self.gamma is not None and self.gamma >= 1:
+            raise ValueError(f"gamma of unified_focal is in [0, 1), got {self.gamma:g}; the paper's is 0.5")
+        if self.name == "focal_tversky" and self.gamma == 0:
+            raise ValueError("focal_tversky to the power of 0 is 1 everywhere; the paper's gamma is 0.75, and 1 gives tversky")
         return self
 
 
-class SamplingConfig(Section):
-    """How often each training image is drawn; see medseg.data.sampling."""
+_TWO_TERMS = ("dice_ce", "dice_focal", "dice_topk")
+_TVERSKY = ("tversky", "focal_tversky")
+LOSS_KEYS: dict[str, tuple[str, ...]] = {  # which losses read a key
+    "dice_weight": _TWO_TERMS, "pixel_weight": _TWO_TERMS, "alpha": _TVERSKY, "beta": _TVERSKY, "delta": ("unified_focal",),
+    "gamma": ("focal", "dice_focal", "focal_tversky", "unified_focal"), "topk_share": ("dice_topk",),
+    "class_weights": ("cross_entropy", "focal", "dice_ce", "dice_focal", "dice_topk"),
+    "dice_over": ("dice", *_TVERSKY, "unified_focal", *_TWO_TERMS), "include_background": ("dice", *_TVERSKY, *_TWO_TERMS),
+}  # fmt: skip
 
-    name: Literal["repeat_factor", "inverse_frequency", "uniform"] = "repeat_factor"
+
+class SamplingConfig(Section):
+    """How often each training image is drawn, and what is cut out of it; see medseg.data.sampling."""
+
+    name: Literal["uniform", "repeat_factor", "square_root", "inverse_frequency", "effective_number"] = "repeat_factor"
     threshold: Share = Field(0.5, description="repeat_factor: classes in a smaller share of the images than this are drawn more")
-    draws_per_epoch: Count | None = Field(None, description="images drawn in an epoch; the number of training images where not given")
+    beta: Annotated[float, Field(ge=0, lt=1)] = Field(0.999, description="effective_number: 0 draws uniformly, near 1 by inverse frequency")
+    draws_per_epoch: Count | None = Field(None, description="draws in an epoch; the number of training images where not given")
+    patch_px: tuple[PixelSize, PixelSize] | None = Field(
+        None, description="height, width of the crops the network learns from; whole images where not given"
+    )
+    centre_ratios: dict[str, Annotated[float, Field(ge=0)]] = Field(
+        {}, description="patches: class -> ratio of crops centred on it; `anywhere` for crops without a wish. All anywhere where not given"
+    )
+
+    @model_validator(mode="after")
+    def _ratios_need_patches(self) -> SamplingConfig:
+        if self.centre_ratios and self.patch_px is None:
+            raise ValueError("centre_ratios are of patches: give patch_px too")
+        if self.centre_ratios and not sum(self.centre_ratios.values()):
+            raise ValueError("centre_ratios are all 0")
+        return self
 
 
 class AugmentConfig(Section):
@@ -99,11 +152,23 @@ class AugmentConfig(Section):
     rotate_deg: Annotated[float, Field(ge=0, le=180)] = 20.0
     scale: Annotated[float, Field(ge=0, lt=1)] = Field(0.2, description="zoom drawn log-uniformly in [1 - scale, 1 / (1 - scale)]")
     shift: Share = Field(0.1, description="share of the height and width")
+    crop: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0, description="largest share of the sides cut away, drawn uniformly, at a random place; the rest fills the frame"
+    )
+    elastic: Annotated[float, Field(ge=0, le=0.12)] = Field(  # beyond 0.122 the warp may fold: medseg.data.augment.geometry
+        0.0, description="largest displacement of a smooth random warp, as a share of the frame's side"
+    )
     brightness: Share = 0.2
     contrast: Share = 0.2
     gamma: Share = 0.2
     saturation: Share = 0.2
     hue: Annotated[float, Field(ge=0, le=0.5)] = Field(0.02, description="share of the colour circle")
+    noise: Annotated[float, Field(ge=0, le=0.5)] = Field(0.0, description="largest standard deviation of Gaussian noise, of a range of 1")
+    blur_px: Annotated[float, Field(ge=0, le=10)] = Field(0.0, description="largest standard deviation of a Gaussian blur, pixels")
+    cutout: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0, description="largest side of a rectangle painted black and ignored, as a share of the frame's sides"
+    )
+    probability: Share = Field(0.5, description="of each of crop, elastic, noise, blur and cut-out, where they are on")
 
 
 class OptimConfig(Section):
@@ -123,6 +188,9 @@ class TrainConfig(Section):
     batch_size: Count = 8
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    compile: Literal["auto", "always", "never"] = Field("auto", description="torch.compile; auto: where the steps to come repay it")
+    channels_last: bool = Field(True, description="memory format of images and weights; only the speed depends on it")
+    prefetch: Annotated[int, Field(ge=0, le=16)] = Field(2, description="batches made ready beside the computation; 0: none")
     validate_every: Count = Field(1, description="epochs")
     preview_every: Count = Field(5, description="epochs")
 
@@ -132,6 +200,9 @@ class InferConfig(Section):
 
     batch_size: Count = 8
     flip_tta: bool = Field(False, description="average the probabilities of the image and its mirror image")
+    overlap: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.5, description="of the windows, as a share of their sides; windows are used where sampling.patch_px is given, and have its size"
+    )
 
 
 class TrackingConfig(Section):
@@ -159,10 +230,15 @@ class Config(Section):
     @model_validator(mode="after")
     def _grid_fits_the_network(self) -> Config:
         factor = math.prod(self.model.strides)
-        if any(side % factor or side < 2 * factor for side in self.data.size_px):
-            rule = f"must be divisible by {factor}, the product of model.strides, and at least twice that"
-            raise ValueError(f"data.size_px {self.data.size_px} {rule}")
+        for key, size in (("data.size_px", self.data.size_px), ("sampling.patch_px", self.sampling.patch_px)):
+            if size and any(side % factor or side < 2 * factor for side in size):
+                rule = f"must be divisible by {factor}, the product of model.strides, and at least twice that"
+                raise ValueError(f"{key} {size} {rule}")
         return self
+
+    def steps_per_epoch(self, images: int) -> int:
+        """Optimiser steps an epoch of a training set of so many images: whole batches only, at least one."""
+        return max(1, (self.sampling.draws_per_epoch or images) // self.train.batch_size)
 
     def to_yaml(self) -> str:
         """The canonical text: every key, in the order of this file."""

@@ -49,7 +49,7 @@ def staged_folder(target: Path) -> Iterator[Path]:
                 os.replace(target, old)
             os.replace(new, target)
         except BaseException:
-            if old.exists() and not target.exists():
+            if old.exists() and not target.exists():  # Ctrl-C between the two renames
                 os.replace(old, target)
             raise
 

@@ -25,7 +25,7 @@ def _hidden(name: str) -> Iterator[None]:
 
 
 with _hidden("mlflow"):
-    from monai.losses import DiceLoss
+    from monai.inferers import sliding_window_inference
     from monai.networks.nets import UNet
 
-__all__ = ["DiceLoss", "UNet"]
+__all__ = ["UNet", "sliding_window_inference"]

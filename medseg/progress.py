@@ -72,9 +72,12 @@ class TrainingBars:
         self._total_steps = total_steps
         self._progress.console.print(f"run folder: {run.path}")
         self.step(0, None)
+        self._describe("training, first step (compiled where that repays)")  # for a minute or more nothing else moves
 
     def step(self, step: int, val_score: float | None) -> None:
         """One more step is done; `val_score` (mIoU in [0, 1]) comes once an epoch."""
+        if step == 1:
+            self._describe("training")
         if val_score is not None:
             self._best = max(val_score, self._best or 0.0)
             self._describe(f"training, val mIoU {val_score:.3f} (best {self._best:.3f})")

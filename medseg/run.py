@@ -12,12 +12,13 @@ import numpy as np
 import torch
 
 from medseg import images
-from medseg.build import build_model, build_training, decode_part, make_fabric, resolve
+from medseg.build import build_model, build_training, decode_part, make_fabric, resolve, resolve_length
 from medseg.config import Config, load_config, validate_config
-from medseg.data.decode import DecodedSet, read_original_image, read_original_mask
+from medseg.data.decode import read_original_image, read_original_mask
+from medseg.data.decoded import DecodedSet
 from medseg.engine.checkpoint import load_weights
 from medseg.engine.evaluate import original_grid_masks
-from medseg.engine.infer import predict_image
+from medseg.engine.infer import Passes, predict_image
 from medseg.engine.train import Training
 from medseg.engine.train import train as run_training
 from medseg.environment import write_environment
@@ -26,11 +27,12 @@ from medseg.files import staged_files, staged_folder, walk, write_json, write_te
 from medseg.labels import LabelSet
 from medseg.manifest.ledger import record_scoring
 from medseg.manifest.schema import Dataset, Manifest, Split
-from medseg.manifest.table import check_data_root, dataset_text, read_dataset, read_manifest, read_split
+from medseg.manifest.table import check_data_root, dataset_text, read_dataset, read_manifest, read_split, select
 from medseg.metrics.counts import confusion
 from medseg.metrics.protocol import Protocol
 from medseg.metrics.scores import Scores, score
 from medseg.report.figures import overlay_sheet
+from medseg.report.sampling import sampling_figure
 from medseg.report.tables import comparison, read_scores, write_per_case, write_scores, write_tables
 from medseg.runfolder import RunFolder, create_run, open_run
 from medseg.seeding import seed_of
@@ -84,7 +86,9 @@ def _check_tracking(config: Config) -> None:
 
 
 def train_config(config: Config, manifest: Manifest, split: Split, root: Path, runs: Path, progress: Progress) -> RunFolder:
-    """Train a resolved config. The run folder says running, then finished, failed or interrupted, and the tracker is told the same."""
+    """Train a config whose device is resolved. The run folder says running, then finished, failed or interrupted, and the tracker is told
+    the same."""
+    config = resolve_length(config, len(select(manifest, split, "train")))
     with torch.random.fork_rng():  # dropout draws from the global state; leave that as found
         torch.manual_seed(seed_of(config.seed, "training"))
         training = build_training(config, manifest, split, root, progress.on_decode)
@@ -93,7 +97,10 @@ def train_config(config: Config, manifest: Manifest, split: Split, root: Path, r
             _describe(run, config, manifest, split)
             tracker = _start_tracking(run, config, manifest, split)
             progress.on_start(run, training.total_steps)
-            _train_until_stopped(training, run, progress)
+            try:
+                _train_until_stopped(training, run, progress)
+            finally:
+                _draw_sampling(run, manifest.labels)
         except BaseException as cause:
             status: Literal["interrupted", "failed"] = "interrupted" if isinstance(cause, KeyboardInterrupt) else "failed"
             run.set_status(status, f"{type(cause).__name__}: {cause}")
@@ -114,6 +121,14 @@ def _train_until_stopped(training: Training, run: RunFolder, progress: Progress)
             check()
 
         run_training(training, run, on_step)
+
+
+def _draw_sampling(run: RunFolder, labels: LabelSet) -> None:
+    """The figure of what was asked, held and shown of each class, from the epochs so far."""
+    epochs = {record["epoch"]: record["metrics"] for record in run.metrics()}
+    if epochs:
+        constant = next(iter(epochs.values()))  # what was asked and what the set holds stands in every epoch
+        sampling_figure(run.sampling_png, constant, constant, epochs, labels)
 
 
 def _describe(run: RunFolder, config: Config, manifest: Manifest, split: Split) -> None:
@@ -150,6 +165,12 @@ class LoadedRun:
     def labels(self) -> LabelSet:
         """The classes the run was trained on."""
         return self.dataset.labels
+
+    @property
+    def passes(self) -> Passes:
+        """How the run's config has images predicted."""
+        patch, infer = self.config.sampling.patch_px, self.config.infer
+        return Passes(self.labels if infer.flip_tta else None, Size(*patch) if patch else None, infer.overlap)
 
 
 def load_run(path: PathLike, checkpoint: str = "best") -> LoadedRun:
@@ -201,7 +222,7 @@ def _predict_and_count(
 ) -> list[CaseResult]:
     """Predict each image, keep its mask as predictions/<sample_id>.png, and count it against the reference as annotated."""
     cases, infer = [], loaded.config.infer
-    for row, mask in original_grid_masks(loaded.model, data, infer.batch_size, infer.flip_tta, loaded.device):
+    for row, mask in original_grid_masks(loaded.model, data, infer.batch_size, loaded.passes, loaded.device):
         images.write_mask(_prediction(folder, row.sample_id), mask, loaded.labels.palette)
         reference = read_original_mask(manifest, row, root)
         cases.append(CaseResult(row.sample_id, row.group_id, confusion(reference, mask, loaded.labels)))
@@ -246,6 +267,8 @@ def _write_overlays(manifest: Manifest, data: DecodedSet, root: Path, cases: Seq
 
 def _protocol(loaded: LoadedRun) -> Protocol:
     passes = "mean over the image and its mirror image" if loaded.config.infer.flip_tta else "single forward pass"
+    if window := loaded.passes.window:
+        passes += f", in windows of {window.height_px} x {window.width_px} pixels that overlap by {loaded.passes.overlap:.0%}"
     chosen = "chosen on val" if loaded.facts["checkpoint"] == "best" else "of the last epoch"
     return Protocol(ignore_id=loaded.labels.ignore_id, test_time=passes, checkpoint=chosen)
 
@@ -286,11 +309,11 @@ def predict(
     names = [(path, name.with_suffix(".png"), Path(f"{name.with_suffix('')}_overlay.jpg")) for path, name in found]
     outputs = [Predicted(path, out / mask, out / overlay) for path, mask, overlay in names]
     _no_clash(outputs, overwrite)
-    frame, mirror = Size(*loaded.config.data.size_px), loaded.labels if loaded.config.infer.flip_tta else None
+    frame = Size(*loaded.config.data.size_px)
     with staged_files(out) as stage:
         for done, (path, mask_name, overlay_name) in enumerate(names, start=1):
             image = images.read_image(path)
-            mask = predict_image(loaded.model, image, frame, loaded.device, mirror)
+            mask = predict_image(loaded.model, image, frame, loaded.device, loaded.passes)
             images.write_mask(stage / mask_name, mask, loaded.labels.palette)
             images.write_image(stage / overlay_name, images.blend(image, mask, loaded.labels.palette))
             progress.on_case(done, len(names))

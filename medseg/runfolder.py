@@ -6,6 +6,7 @@ runs/<id>/
   digests.json        manifest and split                       environment.json  commit, packages, hardware; dirty.diff
   metrics.jsonl       one line an epoch, no times              timings.jsonl     the times
   checkpoints/        best.safetensors, last.safetensors       previews/         strips of val predictions
+  sampling.png        each class: in the set, asked, shown
   evaluation/<split>/ per_case.csv, scores.json, confusion.npy, table.md, table.csv, overlays.jpg
   mlflow.json         what the tracker has sent
 """
@@ -84,6 +85,11 @@ class RunFolder:
         return self.path / "mlflow.json"
 
     @property
+    def sampling_png(self) -> Path:
+        """Figure of each class's share: in the training set, asked of the sampler, shown in each epoch."""
+        return self.path / "sampling.png"
+
+    @property
     def previews(self) -> Path:
         """Folder of the previews drawn in training."""
         return self.path / "previews"
@@ -118,6 +124,12 @@ class RunFolder:
             stream.write(json.dumps(record, sort_keys=True) + "\n")
             stream.flush()
             os.fsync(stream.fileno())
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl: epoch, step and metrics; none before the first epoch has ended."""
+        if not self.metrics_jsonl.exists():
+            return []
+        return [json.loads(line) for line in self.metrics_jsonl.read_text(encoding="utf-8").splitlines()]
 
 
 def create_run(runs: Path, dataset: str, name: str, seed: int) -> RunFolder:

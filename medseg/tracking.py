@@ -49,7 +49,7 @@ LAST_ATTEMPTS, LAST_PAUSE_S = 3, 0.5
 MARK_KILLED_S, LOG_EVALUATION_S = 10.0, 60.0
 SQLITE_FILE = re.compile(r"^(sqlite(?:\+\w+)?:///)([^:?][^?]*)(.*)$")  # before, path, query; no match for :memory:
 EARLY_FILES = ("config.yaml", "digests.json", "environment.json", "dirty.diff", "previews/*")
-LATE_FILES = ("metrics.jsonl", "timings.jsonl", "checkpoints/*")
+LATE_FILES = ("metrics.jsonl", "timings.jsonl", "sampling.png", "checkpoints/*")
 
 # Migrations tell each step, and a database that is away is announced at each of ten attempts: our one warning stands for them.
 for _noisy in ("alembic", "mlflow.store.db.utils"):

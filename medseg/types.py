@@ -88,6 +88,27 @@ class Batch(NamedTuple):
     sample_ids: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Draws:
+    """What one epoch shows, in order.
+
+    images: int64 (N,), positions in the training set.  centres: int32 (N, 2), row and column of the pixel each crop is laid around,
+    and wanted: int16 (N,), the class that was drawn for it (-1: anywhere); None where whole images are drawn.
+    """
+
+    images: np.ndarray
+    centres: np.ndarray | None = None
+    wanted: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def part(self, places: slice) -> Draws:
+        """The draws of a batch, or of a rank."""
+        cut = (None if values is None else values[places] for values in (self.images, self.centres, self.wanted))
+        return Draws(*cut)  # type: ignore[arg-type]
+
+
 class Losses(NamedTuple):
     """The named terms a network returns in train mode, each a scalar that is already weighted; their sum is minimised."""
 

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import json
+from typing import get_args
+
 import pytest
 
-from medseg.config import load_config, validate_config
+from medseg.config import LOSS_KEYS, LossName, load_config, validate_config
 from medseg.errors import ConfigError
 
 BASE = {"name": "x", "data": {"manifest": "m"}}
@@ -43,8 +46,41 @@ def test_canonical_yaml_round_trips(tmp_path):
         ("optim.lr=-1", "optim.lr: Input should be greater than 0"),
         ("optim.lr=.nan", "optim.lr: Input should be a finite number"),
         ("nonsense=1", "nonsense: .*the keys here are name, seed"),
-        ("loss.name=huber", "loss.name: Input should be 'dice_ce' or 'dice_focal'"),
-        ("loss.gamma=2", "loss: gamma belongs to dice_focal"),
+        ("loss.name=huber", "loss.name: Input should be 'dice', 'cross_entropy', .* or 'dice_topk'"),
+        ("loss.gamma=2", "loss: gamma belongs to focal, dice_focal, focal_tversky, unified_focal; the loss is dice_ce"),
+        ("loss.gamma=-1", "loss.gamma: Input should be greater than or equal to 0"),
+        ("loss={name: dice, pixel_weight: 2}", "loss: pixel_weight belongs to dice_ce, dice_focal, dice_topk; the loss is dice"),
+        ("loss={name: focal, dice_weight: 0}", "loss: dice_weight belongs to dice_ce, dice_focal, dice_topk; the loss is focal"),
+        ("loss={dice_weight: 0, pixel_weight: 0}", "loss: dice_weight and pixel_weight are both 0"),
+        ("loss={name: tversky, alpha: 0, beta: 0}", "loss: alpha and beta are both 0"),
+        ("loss.alpha=0.5", "loss: alpha belongs to tversky, focal_tversky; the loss is dice_ce"),
+        ("loss={name: tversky, beta: 1.5}", "loss.beta: Input should be less than or equal to 1"),
+        ("loss={name: unified_focal, gamma: 1}", r"loss: gamma of unified_focal is in \[0, 1\), got 1"),
+        ("loss={name: focal_tversky, gamma: 0}", "loss: focal_tversky to the power of 0 is 1 everywhere"),
+        ("loss={class_weights: median_frequency, pixel_weight: 0}", "loss: class_weights are of the pixel term, and pixel_weight is 0"),
+        ("augment.elastic=0.2", "augment.elastic: Input should be less than or equal to 0.12"),
+        ("loss.delta=0.5", "loss: delta belongs to unified_focal; the loss is dice_ce"),
+        ("loss.topk_share=0.5", "loss: topk_share belongs to dice_topk; the loss is dice_ce"),
+        ("loss={name: dice_topk, topk_share: 0}", "loss.topk_share: Input should be greater than 0"),
+        ("loss={name: dice, class_weights: median_frequency}", "loss: class_weights belongs to cross_entropy, .*; the loss is dice"),
+        ("loss.class_weights=balanced", "loss.class_weights: Input should be 'none', 'median_frequency' or 'inverse_frequency'"),
+        ("loss={name: cross_entropy, dice_over: image}", "loss: dice_over belongs to dice, .*; the loss is cross_entropy"),
+        ("loss={name: unified_focal, include_background: true}", "loss: include_background belongs to .*; the loss is unified_focal"),
+        ("sampling.name=balanced", "sampling.name: Input should be 'uniform', 'repeat_factor', .* or 'effective_number'"),
+        ("sampling.beta=1", "sampling.beta: Input should be less than 1"),
+        ("sampling.draws_per_epoch=0", "sampling.draws_per_epoch: Input should be greater than or equal to 1"),
+        ("sampling.centre_ratios={lesion: 1}", "sampling: centre_ratios are of patches: give patch_px too"),
+        ("sampling={patch_px: [64, 64], centre_ratios: {lesion: 0, anywhere: 0}}", "sampling: centre_ratios are all 0"),
+        ("sampling={patch_px: [64, 64], centre_ratios: {lesion: -1}}", "sampling.centre_ratios.lesion: Input should be greater than or eq"),
+        ("sampling.patch_px=[8, 64]", r"sampling.patch_px.0: Input should be greater than or equal to 16"),
+        ("sampling.patch_px=[64, 72]", r"sampling.patch_px \(64, 72\) must be divisible by 16, the product of model.strides"),
+        ("sampling.patch_px=[16, 64]", r"sampling.patch_px \(16, 64\) must be .* at least twice that"),
+        ("data.cache_gib=0", "data.cache_gib: Input should be greater than 0"),
+        ("train.compile=true", "train.compile: must not be true or false"),
+        ("train.compile=maybe", "train.compile: Input should be 'auto', 'always' or 'never'"),
+        ("train.channels_last=1", "train.channels_last: must be true or false"),
+        ("train.prefetch=-1", "train.prefetch: Input should be greater than or equal to 0"),
+        ("infer.overlap=1", "infer.overlap: Input should be less than 1"),
         ("model.strides=[2, 2]", "model: 5 channels need 4 strides, got 2"),
         ("data.size_px=[250, 256]", r"data.size_px \(250, 256\) must be divisible by 16"),
         ("data.size_px=[16, 256]", r"data.size_px \(16, 256\) must be .* at least twice that"),
@@ -62,6 +98,27 @@ def test_each_mistake_is_one_clear_error(tmp_path, override, message):
     path = write(tmp_path, "c.yaml", "data: {manifest: m}\n")
     with pytest.raises(ConfigError, match=message):
         load_config(path, [override])
+
+
+@pytest.mark.parametrize("name", get_args(LossName))
+def test_each_loss_takes_its_own_keys(tmp_path, name):
+    """A value other than the default for every key that the loss reads, all at once."""
+    other = {"dice_weight": 2, "pixel_weight": 0.5, "alpha": 0.4, "beta": 0.6, "delta": 0.5, "gamma": 0.7, "topk_share": 0.2}
+    other |= {"class_weights": "median_frequency", "dice_over": "image", "include_background": True}
+    own = {key: other[key] for key, losses in LOSS_KEYS.items() if name in losses}
+    path = write(tmp_path, "c.yaml", f"data: {{manifest: m}}\nloss: {{name: {name}}}\n")
+    loss = load_config(path, [f"loss.{key}={json.dumps(value)}" for key, value in own.items()]).loss
+    assert own and {key: getattr(loss, key) for key in own} == own
+    for key in set(other) - set(own):
+        with pytest.raises(ConfigError, match=f"loss: {key} belongs to"):
+            load_config(path, [f"loss.{key}={json.dumps(other[key])}"])
+
+
+def test_an_epoch_is_whole_batches_of_the_draws_asked():
+    config = validate_config(BASE | {"train": {"batch_size": 8}}, "w")
+    assert [config.steps_per_epoch(images) for images in (1, 8, 15, 16, 400)] == [1, 1, 1, 2, 50]
+    drawn = validate_config(BASE | {"train": {"batch_size": 8}, "sampling": {"draws_per_epoch": 100}}, "w")
+    assert [drawn.steps_per_epoch(images) for images in (1, 400)] == [12, 12]
 
 
 @pytest.mark.parametrize(

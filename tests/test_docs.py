@@ -16,7 +16,7 @@ from medseg.metrics.protocol import Protocol
 from tests.tiny import make_data
 
 ROOT = Path(__file__).parent.parent
-EXPERIMENTS = sorted(path for path in (ROOT / "experiments").glob("*/*.yaml") if path.name != "base.yaml")
+EXPERIMENTS = sorted(path for path in (ROOT / "experiments").glob("*/*.yaml") if not path.stem.endswith("base"))
 
 
 def test_the_table_of_keys_is_the_config_s_own():

@@ -22,6 +22,7 @@ from medseg.runfolder import mark_dead_runs, open_run
 from tests.tiny import make_all
 
 EQUAL = ("metrics.jsonl", "evaluation/test/per_case.csv", "evaluation/test/scores.json")
+CROPS = ["sampling.patch_px=[16, 24]", "sampling.centre_ratios={square: 1, anywhere: 1}", "loss.class_weights=median_frequency"]
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +37,17 @@ def world(tmp_path_factory):
 
 def test_the_run_folder_is_whole(world):
     run = world[-1]
-    for name in ("config.yaml", "dataset.yaml", "digests.json", "environment.json", "metrics.jsonl", "timings.jsonl", "run.json"):
+    names = (
+        "config.yaml",
+        "dataset.yaml",
+        "digests.json",
+        "environment.json",
+        "metrics.jsonl",
+        "timings.jsonl",
+        "run.json",
+        "sampling.png",
+    )
+    for name in names:
         assert (run.path / name).stat().st_size, name
     assert run.checkpoint("best").exists() and run.checkpoint("last").exists() and list(run.previews.iterdir())
     assert run.state()["status"] == "finished" and not run.mlflow_json.exists()
@@ -111,6 +122,83 @@ def test_balanced_samplers_show_the_rare_class_more(world, tmp_path, sampler):
     present = [row.px["square"] > 0 for row in world[1] if row.sample_id in train_ids(world)]
     uniform = np.mean(present)
     assert share == pytest.approx(uniform) if sampler == "uniform" else share > uniform
+
+
+@pytest.fixture(scope="module")
+def in_crops(world):
+    """A run on crops, half of them around squares, with weighted classes; evaluated."""
+    root, _, data_root, experiment, _ = world
+    run = api.train(experiment, CROPS, data_root, root / "runs")
+    api.evaluate(run.path, "test", data_root)
+    return run
+
+
+def test_a_run_on_crops_is_evaluated_in_windows_and_says_so(in_crops):
+    protocol = json.loads((in_crops.evaluation("test") / "scores.json").read_text())["protocol"]
+    assert protocol["test_time"] == "single forward pass, in windows of 16 x 24 pixels that overlap by 50%"
+    assert "in windows of 16 x 24 pixels" in (in_crops.evaluation("test") / "table.md").read_text()
+    assert in_crops.state()["status"] == "finished" and list(in_crops.previews.iterdir())
+
+
+def test_each_epoch_names_what_the_set_holds_what_was_asked_and_what_was_drawn(world, in_crops):
+    """The set's shares against the manifest, what was asked against the ratios, what was drawn against both."""
+    rows = [row for row in world[1] if row.sample_id in train_ids(world)]
+    for line in in_crops.metrics():
+        metrics = line["metrics"]
+        for name in ("disc", "square"):
+            assert metrics[f"sampling/set_image_share/{name}"] == pytest.approx(np.mean([row.px[name] > 0 for row in rows]))
+            assert 0 < metrics[f"train/drawn_image_share/{name}"] <= 1
+        for kind in ("sampling/set", "train/drawn"):
+            assert sum(metrics[f"{kind}_pixel_share/{name}"] for name in ("background", "disc", "square")) == pytest.approx(1)
+        assert metrics["sampling/asked_centre_ratio/square"] == metrics["sampling/asked_centre_ratio/anywhere"] == 0.5
+        assert metrics["train/drawn_centre_ratio/square"] == metrics["train/drawn_centre_ratio/anywhere"] == 0.5
+        assert metrics["sampling/asked_image_share/square"] >= 0.5 > metrics["sampling/set_image_share/square"]
+        assert metrics["train/drawn_pixel_share/square"] > metrics["sampling/set_pixel_share/square"]
+
+
+def test_the_balance_is_drawn(world, in_crops):
+    for run in (world[-1], in_crops):
+        assert images.read_image(run.sampling_png).shape[1] > 500
+
+
+@pytest.mark.parametrize("speed", ["train.prefetch=0", "train.prefetch=5"])
+def test_crops_repeat_byte_for_byte_however_they_are_made_ready(world, in_crops, tmp_path, speed):
+    _, _, data_root, experiment, _ = world
+    again = api.train(experiment, [*CROPS, speed], data_root, tmp_path)
+    assert again.metrics_jsonl.read_bytes() == in_crops.metrics_jsonl.read_bytes()
+    assert again.checkpoint("last").read_bytes() == in_crops.checkpoint("last").read_bytes()
+
+
+def test_a_run_on_crops_predicts_at_the_image_s_own_size_as_it_evaluates(world, in_crops, tmp_path):
+    stored = sorted((in_crops.evaluation("test") / "predictions").glob("*.png"))[0]
+    [item] = api.predict(in_crops.path, [world[2] / "images" / stored.name], tmp_path)
+    assert (images.read_mask(item.mask) == images.read_mask(stored)).mean() > 0.999
+
+
+def test_a_cache_that_is_too_small_is_told_before_a_run_folder_is_made(world, tmp_path):
+    _, _, data_root, experiment, _ = world
+    with pytest.raises(ConfigError, match="data.cache_gib: these 12 images take .* raise it, or choose a smaller data.size_px"):
+        api.train(experiment, ["data.cache_gib=1e-6"], data_root, tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("loss", ["focal_tversky", "unified_focal", "dice_topk"])
+def test_a_loss_trains_from_its_name(world, tmp_path, loss):
+    _, _, data_root, experiment, _ = world
+    run = api.train(experiment, [f"loss.name={loss}", "train.epochs=3"], data_root, tmp_path)
+    values = [line["metrics"]["train/loss/total"] for line in run.metrics()]
+    assert values[-1] < values[0]
+
+
+@pytest.mark.slow
+def test_compiled_training_gives_the_losses_of_eager_training(world, tmp_path):
+    _, _, data_root, experiment, _ = world
+    runs = [api.train(experiment, ["train.epochs=1", f"train.compile={text}"], data_root, tmp_path) for text in ("never", "always")]
+    eager, compiled = (run.metrics()[0]["metrics"] for run in runs)
+    assert "compile: always" in runs[1].config_yaml.read_text()
+    for name in ("train/loss/dice", "train/loss/cross_entropy", "train/loss/total"):
+        assert compiled[name] == pytest.approx(eager[name], rel=1e-3), name
+    assert compiled["val/miou_pooled/without_background"] == pytest.approx(eager["val/miou_pooled/without_background"], abs=0.02)
 
 
 def train_ids(world):

@@ -1,30 +1,17 @@
-"""Row -> Sample: decode, check against the manifest, letterbox; once, into memory-mapped arrays on disk.
-
-The arrays of a list of rows lie in `<cache>/<key>.{images,masks}.npy`; the key is the digest of the files' hashes and of all that
-shapes the pixels, so a changed file or grid makes new arrays and nothing is ever stale.
-"""
+"""Row -> Sample: decode, check against the manifest, letterbox."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from medseg import images
 from medseg.errors import ManifestError
-from medseg.files import atomic_path, sha256_array, sha256_file
-from medseg.labels import LabelSet
+from medseg.files import sha256_array, sha256_file
 from medseg.manifest.schema import Manifest
 from medseg.types import Letterbox, Row, Sample, Size
-
-VERSION = 1  # raise when the pixels a Row decodes to change
-THREADS = 2
-Progress = Callable[[int, int], None]
 
 
 def fit_letterbox(original: Size, frame: Size) -> Letterbox:
@@ -59,9 +46,7 @@ def _window(letterbox: Letterbox) -> tuple[slice, slice]:
 
 def read_original_image(manifest: Manifest, row: Row, data_root: Path) -> np.ndarray:
     """The photograph as annotated, uint8 (H, W, 3); ManifestError where the file is not the one the manifest describes."""
-    if row.channels > 1:
-        rule = f"the image is {row.channels} files, one a channel; such images can be imported, checked and split, but training on them is"
-        raise ManifestError(manifest.where(row), f"{rule} not yet possible", "train on a manifest whose images are one file each")
+    refuse_channel_files(manifest, row)
     path = manifest.image_path(row, data_root)
     image = images.read_image(path)
     derived = manifest.dataset.images_under == "manifest"
@@ -71,7 +56,7 @@ def read_original_image(manifest: Manifest, row: Row, data_root: Path) -> np.nda
 
 def read_original_mask(manifest: Manifest, row: Row, data_root: Path) -> np.ndarray:
     """The class ids on the image's own grid, uint8 (H, W); raises ManifestError or LabelError."""
-    _refuse_as_stored(manifest, row)
+    refuse_as_stored(manifest, row)
     path = manifest.mask_path(row, data_root)
     mask = images.read_mask(path)
     assert row.mask_sha256 is not None
@@ -81,10 +66,18 @@ def read_original_mask(manifest: Manifest, row: Row, data_root: Path) -> np.ndar
     return mask
 
 
-def _refuse_as_stored(manifest: Manifest, row: Row) -> None:
+def refuse_as_stored(manifest: Manifest, row: Row) -> None:
+    """ManifestError where a mask was recorded as it was found and is no id mask."""
     if row.mask_as_stored:
         fix = f"run `medseg manifest check {manifest.folder} --fix OUT`, then use the new version"
         raise ManifestError(manifest.where(row), "its mask was imported --as-is and is not an id mask", fix)
+
+
+def refuse_channel_files(manifest: Manifest, row: Row) -> None:
+    """ManifestError where an image is several files, one a channel."""
+    if row.channels > 1:
+        rule = f"the image is {row.channels} files, one a channel; such images can be imported, checked and split, but training on them is"
+        raise ManifestError(manifest.where(row), f"{rule} not yet possible", "train on a manifest whose images are one file each")
 
 
 def _check(manifest: Manifest, row: Row, path: Path, shape: tuple[int, ...], stated: str, found: str) -> None:
@@ -106,70 +99,9 @@ def decode(manifest: Manifest, row: Row, data_root: Path, frame: Size) -> Sample
     return Sample(row.sample_id, row.group_id, image_CHW, mask_HW, letterbox)
 
 
-@dataclass(frozen=True)
-class DecodedSet:
-    """Labelled rows on the network's grid: images_NCHW uint8 and masks_NHW uint8, memory-mapped and read-only."""
-
-    rows: tuple[Row, ...]
-    labels: LabelSet
-    frame: Size
-    images_NCHW: np.ndarray
-    masks_NHW: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-
-def decode_all(
-    manifest: Manifest, rows: Sequence[Row], data_root: Path, frame: Size, cache: Path, progress: Progress | None = None
-) -> DecodedSet:
-    """Decode labelled rows into the cache, or map what is there. `progress(done, total)` is called as it goes.
-
-    Every image must be there, cached or not: a wrong data root must not go unseen until a file is opened.
-    """
-    _refuse_volumes(manifest, rows)
-    for row in rows:
-        _refuse_as_stored(manifest, row)  # here too: the cache may hold the same file from a manifest that took it for ids
-        if not (path := manifest.image_path(row, data_root)).is_file():
-            raise ManifestError(manifest.where(row), f"there is no image {path}", "check --data-root")
-    paths = tuple(cache / f"{_key(manifest, rows, frame)}.{kind}.npy" for kind in ("images", "masks"))
-    if not all(path.exists() for path in paths):
-        _fill(manifest, rows, data_root, frame, paths, progress)
-    mapped = [np.load(path, mmap_mode="r", allow_pickle=False) for path in paths]
-    return DecodedSet(tuple(rows), manifest.labels, frame, *mapped)
-
-
-def _refuse_volumes(manifest: Manifest, rows: Sequence[Row]) -> None:
+def refuse_volumes(manifest: Manifest, rows: Sequence[Row]) -> None:
+    """ManifestError where a row is a volume."""
     volume = next((row for row in rows if row.depth_px is not None), None)
     if volume is not None:
         rule = "the row is a volume; volumes can be imported, checked and split, but training on them is not yet possible"
         raise ManifestError(manifest.where(volume), rule, "train on a manifest of 2-D images")
-
-
-def _key(manifest: Manifest, rows: Sequence[Row], frame: Size) -> str:
-    digest = hashlib.sha256(f"{VERSION} {tuple(frame)} {manifest.labels.ignore_id} {manifest.labels.num_classes}".encode())
-    for row in rows:
-        digest.update(f"{row.image_sha256} {row.mask_sha256}\n".encode())
-    return digest.hexdigest()[:24]
-
-
-def _fill(
-    manifest: Manifest, rows: Sequence[Row], data_root: Path, frame: Size, paths: tuple[Path, ...], progress: Progress | None
-) -> None:
-    with atomic_path(paths[0]) as images_part, atomic_path(paths[1]) as masks_part:
-        arrays = [
-            np.lib.format.open_memmap(part, mode="w+", dtype=np.uint8, shape=shape)
-            for part, shape in ((images_part, (len(rows), 3, *frame)), (masks_part, (len(rows), *frame)))
-        ]
-        with ThreadPoolExecutor(THREADS) as pool:  # Pillow lets go of the interpreter's lock while it decodes
-            samples = pool.map(partial(_decode_into, arrays, manifest, data_root, frame), range(len(rows)), rows)
-            for done, _ in enumerate(samples, start=1):
-                if progress:
-                    progress(done, len(rows))
-        for array in arrays:
-            array.flush()
-
-
-def _decode_into(arrays: Sequence[np.ndarray], manifest: Manifest, data_root: Path, frame: Size, position: int, row: Row) -> None:
-    sample = decode(manifest, row, data_root, frame)
-    arrays[0][position], arrays[1][position] = sample.image_CHW, sample.mask_HW

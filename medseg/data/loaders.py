@@ -2,35 +2,125 @@
 
 from __future__ import annotations
 
+import queue
+import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
 
 from medseg.config import AugmentConfig
 from medseg.data.augment import apply_changes, draw_change
-from medseg.data.decode import DecodedSet
-from medseg.types import Batch
+from medseg.data.decoded import DecodedSet
+from medseg.data.patches import crop_window
+from medseg.types import Batch, Draws, Size
+
+T = TypeVar("T")
 
 
-def collate(data: DecodedSet, positions: Sequence[int] | np.ndarray, device: torch.device) -> Batch:
-    """Images to float32 in [0, 1] and masks to int64, both on the device."""
-    image = torch.from_numpy(data.images_NCHW[positions]).to(device).float().div_(255.0)
-    mask = torch.from_numpy(data.masks_NHW[positions]).to(device).long()
-    return Batch(image, mask, tuple(data.rows[position].sample_id for position in positions))
+@dataclass(frozen=True)
+class Loading:
+    """How batches are made, the same for each epoch of a run. patch: the size of the crops, None for whole images."""
+
+    batch_size: int
+    augment: AugmentConfig
+    seed: int
+    device: torch.device
+    patch: Size | None = None
+    channels_last: bool = False
+    prefetch: int = 0
 
 
-def train_batches(
-    data: DecodedSet, draws: np.ndarray, batch_size: int, augment: AugmentConfig, seed: int, epoch: int, device: torch.device
-) -> Iterator[Batch]:
-    """Augmented batches of one epoch; `draws` holds image positions, a multiple of the batch size."""
-    for start in range(0, len(draws), batch_size):
-        places = range(start, start + batch_size)
-        changes = [draw_change(augment, seed, epoch, place) for place in places]
-        yield apply_changes(collate(data, draws[start : start + batch_size], device), changes, data.labels)
+def collate(records_N4HW: np.ndarray, sample_ids: Sequence[str], device: torch.device, channels_last: bool = False) -> Batch:
+    """uint8 records to a batch on the device: images float32 in [0, 1], masks int64."""
+    host = torch.from_numpy(records_N4HW)
+    if device.type == "cuda":
+        host = host.pin_memory()  # so that the copy runs beside the computation
+    moved = host.to(device, non_blocking=True)
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    image = moved[:, :3].to(torch.float32, memory_format=layout).div_(255.0)
+    return Batch(image, moved[:, 3].long(), tuple(sample_ids))
+
+
+def train_batches(data: DecodedSet, draws: Draws, epoch: int, loading: Loading) -> Iterator[Batch]:
+    """Augmented batches of one epoch, all of the same size; `draws` are a multiple of it."""
+    starts = range(0, len(draws), loading.batch_size)
+    parts = ((start, draws.part(slice(start, start + loading.batch_size))) for start in starts)
+    gathered = ((start, part, _gather(data, part, loading.patch)) for start, part in parts)
+    for start, part, records in prefetched(gathered, loading.prefetch):
+        ids = [data.rows[int(position)].sample_id for position in part.images]
+        batch = collate(records, ids, loading.device, loading.channels_last)
+        changes = [draw_change(loading.augment, loading.seed, epoch, start + place) for place in range(len(part))]
+        yield apply_changes(batch, changes, data.labels)
+
+
+def _gather(data: DecodedSet, draws: Draws, patch: Size | None) -> np.ndarray:
+    """uint8 (N, 4, H, W): whole records, or the crop of each around its centre."""
+    if patch is None or draws.centres is None:
+        return data.records(draws.images)
+    crops = np.empty((len(draws), 4, *patch), np.uint8)
+    for place, (position, centre) in enumerate(zip(draws.images, draws.centres, strict=True)):
+        top, left = crop_window((int(centre[0]), int(centre[1])), data.frame, patch)
+        crops[place] = data.record(int(position))[:, top : top + patch.height_px, left : left + patch.width_px]
+    return crops
 
 
 def eval_batches(data: DecodedSet, batch_size: int, device: torch.device) -> Iterator[Batch]:
     """Every image once, in order, unchanged; the last batch may be smaller."""
     for start in range(0, len(data), batch_size):
-        yield collate(data, range(start, min(start + batch_size, len(data))), device)
+        places = range(start, min(start + batch_size, len(data)))
+        yield collate(data.records(places), [data.rows[place].sample_id for place in places], device)
+
+
+_END = object()
+
+
+def prefetched(items: Iterator[T], depth: int) -> Iterator[T]:
+    """The same items, up to `depth` of them made ready by a thread beside the consumer; 0 makes each when it is asked for.
+
+    What the making raises is raised here; a consumer that stops early stops the thread.
+    """
+    if depth == 0:
+        yield from items
+        return
+    ready: queue.Queue[object] = queue.Queue(depth)
+    stopped = threading.Event()
+
+    def make() -> None:
+        last: object = _END
+        try:
+            for item in items:
+                if not _put(ready, item, stopped):
+                    return
+        except BaseException as cause:
+            last = _Raised(cause)
+        _put(ready, last, stopped)
+
+    thread = threading.Thread(target=make, name="medseg-prefetch", daemon=True)
+    thread.start()
+    try:
+        while (item := ready.get()) is not _END:
+            if isinstance(item, _Raised):
+                raise item.cause
+            yield item  # type: ignore[misc]
+    finally:
+        stopped.set()
+        thread.join()
+
+
+@dataclass(frozen=True)
+class _Raised:
+    cause: BaseException
+
+
+def _put(ready: queue.Queue[object], item: object, stopped: threading.Event) -> bool:
+    """Wait for room; False where nobody will take it any more."""
+    while not stopped.is_set():
+        try:
+            ready.put(item, timeout=0.1)
+            return True
+        except queue.Full:
+            continue
+    return False

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from medseg import images
-from medseg.data.decode import DecodedSet
+from medseg.data.decoded import DecodedSet
 from medseg.data.loaders import collate
-from medseg.engine.infer import predict_probs
+from medseg.engine.infer import Passes, predict_probs
 
 COUNT = 6
 
@@ -26,15 +26,13 @@ def preview_positions(data: DecodedSet) -> list[int]:
     return list(dict.fromkeys([*with_rarest, *spread]))[:COUNT]
 
 
-def write_preview(path: Path, model: nn.Module, data: DecodedSet, device: torch.device) -> None:
+def write_preview(path: Path, model: nn.Module, data: DecodedSet, passes: Passes, device: torch.device) -> None:
     """Write the strip as an image: rows photograph, reference, prediction; columns the chosen images."""
     positions = preview_positions(data)
-    probs = predict_probs(model, collate(data, positions, device).image_BCHW)
+    records = data.records(positions)
+    probs = predict_probs(model, collate(records, [data.rows[place].sample_id for place in positions], device).image_BCHW, passes)
     predicted = probs.argmax(dim=1).to(torch.uint8).cpu().numpy()
-    columns = [
-        _column(data.images_NCHW[position].transpose(1, 2, 0), data.masks_NHW[position], mask, data)
-        for position, mask in zip(positions, predicted, strict=True)
-    ]
+    columns = [_column(record[:3].transpose(1, 2, 0), record[3], mask, data) for record, mask in zip(records, predicted, strict=True)]
     images.write_image(path, np.concatenate(columns, axis=1))
 
 

@@ -9,27 +9,33 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from lightning.fabric import Fabric
 
 from medseg.config import Config
-from medseg.data.decode import DecodedSet
-from medseg.data.loaders import train_batches
-from medseg.data.sampling import epoch_draws, presence, realised_shares
+from medseg.data.decoded import DecodedSet
+from medseg.data.loaders import Loading, train_batches
+from medseg.data.patches import PatchIndex
+from medseg.data.realised import Seen, centre_shares
+from medseg.data.sampling import draw_epoch
 from medseg.engine.checkpoint import save_checkpoint
 from medseg.engine.evaluate import network_grid_cases
+from medseg.engine.infer import Passes
 from medseg.engine.optim import learning_rate
 from medseg.engine.preview import write_preview
 from medseg.errors import TrainingError
 from medseg.metrics.scores import METRICS, Scores, score
 from medseg.runfolder import RunFolder
+from medseg.types import Batch, Draws, Losses, Size
 
 CHOSEN_BY = "val/miou_pooled/without_background"
 
 
 @dataclass(frozen=True)
 class Training:
-    """Everything a training needs, assembled by build.py. `model` and `optimizer` are Fabric's wrappers; `weights` are the sampler's."""
+    """Everything a training needs, assembled by build.py. `model` and `optimizer` are Fabric's wrappers.
+
+    weights, index: what the sampler draws by.  shares: what it was asked for and what the training set holds, as constant metrics.
+    """
 
     config: Config
     fabric: Fabric
@@ -38,17 +44,40 @@ class Training:
     train_set: DecodedSet
     val_set: DecodedSet
     weights: np.ndarray
+    index: PatchIndex | None
+    shares: dict[str, float]
 
     @property
     def steps_per_epoch(self) -> int:
-        """Optimiser steps an epoch: whole batches only, at least one."""
-        wanted = self.config.sampling.draws_per_epoch or len(self.train_set)
-        return max(1, wanted // self.config.train.batch_size)
+        """Optimiser steps an epoch."""
+        return self.config.steps_per_epoch(len(self.train_set))
 
     @property
     def total_steps(self) -> int:
         """Optimiser steps of the whole training."""
         return self.steps_per_epoch * self.config.train.epochs
+
+    @property
+    def loading(self) -> Loading:
+        """How the training batches are made."""
+        config, device = self.config, self.fabric.device
+        return Loading(
+            config.train.batch_size, config.augment, config.seed, device, self._patch, config.train.channels_last, config.train.prefetch
+        )
+
+    @property
+    def passes(self) -> Passes:
+        """How the val images are predicted: in windows where the network learns from crops."""
+        return Passes(window=self._patch, overlap=self.config.infer.overlap)
+
+    @property
+    def _patch(self) -> Size | None:
+        return Size(*self.config.sampling.patch_px) if self.config.sampling.patch_px else None
+
+    def draws(self, epoch: int) -> Draws:
+        """What an epoch shows."""
+        config, number = self.config, self.steps_per_epoch * self.config.train.batch_size
+        return draw_epoch(config.sampling, self.weights, self.index, number, config.seed, epoch)
 
 
 OnStep = Callable[[int, float | None], None]  # (steps done, the epoch's val score once it is known)
@@ -66,37 +95,41 @@ def train(training: Training, run: RunFolder, on_step: OnStep) -> float:
             best = _keep_best(training, run, epoch, metrics[CHOSEN_BY], best)
         _keep(training, run, "last", epoch, metrics.get(CHOSEN_BY))
         if epoch % settings.preview_every == 0 or epoch == settings.epochs:
-            write_preview(run.previews / f"epoch_{epoch:04d}.jpg", training.model.eval(), training.val_set, training.fabric.device)
+            preview = run.previews / f"epoch_{epoch:04d}.jpg"
+            write_preview(preview, training.model.eval(), training.val_set, training.passes, training.fabric.device)
         _log(training, run, epoch, metrics, started, trained)
         on_step(epoch * training.steps_per_epoch, metrics.get(CHOSEN_BY))
     return best
 
 
 def _train_epoch(training: Training, epoch: int, on_step: OnStep) -> dict[str, float]:
-    config, device = training.config, training.fabric.device
-    draws = epoch_draws(training.weights, training.steps_per_epoch * config.train.batch_size, config.seed, epoch)
-    batches = train_batches(training.train_set, draws, config.train.batch_size, config.augment, config.seed, epoch, device)
+    labels, draws = training.train_set.labels, training.draws(epoch)
+    seen, sums = Seen(labels.num_classes), dict[str, Any]()
     training.model.train()
-    sums: dict[str, torch.Tensor] = {}
-    first_step = (epoch - 1) * training.steps_per_epoch
-    for step, batch in enumerate(batches, start=first_step):
-        rate = learning_rate(config.optim, step, training.total_steps)
-        for group in training.optimizer.param_groups:
-            group["lr"] = rate
-        losses = training.model(batch)
-        training.optimizer.zero_grad(set_to_none=True)
-        training.fabric.backward(losses.total)
-        if config.optim.clip_norm is not None:
-            training.fabric.clip_gradients(training.model, training.optimizer, max_norm=config.optim.clip_norm, error_if_nonfinite=False)
-        training.optimizer.step()
+    for step, batch in enumerate(train_batches(training.train_set, draws, epoch, training.loading), (epoch - 1) * training.steps_per_epoch):
+        rate = learning_rate(training.config.optim, step, training.total_steps)
+        losses = optimise(training, batch, rate)
         for name, term in {**losses.terms, "total": losses.total}.items():  # summed on the device: reading one would wait for it
             sums[name] = sums.get(name, 0.0) + term.detach()
+        seen.add(batch.mask_BHW)
         on_step(step + 1, None)
     metrics = {f"train/loss/{name}": float(value) / training.steps_per_epoch for name, value in sums.items()}
     _must_be_finite(metrics, epoch, rate)
-    present = presence(training.train_set.rows, training.train_set.labels)
-    shares = realised_shares(present, draws, training.train_set.labels)
-    return metrics | {f"train/drawn_image_share/{name}": share for name, share in shares.items()} | {"train/lr": rate}
+    return metrics | {"train/lr": rate} | training.shares | seen.shares(labels) | centre_shares(draws, labels)
+
+
+def optimise(training: Training, batch: Batch, rate: float) -> Losses:
+    """One optimiser step at a learning rate; the losses of the batch before it."""
+    for group in training.optimizer.param_groups:
+        group["lr"] = rate
+    losses: Losses = training.model(batch)
+    training.optimizer.zero_grad(set_to_none=True)
+    training.fabric.backward(losses.total)
+    if training.config.optim.clip_norm is not None:
+        limit = training.config.optim.clip_norm
+        training.fabric.clip_gradients(training.model, training.optimizer, max_norm=limit, error_if_nonfinite=False)
+    training.optimizer.step()
+    return losses
 
 
 def _must_be_finite(metrics: dict[str, float], epoch: int, rate: float) -> None:
@@ -110,7 +143,7 @@ def _must_be_finite(metrics: dict[str, float], epoch: int, rate: float) -> None:
 
 def _validate(training: Training) -> dict[str, float]:
     model, infer = training.model.eval(), training.config.infer
-    cases = network_grid_cases(model, training.val_set, infer.batch_size, training.fabric.device)
+    cases = network_grid_cases(model, training.val_set, infer.batch_size, training.passes, training.fabric.device)
     return scores_as_metrics(score(cases, training.val_set.labels), "val")
 
 

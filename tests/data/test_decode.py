@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 
 from medseg import images
-from medseg.data.decode import decode, decode_all, fit_letterbox
-from medseg.data.loaders import collate, eval_batches
+from medseg.data.decode import decode, fit_letterbox
+from medseg.data.decoded import decode_all
 from medseg.errors import LabelError, ManifestError
 from medseg.types import Size
 from tests.tiny import make_data
 
 FRAME = Size(32, 48)
+GIB = 0.001  # room for 170 images on this grid
 
 
 @pytest.fixture
@@ -47,41 +48,47 @@ def test_padding_is_black_and_ignored_and_the_rest_is_labelled(data):
 def test_the_cache_holds_what_decode_gives_and_is_not_made_twice(data):
     manifest, root, cache = data
     rows = list(manifest)
-    first = decode_all(manifest, rows, root, FRAME, cache)
+    first = decode_all(manifest, rows, root, FRAME, cache, GIB)
     for place, row in enumerate(rows):
         sample = decode(manifest, row, root, FRAME)
-        assert (first.images_NCHW[place] == sample.image_CHW).all() and (first.masks_NHW[place] == sample.mask_HW).all()
+        assert (first.record(place)[:3] == sample.image_CHW).all() and (first.mask(place) == sample.mask_HW).all()
+    assert (first.records([4, 1]) == np.stack([first.record(4), first.record(1)])).all()
     calls = []
-    decode_all(manifest, rows, root, FRAME, cache, lambda done, total: calls.append(done))
-    assert not calls and not list(cache.glob(".*"))
+    decode_all(manifest, rows, root, FRAME, cache, GIB, lambda done, total: calls.append(done))
+    assert not calls and not list(cache.rglob(".*"))
 
 
-def test_another_grid_or_other_files_make_another_cache(data):
+def test_another_grid_makes_other_records_and_another_choice_of_rows_does_not(data):
     manifest, root, cache = data
-    rows = list(manifest)
-    decode_all(manifest, rows, root, FRAME, cache)
-    decode_all(manifest, rows, root, Size(16, 16), cache)
-    decode_all(manifest, rows[1:], root, FRAME, cache)
-    assert len(list(cache.iterdir())) == 6
+    rows, calls = list(manifest), []
+    decode_all(manifest, rows, root, FRAME, cache, GIB, lambda done, total: calls.append((done, total)))
+    assert calls == [(done, 6) for done in range(1, 7)] and len(list(cache.glob("??/*"))) == 6
+    decode_all(manifest, rows[1:], root, FRAME, cache, GIB, lambda done, total: calls.append((done, total)))
+    assert len(calls) == 6, "a part of the set shares its records"
+    decode_all(manifest, rows, root, Size(16, 16), cache, GIB)
+    assert len(list(cache.glob("??/*"))) == 12
 
 
-def test_a_failed_decode_leaves_nothing_behind(data):
+def test_a_failed_decode_leaves_nothing_half_written_and_is_taken_up_again(data):
     manifest, root, cache = data
     path = root / manifest.row(3).image
-    path.write_bytes(path.read_bytes()[:200])
+    whole = path.read_bytes()
+    path.write_bytes(whole[:200])
     with pytest.raises(images.ImageError, match="case_03.png: the image is truncated or damaged"):
-        decode_all(manifest, list(manifest), root, FRAME, cache)
-    assert not list(cache.iterdir())
+        decode_all(manifest, list(manifest), root, FRAME, cache, GIB)
+    assert not [path for path in cache.rglob(".*") if path.is_file()]
+    path.write_bytes(whole)
+    assert len(decode_all(manifest, list(manifest), root, FRAME, cache, GIB)) == 6
 
 
 def test_a_mask_imported_as_it_is_is_refused_whatever_the_cache_holds(data):
     manifest, root, cache = data
     rows = list(manifest)
-    decode_all(manifest, rows, root, FRAME, cache)
+    decode_all(manifest, rows, root, FRAME, cache, GIB)
     rows[3] = dataclasses.replace(rows[3], mask_as_stored=True)
     said = r"manifest.csv row 5 \(case_03\): its mask was imported --as-is and is not an id mask; run `medseg manifest check .* --fix OUT`"
     with pytest.raises(ManifestError, match=said):
-        decode_all(manifest, rows, root, FRAME, cache)
+        decode_all(manifest, rows, root, FRAME, cache, GIB)
     with pytest.raises(ManifestError, match=said):
         decode(manifest, rows[3], root, FRAME)
 
@@ -90,7 +97,7 @@ def test_a_missing_image_is_named_by_row_before_any_is_decoded(data):
     manifest, root, cache = data
     (root / manifest.row(3).image).unlink()
     with pytest.raises(ManifestError, match=r"manifest.csv row 5 \(case_03\): there is no image .*case_03.png; check --data-root"):
-        decode_all(manifest, list(manifest), root, FRAME, cache)
+        decode_all(manifest, list(manifest), root, FRAME, cache, GIB)
     assert not cache.exists()
 
 
@@ -115,30 +122,17 @@ def test_a_mask_value_outside_the_classes_is_refused(data, tmp_path):
         manifest.labels.check(np.array([[0, 7]], np.uint8), "m.png")
 
 
-def test_batches_come_in_order_and_whole(data):
-    import torch
-
-    manifest, root, cache = data
-    decoded = decode_all(manifest, list(manifest), root, FRAME, cache)
-    batches = list(eval_batches(decoded, 4, torch.device("cpu")))
-    assert [len(batch.sample_ids) for batch in batches] == [4, 2]
-    assert [name for batch in batches for name in batch.sample_ids] == [row.sample_id for row in manifest]
-    batch = collate(decoded, [2], torch.device("cpu"))
-    assert batch.image_BCHW.dtype == torch.float32 and batch.image_BCHW.min() >= 0 and batch.image_BCHW.max() <= 1
-    assert batch.mask_BHW.dtype == torch.int64
-
-
 def test_images_of_several_files_are_refused_in_one_sentence(data):
     manifest, root, cache = data
     rows = [manifest.row(0), dataclasses.replace(manifest.row(1), channels=3)]
     with pytest.raises(ManifestError, match=r"row 3 .*the image is 3 files, one a channel; .*not yet possible; train on a manifest"):
-        decode_all(manifest, rows, root, FRAME, cache)
-    assert not list(cache.iterdir())
+        decode_all(manifest, rows, root, FRAME, cache, GIB)
+    assert len(list(cache.glob("??/*"))) <= 1, "only the good row's"
 
 
 def test_volumes_are_refused_in_one_sentence(data):
     manifest, root, cache = data
     rows = [manifest.row(0), dataclasses.replace(manifest.row(1), depth_px=35)]
     with pytest.raises(ManifestError, match=r"row 3 .*the row is a volume; .*training on them is not yet possible; train on"):
-        decode_all(manifest, rows, root, FRAME, cache)
+        decode_all(manifest, rows, root, FRAME, cache, GIB)
     assert not cache.exists()

@@ -7,7 +7,7 @@ from torch import nn
 
 from medseg.config import OptimConfig
 from medseg.data.decode import fit_letterbox, place_image, place_mask
-from medseg.engine.infer import predict_image, predict_probs, to_original_grid
+from medseg.engine.infer import Passes, predict_image, predict_probs, to_original_grid
 from medseg.engine.optim import learning_rate, make_optimizer
 from medseg.labels import LabelSet
 from medseg.types import Prediction, Size
@@ -71,8 +71,8 @@ def test_image_and_mask_are_placed_alike():
 
 def test_the_mirror_average_is_the_mean_of_both():
     image, labels = torch.rand(1, 3, 8, 8), LabelSet.of("tongue")
-    assert (predict_probs(LeftHalf().eval(), image, labels) == 0.5).all()
-    plain, mirrored = (predict_probs(Brightness().eval(), image, mirror) for mirror in (None, labels))
+    assert (predict_probs(LeftHalf().eval(), image, Passes(labels)) == 0.5).all()
+    plain, mirrored = (predict_probs(Brightness().eval(), image, Passes(mirror)) for mirror in (None, labels))
     assert torch.allclose(plain, mirrored)
 
 
@@ -87,7 +87,72 @@ def test_the_mirror_average_exchanges_left_and_right():
 
     labels = LabelSet.of("left", "right", left_right_pairs=[["left", "right"]])
     net, image = Sides().eval(), torch.rand(1, 3, 4, 8)
-    assert (predict_probs(net, image, labels) == net(image).probs_BKHW).all()
+    assert (predict_probs(net, image, Passes(labels)) == net(image).probs_BKHW).all()
+
+
+class Shapes(Brightness):
+    """Brightness that keeps the sizes it was shown."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen: set[tuple[int, ...]] = set()
+
+    def forward(self, image_BCHW):
+        self.seen.add(tuple(image_BCHW.shape[2:]))
+        return super().forward(image_BCHW)
+
+
+@pytest.mark.parametrize("overlap", [0.0, 0.25, 0.75])
+@pytest.mark.parametrize("window", [Size(16, 24), Size(20, 33), Size(40, 96), Size(64, 96)])
+def test_windows_of_a_pointwise_network_give_what_the_whole_frame_gives(window, overlap):
+    image, net = torch.rand(3, 3, *FRAME, generator=torch.Generator().manual_seed(0)), Shapes().eval()
+    whole = predict_probs(net, image)
+    assert net.seen == {tuple(FRAME)}
+    net.seen.clear()
+    windows = predict_probs(net, image, Passes(window=window, overlap=overlap))
+    assert net.seen == {tuple(window)}, "the network sees what it learnt from"
+    assert windows.shape == whole.shape and windows.dtype == torch.float32 and torch.allclose(windows, whole, atol=1e-5)
+
+
+def test_windows_show_the_network_less_than_the_frame():
+    """LeftHalf calls the left half of all it sees class 1: in two windows side by side that is the first and the third quarter."""
+    probs = predict_probs(LeftHalf().eval(), torch.rand(1, 3, 16, 64), Passes(window=Size(16, 32), overlap=0.0))
+    assert (probs[0, 1] > 0.5).float().mean(0).reshape(4, 16).mean(1).tolist() == [1.0, 0.0, 1.0, 0.0]
+
+
+def test_a_window_counts_least_at_its_border():
+    """Two windows of 32 that overlap by half of each: in [16, 32) the first says class 0, the second class 1."""
+    probs = predict_probs(LeftHalf().eval(), torch.rand(1, 3, 16, 48), Passes(window=Size(16, 32), overlap=0.5))
+    overlap = probs[0, 1, 8, 16:32]
+    assert (overlap[1:] > overlap[:-1]).all() and overlap[0] < 0.25 and overlap[-1] > 0.75, "the nearer centre has the say"
+
+
+def test_the_mirror_average_in_windows():
+    labels, image = LabelSet.of("left", "right", left_right_pairs=[["left", "right"]]), torch.rand(2, 3, *FRAME)
+
+    class Three(nn.Module):
+        """Left where red is bright, right where green is: its answer to a mirror image is the mirrored answer, the sides kept."""
+
+        def forward(self, image_BCHW):
+            probs = torch.softmax(torch.stack([image_BCHW[:, 2], image_BCHW[:, 0], image_BCHW[:, 1]], dim=1), dim=1)
+            return Prediction(probs, probs.argmax(1))
+
+    net = Three().eval()
+    whole, windows = (predict_probs(net, image, Passes(labels, window)) for window in (None, Size(32, 32)))
+    plain = net(image).probs_BKHW
+    assert torch.allclose(windows, whole, atol=1e-5)
+    assert torch.allclose(whole, (plain + plain[:, [0, 2, 1]]) / 2, atol=1e-6), "the mirrored pass has its sides exchanged"
+
+
+@pytest.mark.parametrize("size", [Size(64, 96), Size(200, 80), Size(37, 411)])
+def test_an_image_is_predicted_in_windows_as_in_one(size):
+    image = np.repeat(disc(size)[..., None] * 255, 3, axis=2).astype(np.uint8)
+    net = Shapes().eval()
+    whole = predict_image(net, image, FRAME, torch.device("cpu"))
+    net.seen.clear()
+    windows = predict_image(net, image, FRAME, torch.device("cpu"), Passes(window=Size(32, 48)))
+    assert net.seen == {(32, 48)} and windows.shape == tuple(size) and windows.dtype == np.uint8
+    assert (windows != whole).mean() < 0.001, "only where the red is half bright"
 
 
 def test_biases_and_norms_do_not_decay():

@@ -1,0 +1,124 @@
+"""A part of a split on the network's grid: decoded once, then read from the cache."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from medseg.data.cache import CHANNELS, Cache
+from medseg.data.decode import decode, refuse_as_stored, refuse_channel_files, refuse_volumes
+from medseg.errors import ManifestError
+from medseg.labels import LabelSet
+from medseg.manifest.schema import Manifest
+from medseg.types import Row, Size
+
+VERSION = 1  # raise when the pixels a Row decodes to change
+THREADS = 2
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class DecodedSet:
+    """Labelled rows on the network's grid, read from the cache one at a time, so that a long set takes no memory."""
+
+    rows: tuple[Row, ...]
+    manifest: Manifest
+    data_root: Path
+    cache: Cache
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def labels(self) -> LabelSet:
+        """The data set's classes."""
+        return self.manifest.labels
+
+    @property
+    def frame(self) -> Size:
+        """The network's grid."""
+        return self.cache.frame
+
+    def record(self, position: int) -> np.ndarray:
+        """uint8 (4, H, W): red, green, blue and the mask of one row; read-only. Decoded anew where the cache has lost it."""
+        row = self.rows[position]
+        found = self.cache.read(self._key(row))
+        return self._decoded(row) if found is None else found
+
+    def mask(self, position: int) -> np.ndarray:
+        """uint8 (H, W) of one row: class ids or the ignore id; read-only."""
+        return self.record(position)[3]
+
+    def records(self, positions: Sequence[int] | np.ndarray) -> np.ndarray:
+        """uint8 (N, 4, H, W): a copy of the records at these positions."""
+        gathered = np.empty((len(positions), CHANNELS, *self.frame), np.uint8)
+        for place, position in enumerate(positions):
+            gathered[place] = self.record(int(position))
+        return gathered
+
+    @property
+    def keys(self) -> list[str]:
+        """The name of each row's record in the cache."""
+        return [self._key(row) for row in self.rows]
+
+    def fill(self, progress: Progress | None = None, beside: DecodedSet | None = None) -> None:
+        """Decode what the cache lacks; `progress(done, total)` is called as it goes.
+
+        beside: another set on the same grid that is in use, whose records stay. Raises ConfigError where the cache cannot hold both,
+        ImageError, LabelError, ManifestError.
+        """
+        keys = self.keys
+        missing = [row for row, key in zip(self.rows, keys, strict=True) if not self.cache.has(key)]
+        self.cache.make_room([*keys, *(beside.keys if beside else ())], len(missing))
+        with ThreadPoolExecutor(THREADS) as pool:  # Pillow lets go of the interpreter's lock while it decodes
+            try:
+                for done, _ in enumerate(pool.map(self._decoded, missing), start=1):
+                    if progress:
+                        progress(done, len(missing))
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+
+    def _decoded(self, row: Row) -> np.ndarray:
+        sample = decode(self.manifest, row, self.data_root, self.frame)
+        assert sample.mask_HW is not None, row.sample_id
+        self.cache.write(self._key(row), sample.image_CHW, sample.mask_HW)
+        return np.concatenate([sample.image_CHW, sample.mask_HW[None]])
+
+    def _key(self, row: Row) -> str:
+        return hashlib.sha256(f"{self._grid} {row.image_sha256} {row.mask_sha256}".encode()).hexdigest()[:32]
+
+    @cached_property
+    def _grid(self) -> str:
+        return f"{VERSION} {tuple(self.frame)} {self.labels.ignore_id} {self.labels.num_classes}"
+
+
+def decode_all(
+    manifest: Manifest,
+    rows: Sequence[Row],
+    data_root: Path,
+    frame: Size,
+    cache: Path,
+    limit_gib: float,
+    progress: Progress | None = None,
+    beside: DecodedSet | None = None,
+) -> DecodedSet:
+    """Labelled rows, decoded into the folder `cache` of at most `limit_gib` where they are not there yet; `beside` as in `fill`.
+
+    Every image must be there, cached or not: a wrong data root must not go unseen until a file is opened.
+    """
+    refuse_volumes(manifest, rows)
+    for row in rows:
+        refuse_as_stored(manifest, row)  # here too: the cache may hold the same file from a manifest that took it for ids
+        refuse_channel_files(manifest, row)
+        if not (path := manifest.image_path(row, data_root)).is_file():
+            raise ManifestError(manifest.where(row), f"there is no image {path}", "check --data-root")
+    decoded = DecodedSet(tuple(rows), manifest, data_root, Cache(cache, frame, int(limit_gib * 2**30)))
+    decoded.fill(progress, beside)
+    return decoded
