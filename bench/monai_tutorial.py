@@ -43,6 +43,7 @@ parser.add_argument("--classes", type=int, default=2)
 parser.add_argument("--size", type=int, default=256)
 parser.add_argument("--batch", type=int, default=8)
 parser.add_argument("--epochs", type=int, default=3)
+parser.add_argument("--steps", action="store_true", help="print a line a step")
 parser.add_argument("--minutes", type=float, nargs="*", default=[])
 parser.add_argument("--workers", type=int, default=0)
 parser.add_argument("--limit", type=int, default=0, help="use the first N training images only")
@@ -122,6 +123,8 @@ for epoch in range(args.epochs if not minutes else 10**6):
         optimizer.step()
         losses.append(loss.item())
         seen += len(batch["image"])
+        if args.steps:
+            print("step", flush=True)
         if minutes and time.perf_counter() - started - scoring_s >= 60 * minutes[0]:
             before = time.perf_counter()
             print(json.dumps({"minutes": minutes.pop(0), "images": seen, **scores("val")}), flush=True)

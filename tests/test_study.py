@@ -251,7 +251,7 @@ def test_the_answer_follows_the_interval_whatever_it_is(world, change, words):
 @pytest.mark.parametrize("name", sorted(study.ARMS))
 def test_the_shipped_arms_differ_in_what_they_study_only(name):
     configs = [load_config(path) for path in study.experiments(name)]
-    assert study.check_arms(configs, name, 600) == 600
+    assert study.check_arms(configs, name, 600) == 1200
     assert len({getattr(config, name).name for config in configs}) == len(configs)
     assert all(config.train.compile == "never" for config in configs)
 

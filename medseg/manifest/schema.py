@@ -75,15 +75,17 @@ class Manifest:
         return len(self.frame)
 
     def __iter__(self) -> Iterator[Row]:
-        return (row for start in range(0, len(self), ROWS_AT_ONCE) for row in self._rows(start, start + ROWS_AT_ONCE))
+        return self.rows(range(len(self)))
 
     def row(self, position: int) -> Row:
         """The record of the row at `position` (0 = first)."""
-        return next(self._rows(position, position + 1))
+        return next(self.rows([position]))
 
-    def _rows(self, start: int, stop: int) -> Iterator[Row]:
-        """A cell of a frame is dear one at a time, so many rows are taken at once."""
-        return (self._row(record) for record in self.frame.iloc[start:stop].to_dict("records"))
+    def rows(self, positions: Sequence[int]) -> Iterator[Row]:
+        """The records of the rows at these positions. A cell of a frame is dear one at a time, so many rows are taken at once."""
+        for start in range(0, len(positions), ROWS_AT_ONCE):
+            some = self.frame.iloc[list(positions[start : start + ROWS_AT_ONCE])]
+            yield from (self._row(record) for record in some.to_dict("records"))
 
     def _row(self, record: dict[Any, Any]) -> Row:
         labelled = pd.notna(record["mask"])

@@ -508,7 +508,7 @@ def select(manifest: Manifest, split: Split, part: str) -> list[Row]:
     wanted = set(split.ids(part))
     chosen = manifest.frame["sample_id"].isin(wanted) & manifest.frame["mask"].notna()
     group_of = dict(zip(split.frame["sample_id"], split.frame["group_id"].astype(str), strict=True))
-    found = (manifest.row(int(position)) for position in chosen.to_numpy().nonzero()[0])
+    found = manifest.rows(chosen.to_numpy().nonzero()[0].tolist())
     rows = [replace(row, group_id=group_of[row.sample_id]) for row in found]
     if not rows:
         raise ManifestError(split.path, f"no labelled image in the split {part!r}", "annotate some, or make the split again")

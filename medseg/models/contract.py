@@ -41,7 +41,11 @@ class SemanticNetwork(nn.Module):
 
         Not of `forward`: a batch's sample ids are texts, each new one of which would have it compiled again.
         """
-        self._terms = torch.compile(self._loss_terms, dynamic=False)
+        self._terms = self._compile_terms
+
+    def _compile_terms(self, image_BCHW: Tensor, mask_BHW: Tensor) -> dict[str, Tensor]:
+        self._terms = torch.compile(self._loss_terms, dynamic=False)  # only now: the compiler takes seconds to import
+        return self._terms(image_BCHW, mask_BHW)
 
     def _loss_terms(self, image_BCHW: Tensor, mask_BHW: Tensor) -> dict[str, Tensor]:
         assert self.loss is not None, "this network was built to predict"
