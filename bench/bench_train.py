@@ -124,7 +124,7 @@ def compare(data_root: Path | None, turns: int) -> dict[str, object]:
         folder = Path(temporary)
         data_root = data_root or drawn(folder)
         experiment = prepare(data_root, folder)
-        in_turn({"fill": ours(experiment, data_root, "eager_pure")}, folder, 0, 0.0)  # decodes
+        in_turn({"fill": ours(experiment, data_root, "eager_pure")}, folder, 1, 0.1)  # decodes
         commands = {"peer": peer(data_root)} | {mode: ours(experiment, data_root, mode) for mode in MODES}
         steps_per_s, programs = in_turn(commands, folder, turns, TURN_S)
         told = json.loads(programs["eager"].lines[0])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -442,23 +443,27 @@ assert not [name for name in sys.modules if name.split(".")[0] == "mlflow"]
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_the_command_line_prints_one_line_and_exits_with_2(world, tmp_path):
+def test_the_command_line_prints_one_line_and_exits_with_2(world, tmp_path, monkeypatch, capsys):
     _, _, data_root, experiment, run = world
-
-    def medseg(*arguments):
-        return subprocess.run([sys.executable, "-m", "medseg", *map(str, arguments)], capture_output=True, text=True, cwd=tmp_path)
-
+    monkeypatch.chdir(tmp_path)
     for arguments, message in [
         (("train", experiment, "optim.lrr=1", "--data-root", data_root), "error: .*optim.lrr"),
         (("train", tmp_path / "gone.yaml", "--data-root", data_root), "error: .*gone.yaml: there is no such file"),
         (("evaluate", tmp_path, "--data-root", data_root), "error: .*not a medseg run folder"),
-        (("predict", run.path, tmp_path / "gone.jpg", "--out", tmp_path / "out"), "error: .*gone.jpg: there is no such file"),
     ]:
-        done = medseg(*arguments)
-        assert done.returncode == 2, done
-        assert len(done.stderr.strip().splitlines()) == 1 and "Traceback" not in done.stderr, done.stderr
-        assert re.search(message, done.stderr), done.stderr
+        monkeypatch.setattr(sys, "argv", ["medseg", *map(str, arguments)])  # as a process of its own, but for the seconds of its imports
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_module("medseg", run_name="__main__", alter_sys=False)
+        _is_one_line(ended.value.code, capsys.readouterr().err, message)
+    gone = ["predict", str(run.path), str(tmp_path / "gone.jpg"), "--out", str(tmp_path / "out")]
+    done = subprocess.run([sys.executable, "-m", "medseg", *gone], capture_output=True, text=True, cwd=tmp_path)
+    _is_one_line(done.returncode, done.stderr, "error: .*gone.jpg: there is no such file")
     assert not list(tmp_path.iterdir())
+
+
+def _is_one_line(code, errors, message):
+    assert code == 2 and len(errors.strip().splitlines()) == 1 and "Traceback" not in errors, errors
+    assert re.search(message, errors), errors
 
 
 def test_asking_for_a_gpu_that_is_not_there(world, tmp_path):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 
 from medseg import api
 from medseg.manifest import ledger
-from medseg.manifest.ledger import append, count, ledger_path, read_ledger, record_scoring
+from medseg.manifest.ledger import count, ledger_path, read_ledger, record_scoring
 from medseg.manifest.schema import Manifest, Split
 from medseg.manifest.split import make_split
 from medseg.manifest.table import split_names
@@ -103,19 +104,20 @@ def test_a_ledger_that_cannot_be_written_warns(split: Split, caplog: pytest.LogC
     assert "main.ledger.jsonl cannot be written (Permission denied): the line 'scoring' is not counted" in caplog.text
 
 
-def _append_many(path: Path, name: str) -> None:
-    for number in range(200):
-        append(path, "scoring", {"run": f"{name}{number}", "long": "x" * 3000})
+APPEND_MANY = """
+import sys
+from pathlib import Path
+from medseg.manifest.ledger import append
+for number in range(100):
+    append(Path(sys.argv[1]), "scoring", {"run": f"{sys.argv[2]}{number}", "long": "x" * 3000})
+"""
 
 
 def test_two_processes_lose_no_line(tmp_path: Path) -> None:
     path = tmp_path / "main.ledger.jsonl"
-    workers = [multiprocessing.get_context("spawn").Process(target=_append_many, args=(path, name)) for name in "ab"]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-    assert sorted(line["run"] for line in read_ledger(path)) == sorted(f"{name}{number}" for name in "ab" for number in range(200))
+    workers = [subprocess.Popen([sys.executable, "-c", APPEND_MANY, str(path), name]) for name in "ab"]
+    assert [worker.wait() for worker in workers] == [0, 0]
+    assert sorted(line["run"] for line in read_ledger(path)) == sorted(f"{name}{number}" for name in "ab" for number in range(100))
 
 
 def test_an_evaluation_on_test_is_in_the_ledger(tmp_path: Path) -> None:

@@ -407,7 +407,7 @@ CONVENTIONS = (
 )  # fmt: skip
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     ids=arrays(np.int64, st.tuples(st.integers(3, 9), st.integers(3, 9)), elements=st.integers(0, 2)),
     convention=st.sampled_from(CONVENTIONS),
