@@ -74,7 +74,7 @@ class DecodedSet:
         ImageError, LabelError, ManifestError.
         """
         keys = self.keys
-        missing = [row for row, key in zip(self.rows, keys, strict=True) if not self.cache.has(key)]
+        missing = list({key: row for row, key in zip(self.rows, keys, strict=True) if not self.cache.has(key)}.values())  # equal files once
         self.cache.make_room([*keys, *(beside.keys if beside else ())], len(missing))
         with ThreadPoolExecutor(THREADS) as pool:  # Pillow lets go of the interpreter's lock while it decodes
             try:

@@ -203,3 +203,10 @@ def test_the_sets_of_one_training_have_room_beside_each_other(tmp_path):
     train = decode_all(manifest, rows[:5], root, GRID, tmp_path / "b", enough)
     decode_all(manifest, rows[5:], root, GRID, tmp_path / "b", enough, beside=train)
     assert all(train.cache.has(key) for key in train.keys)
+
+
+def test_an_image_that_stands_in_several_rows_is_decoded_once(tmp_path):
+    manifest, calls = make_data(tmp_path, 3), []
+    rows = [row for row in manifest for _ in range(4)]
+    decode_all(manifest, rows, tmp_path / "data", GRID, tmp_path / "cache", GIB, lambda done, total: calls.append((done, total)))
+    assert calls == [(1, 3), (2, 3), (3, 3)]
