@@ -150,7 +150,7 @@ def sampling_weights(config: Config, train_set: DecodedSet) -> np.ndarray:
 
 def patch_index(config: Config, train_set: DecodedSet) -> PatchIndex | None:
     """Where the pixels of each class lie, for crops around them; made once for the same masks, and kept beside the decoded images."""
-    if config.sampling.patch_px is None:
+    if config.sampling.patch is None:
         return None
     if not config.sampling.centre_ratios:
         return PatchIndex.anywhere(train_set.frame)

@@ -15,6 +15,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from medseg.errors import ConfigError
+from medseg.types import Size
 from medseg.yamlio import dump_yaml, first_problem, parse_value, read_yaml
 
 Positive = Annotated[float, Field(gt=0)]
@@ -135,6 +136,11 @@ class SamplingConfig(Section):
     centre_ratios: dict[str, Annotated[float, Field(ge=0)]] = Field(
         {}, description="patches: class -> ratio of crops centred on it; `anywhere` for crops without a wish. All anywhere where not given"
     )
+
+    @property
+    def patch(self) -> Size | None:
+        """The size of the crops; None where whole images are shown."""
+        return None if self.patch_px is None else Size(*self.patch_px)
 
     @model_validator(mode="after")
     def _ratios_need_patches(self) -> SamplingConfig:

@@ -169,8 +169,8 @@ class LoadedRun:
     @property
     def passes(self) -> Passes:
         """How the run's config has images predicted."""
-        patch, infer = self.config.sampling.patch_px, self.config.infer
-        return Passes(self.labels if infer.flip_tta else None, Size(*patch) if patch else None, infer.overlap)
+        infer = self.config.infer
+        return Passes(self.labels if infer.flip_tta else None, self.config.sampling.patch, infer.overlap)
 
 
 def load_run(path: PathLike, checkpoint: str = "best") -> LoadedRun:

@@ -103,7 +103,7 @@ class Draws:
     def __len__(self) -> int:
         return len(self.images)
 
-    def part(self, places: slice) -> Draws:
+    def part(self, places: slice | np.ndarray) -> Draws:
         """The draws of a batch, or of a rank."""
         cut = (None if values is None else values[places] for values in (self.images, self.centres, self.wanted))
         return Draws(*cut)  # type: ignore[arg-type]

@@ -47,9 +47,8 @@ class DecodedSet:
 
     def record(self, position: int) -> np.ndarray:
         """uint8 (4, H, W): red, green, blue and the mask of one row; read-only. Decoded anew where the cache has lost it."""
-        row = self.rows[position]
-        found = self.cache.read(self._key(row))
-        return self._decoded(row) if found is None else found
+        found = self.cache.read(self.keys[position])
+        return self._decoded(position) if found is None else found
 
     def mask(self, position: int) -> np.ndarray:
         """uint8 (H, W) of one row: class ids or the ignore id; read-only."""
@@ -62,10 +61,12 @@ class DecodedSet:
             gathered[place] = self.record(int(position))
         return gathered
 
-    @property
+    @cached_property
     def keys(self) -> list[str]:
         """The name of each row's record in the cache."""
-        return [self._key(row) for row in self.rows]
+        grid = f"{VERSION} {tuple(self.frame)} {self.labels.ignore_id} {self.labels.num_classes}"
+        texts = (f"{grid} {row.image_sha256} {row.mask_sha256}" for row in self.rows)
+        return [hashlib.sha256(text.encode()).hexdigest()[:32] for text in texts]
 
     def fill(self, progress: Progress | None = None, beside: DecodedSet | None = None) -> None:
         """Decode what the cache lacks; `progress(done, total)` is called as it goes.
@@ -73,9 +74,8 @@ class DecodedSet:
         beside: another set on the same grid that is in use, whose records stay. Raises ConfigError where the cache cannot hold both,
         ImageError, LabelError, ManifestError.
         """
-        keys = self.keys
-        missing = list({key: row for row, key in zip(self.rows, keys, strict=True) if not self.cache.has(key)}.values())  # equal files once
-        self.cache.make_room([*keys, *(beside.keys if beside else ())], len(missing))
+        missing = list({key: place for place, key in enumerate(self.keys) if not self.cache.has(key)}.values())  # equal files once
+        self.cache.make_room([*self.keys, *(beside.keys if beside else ())], len(missing))
         with ThreadPoolExecutor(THREADS) as pool:  # Pillow lets go of the interpreter's lock while it decodes
             try:
                 for done, _ in enumerate(pool.map(self._decoded, missing), start=1):
@@ -85,18 +85,12 @@ class DecodedSet:
                 pool.shutdown(cancel_futures=True)
                 raise
 
-    def _decoded(self, row: Row) -> np.ndarray:
+    def _decoded(self, position: int) -> np.ndarray:
+        row = self.rows[position]
         sample = decode(self.manifest, row, self.data_root, self.frame)
         assert sample.mask_HW is not None, row.sample_id
-        self.cache.write(self._key(row), sample.image_CHW, sample.mask_HW)
+        self.cache.write(self.keys[position], sample.image_CHW, sample.mask_HW)
         return np.concatenate([sample.image_CHW, sample.mask_HW[None]])
-
-    def _key(self, row: Row) -> str:
-        return hashlib.sha256(f"{self._grid} {row.image_sha256} {row.mask_sha256}".encode()).hexdigest()[:32]
-
-    @cached_property
-    def _grid(self) -> str:
-        return f"{VERSION} {tuple(self.frame)} {self.labels.ignore_id} {self.labels.num_classes}"
 
 
 def decode_all(

@@ -130,9 +130,9 @@ def _centres_anywhere(frame: Size, draws: int, generator: np.random.Generator) -
 
 def check_patches(config: SamplingConfig, frame: Size, labels: LabelSet) -> None:
     """What can be refused before any image is read: ConfigError where a patch is larger than the frame or a ratio's name is no class."""
-    if config.patch_px is None:
+    patch = config.patch
+    if patch is None:
         return
-    patch = Size(*config.patch_px)
     if patch.height_px > frame.height_px or patch.width_px > frame.width_px:
         rule = f"a patch of {patch.height_px} x {patch.width_px} does not fit in the frame of {frame.height_px} x {frame.width_px} pixels"
         raise ConfigError("sampling.patch_px", rule, "make it smaller, or data.size_px larger")
@@ -185,9 +185,7 @@ def rank_places(draws: int, rank: int, world: int, batch_size: int) -> np.ndarra
 
 def of_rank(draws: Draws, rank: int, world: int, batch_size: int) -> Draws:
     """A rank's part of an epoch: its step s holds its share of the global batch s of `batch_size` draws; see `rank_places`."""
-    places = rank_places(len(draws), rank, world, batch_size)
-    cut = (None if values is None else values[places] for values in (draws.centres, draws.wanted))
-    return Draws(draws.images[places], *cut)
+    return draws.part(rank_places(len(draws), rank, world, batch_size))
 
 
 def equals_uniform(weights: np.ndarray, present: np.ndarray) -> bool:

@@ -25,7 +25,7 @@ from medseg.engine.preview import write_preview
 from medseg.errors import TrainingError
 from medseg.metrics.scores import METRICS, Scores, score
 from medseg.runfolder import RunFolder
-from medseg.types import Batch, Draws, Losses, Size
+from medseg.types import Batch, Draws, Losses
 
 CHOSEN_BY = "val/miou_pooled/without_background"
 
@@ -60,19 +60,14 @@ class Training:
     @property
     def loading(self) -> Loading:
         """How the training batches are made."""
-        config, device = self.config, self.fabric.device
-        return Loading(
-            config.train.batch_size, config.augment, config.seed, device, self._patch, config.train.channels_last, config.train.prefetch
-        )
+        config, settings = self.config, self.config.train
+        patch, device = config.sampling.patch, self.fabric.device
+        return Loading(settings.batch_size, config.augment, config.seed, device, patch, settings.channels_last, settings.prefetch)
 
     @property
     def passes(self) -> Passes:
         """How the val images are predicted: in windows where the network learns from crops."""
-        return Passes(window=self._patch, overlap=self.config.infer.overlap)
-
-    @property
-    def _patch(self) -> Size | None:
-        return Size(*self.config.sampling.patch_px) if self.config.sampling.patch_px else None
+        return Passes(window=self.config.sampling.patch, overlap=self.config.infer.overlap)
 
     def draws(self, epoch: int) -> Draws:
         """What an epoch shows."""
