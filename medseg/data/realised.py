@@ -84,7 +84,7 @@ def asked(config: SamplingConfig, weights: np.ndarray, present: np.ndarray, labe
     ratios = {name: ratio / sum(config.centre_ratios.values()) for name, ratio in config.centre_ratios.items() if ratio}
     expected = sum(ratio * _image_share(name, weights, present, labels) for name, ratio in (ratios or {ANYWHERE: 1.0}).items())
     shares = zip(labels.foreground, (expected @ present).tolist(), strict=True)
-    image_shares = {f"sampling/asked_image_share/{name}": share for name, share in shares}
+    image_shares = {f"sampling/asked_image_share/{name}": round(share, 12) for name, share in shares}  # 1, where the sum gives 1 - 4e-15
     return image_shares | {f"sampling/asked_centre_ratio/{name}": ratio for name, ratio in ratios.items()}
 
 
