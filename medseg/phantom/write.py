@@ -19,7 +19,7 @@ from medseg.rasterise import Shape
 from medseg.seeding import numpy_generator
 from medseg.types import Size
 
-GENERATOR_VERSION = 2  # to be raised with every change of what `draw_tongue` paints
+GENERATOR_VERSION = 3  # to be raised with every change of what `draw_tongue` paints
 DEFAULT_SIZE = Size(256, 256)
 STAMP = "phantom.json"
 LABELME_VERSION = "5.5.0"
