@@ -1,13 +1,14 @@
 """How fast training is, against MONAI's tutorial recipe on the same images, network, batch and size, in turn in one run.
 
-python bench/bench_train.py [--data-root DIR] [--turns 8] [--record]
+python bench/bench_train.py [--data-root DIR] [--turns 12] [--set train.precision=float32 ...] [--record]
 
 DIR holds images/, masks/ (ids of one class) and pairs.csv, as tongue600 does; without it tongues are drawn.
 
 Five programs take turns of a few seconds (bench/turns.py): the peer (bench/monai_tutorial.py: float32, eager, its images in memory),
-medseg's training loop eager and compiled, and of both the optimiser steps alone, on one batch that stays where it is.
-`of_pure_compute` is the lesser of the loops' shares of these. `first_batch_s`: from the config to the first batch, decoded images
-there. Memory is the peak of the anonymous pages (RssAnon) up to the end of the turns, tracking off. The last line is one JSON object.
+medseg's training eager and compiled (`engine.train.train` as `medseg train` runs it, validation left out), and of both the optimiser steps
+alone, on one batch that stays where it is. `of_pure_compute` is the lesser of the trainings' shares of these. `first_batch_s`: from the
+config to the first batch, decoded images there. Memory is the peak of the anonymous pages (RssAnon) up to the end of the turns, tracking
+off (bench_memory.py measures whole trainings). The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from itertools import count, repeat
+from collections.abc import Sequence
 from pathlib import Path
 
 from record import proof
@@ -31,7 +32,7 @@ from medseg.phantom.write import write_phantoms
 from medseg.types import Size
 
 HERE = Path(__file__).parent
-SIZE, BATCH, DRAWN, TURN_S = 256, 8, 200, 10.0
+SIZE, BATCH, DRAWN, TURN_S = 256, 8, 200, 20.0
 MODES = ("eager", "eager_pure", "compiled", "compiled_pure")
 EXPERIMENT = """
 data: {{manifest: {folder}/v1, split: official, size_px: [{size}, {size}], cache: {folder}/cache}}
@@ -86,46 +87,53 @@ def peer(data_root: Path) -> list[str]:
     ]
 
 
-def ours(experiment: Path, data_root: Path, mode: str) -> list[str]:
+def ours(experiment: Path, data_root: Path, mode: str, overrides: Sequence[str]) -> list[str]:
     """`run_steps`, as a program."""
-    return [sys.executable, __file__, "--data-root", str(data_root), "--mode", mode, "--experiment", str(experiment)]
+    settings = ["--set", *overrides] if overrides else []
+    return [sys.executable, __file__, "--data-root", str(data_root), "--mode", mode, "--experiment", str(experiment), *settings]
 
 
-def run_steps(experiment: Path, data_root: Path, mode: str) -> None:
+def run_steps(experiment: Path, data_root: Path, mode: str, overrides: Sequence[str]) -> None:
     """Train without end, a line a step; first the seconds to the first batch. mode: eager or compiled, and _pure on one batch alone."""
     from medseg.build import build_training, resolve
     from medseg.config import load_config
     from medseg.data.loaders import train_batches
-    from medseg.data.realised import Seen
-    from medseg.engine.train import optimise
+    from medseg.engine.train import optimise, train
     from medseg.manifest.table import read_manifest, read_split
+    from medseg.runfolder import create_run
 
-    config = resolve(load_config(experiment, [f"train.compile={'always' if mode.startswith('compiled') else 'never'}"]))
+    compiled = "always" if mode.startswith("compiled") else "never"
+    endless = ["train.epochs=100000", "train.validate_every=100000", "train.preview_every=100000", f"train.compile={compiled}"]
+    config = resolve(load_config(experiment, [*endless, *overrides]))
     started = time.perf_counter()
     manifest = read_manifest(Path(config.data.manifest))
     training = build_training(config, manifest, read_split(manifest, config.data.split), data_root)
-    batches = (batch for epoch in count(1) for batch in train_batches(training.train_set, training.draws(epoch), epoch, training.loading))
-    first = next(batches)
+    first = next(train_batches(training.train_set, training.draws(1), 1, training.loading))
     print(json.dumps({"first_batch_s": time.perf_counter() - started, "precision": config.train.precision}), flush=True)
-    training.model.train()
-    seen, pure = Seen(manifest.labels.num_classes), mode.endswith("pure")
-    for batch in repeat(first) if pure else batches:
-        losses = optimise(training, batch, config.optim.lr)
-        if not pure:
-            seen.add(batch.mask_BHW)
-        if config.train.device == "cuda":
-            losses.total.item()  # so that a line means a step that is done
-        print("step", flush=True)
+    if mode.endswith("pure"):
+        training.model.train()
+        while True:
+            optimise(training, first, config.optim.lr)
+            print("step", flush=True)
+    done = 0
+
+    def on_step(step: int, val_score: float | None) -> None:
+        nonlocal done
+        if step > done:  # the last of an epoch is told twice
+            done = step
+            print("step", flush=True)
+
+    train(training, create_run(experiment.parent / "runs", "bench", mode, 0), on_step)
 
 
-def compare(data_root: Path | None, turns: int) -> dict[str, object]:
+def compare(data_root: Path | None, turns: int, overrides: Sequence[str]) -> dict[str, object]:
     """All five in turn; ratios of their speeds."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         data_root = data_root or drawn(folder)
         experiment = prepare(data_root, folder)
-        in_turn({"fill": ours(experiment, data_root, "eager_pure")}, folder, 1, 0.1)  # decodes
-        commands = {"peer": peer(data_root)} | {mode: ours(experiment, data_root, mode) for mode in MODES}
+        in_turn({"fill": ours(experiment, data_root, "eager_pure", overrides)}, folder, 1, 0.1)  # decodes
+        commands = {"peer": peer(data_root)} | {mode: ours(experiment, data_root, mode, overrides) for mode in MODES}
         steps_per_s, programs = in_turn(commands, folder, turns, TURN_S)
         told = json.loads(programs["eager"].lines[0])
     speed = {name: BATCH * value for name, value in steps_per_s.items()}
@@ -143,15 +151,16 @@ def compare(data_root: Path | None, turns: int) -> dict[str, object]:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-root", type=Path)
-    parser.add_argument("--turns", type=int, default=8)
+    parser.add_argument("--turns", type=int, default=12)
+    parser.add_argument("--set", nargs="+", default=[], help="overrides of the experiment, medseg's side only")
     parser.add_argument("--record", action="store_true")
     parser.add_argument("--mode", choices=MODES, help=argparse.SUPPRESS)
     parser.add_argument("--experiment", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.mode:
-        run_steps(options.experiment, options.data_root, options.mode)
-    figures = compare(options.data_root, options.turns)
+        run_steps(options.experiment, options.data_root, options.mode, options.set)
+    figures = compare(options.data_root, options.turns, options.set)
     if options.record:
-        where = " --data-root tongue600" if options.data_root else ""
+        where = (" --data-root tongue600" if options.data_root else "") + "".join(f" --set {one}" for one in options.set)
         proof("Training against MONAI's tutorial recipe", f"python bench/bench_train.py{where}", figures)
     print(json.dumps(figures))

@@ -145,9 +145,12 @@ def _footnotes(study: Study) -> list[str]:
     notes = [
         f"{study.steps} optimiser steps in each run; seeds {seeds}; scores are pooled over {study.rarest.test_images} test images, "
         "then averaged over the seeds.",
-        f"[a, b]: {LEVEL:.0%} percentile bootstrap over {study.groups} groups of test images ({RESAMPLES} resamples, the same for all arms "
-        "and seeds). The seeds' spread (smallest to largest) stands beside it and is not in it.",
+        f"[a, b]: {LEVEL:.0%} interval for other test images and other seeds: Student's t over the variance of a bootstrap of "
+        f"{study.groups} groups of images ({RESAMPLES} resamples, the same for all arms and seeds) and that of the seeds. Beside it the "
+        "seeds' spread, smallest to largest.",
     ]
+    if len(study.seeds) == 1:
+        notes.append("One seed tells nothing about others, so no interval is given and no difference can be shown.")
     if others > 1:
         notes.append(f"{others} arms are compared with {study.arms[0]}; the intervals are not widened for their number.")
     if np.isnan(study.found.low_AQ).any():
@@ -184,7 +187,7 @@ def forest_plot(path: Path, study: Study) -> None:
     right.text(0, 0, " compared with", va="center", fontsize=8, color=QUIET)
     left.set_yticks(range(len(study.arms)), [name.replace("_", " ") for name in study.arms])
     left.set_ylim(len(study.arms) - 0.5, -0.5)  # the first arm on top
-    figure.supxlabel(f"line: mean over seeds, {LEVEL:.0%} interval over test images; dots: the seeds", fontsize=8, color=QUIET)
+    figure.supxlabel(f"line: mean over seeds, {LEVEL:.0%} interval over test images and seeds; dots: the seeds", fontsize=8, color=QUIET)
     with atomic_path(path) as temporary:
         figure.savefig(temporary)
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import logging
 import math
-import os
-import shutil
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -17,9 +16,10 @@ from lightning.fabric import Fabric
 from lightning.fabric.utilities.rank_zero import rank_zero_module
 
 from medseg.config import Config
-from medseg.data.decoded import DecodedSet, decode_all
+from medseg.data.cache import Cache
+from medseg.data.decoded import DecodedSet, decode_all, undecoded
 from medseg.data.patches import VERSION as INDEX_VERSION
-from medseg.data.patches import PatchIndex, build_index
+from medseg.data.patches import PatchIndex, build_index, most_bytes, read_index
 from medseg.data.realised import asked, set_shares
 from medseg.data.sampling import check_centres, check_patches, equals_uniform, image_weights, pixel_counts, presence
 from medseg.engine.optim import make_optimizer
@@ -36,13 +36,12 @@ from medseg.seeding import seed_of
 from medseg.types import Row, Size
 
 log = logging.getLogger(__name__)
-_AND_TRITON = ", and on a GPU Triton,"
 # Pixels to be shown (steps x batch x height x width) from which compiling is chosen. On two cores in float32 it took about 45 s and saved
 # 0.3 s of a step of 8 x 256 x 256, so it repays from 1e8 on; 4e8 leaves room for slower compilers. The GPU's is not measured yet.
 COMPILE_REPAYS_PX = {"cpu": 4e8, "cuda": 2e10}
 rank_zero_module.log.setLevel(logging.WARNING)  # Fabric announces the precision at every set-up; config.yaml tells it already
 FABRIC_PRECISION = {"float32": "32-true", "bfloat16": "bf16-mixed"}
-OnDecode = Callable[[str, int, int], None]  # (part of the split, done, total)
+OnDecode = Callable[[str, int, int], None]  # (part of the split or "class positions", done, total)
 
 
 def resolve(config: Config) -> Config:
@@ -59,28 +58,40 @@ def resolve(config: Config) -> Config:
     return config.model_copy(update={"train": chosen})
 
 
-def resolve_length(config: Config, images: int) -> Config:
-    """`auto` compile replaced, now that the training set's size tells the steps to come; ConfigError where nothing can compile."""
-    can = _can_compile(config.train.device)
-    if config.train.compile == "always" and not can:
-        raise ConfigError(
-            "train.compile", f"torch.compile needs a C++ compiler{_AND_TRITON} here", "install g++, or set train.compile=auto"
-        )
-    if config.train.compile != "auto":
-        return config
+def resolve_length(config: Config, images: int, trouble: Callable[[str], str | None] | None = None) -> Config:
+    """`auto` compile replaced, now that the training set's size tells the steps to come; ConfigError where compiling is asked and fails.
+
+    trouble: device -> what keeps it from compiling, None where it can; asked where compiling is chosen only. By default it is tried.
+    """
+    asked, device = config.train.compile, config.train.device
     shown_px = config.steps_per_epoch(images) * config.train.epochs * config.train.batch_size * math.prod(_shown(config))
-    chosen = "always" if can and shown_px >= COMPILE_REPAYS_PX[config.train.device] else "never"
-    return config.model_copy(update={"train": config.train.model_copy(update={"compile": chosen})})
+    if asked == "never" or (asked == "auto" and shown_px < COMPILE_REPAYS_PX[device]):
+        return _compiled(config, "never")
+    why = (trouble or compile_trouble)(device)
+    if why is None:
+        return _compiled(config, "always")
+    if asked == "always":
+        raise ConfigError("train.compile", f"torch.compile does not work here: {why}", "install g++, or set train.compile=auto")
+    log.warning("training is not compiled, as torch.compile does not work here: %s", why)
+    return _compiled(config, "never")
+
+
+def _compiled(config: Config, choice: Literal["always", "never"]) -> Config:
+    return config.model_copy(update={"train": config.train.model_copy(update={"compile": choice})})
+
+
+def compile_trouble(device: str) -> str | None:
+    """What torch.compile says against a small function, None where it works: a compiler that is there may still fail. Takes seconds."""
+    try:
+        torch.compile(lambda values: values.sin() + 1, dynamic=False)(torch.ones(64, device=device))
+    except Exception as cause:  # of many kinds: torch's own, the compiler's, the system's
+        return str(cause).partition("\n")[0]
+    return None
 
 
 def _shown(config: Config) -> tuple[int, int]:
     """Height and width of what the network learns from."""
     return config.sampling.patch_px or config.data.size_px
-
-
-def _can_compile(device: str) -> bool:
-    compiler = any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "g++", "clang++"))
-    return compiler and (device == "cpu" or importlib.util.find_spec("triton") is not None)
 
 
 def _has_bfloat16(device: str) -> bool:
@@ -112,30 +123,39 @@ def build_model(config: Config, labels: LabelSet, rows: Sequence[Row] | None = N
 def build_training(config: Config, manifest: Manifest, split: Split, data_root: Path, on_decode: OnDecode | None = None) -> Training:
     """Decode both sets, build network, optimiser and sampler. `config` must be resolved."""
     check_patches(config.sampling, Size(*config.data.size_px), manifest.labels)
-    split.ids("val")  # a split without val is told before an hour of decoding
-    train_set = decode_part(config, manifest, split, "train", data_root, on_decode)
-    val_set = decode_part(config, manifest, split, "val", data_root, on_decode, beside=train_set)
+    train_set, val_set = _decode_both(config, manifest, split, data_root, on_decode)
     fabric, model = make_fabric(config), build_model(config, manifest.labels, train_set.rows)
     if config.train.compile == "always":
         model.compile_training()
     wrapped, optimizer = fabric.setup(model, make_optimizer(config.optim, model))
-    weights, index = sampling_weights(config, train_set), patch_index(config, train_set)
+    weights, index = sampling_weights(config, train_set), patch_index(config, train_set, on_decode)
     return Training(config, fabric, wrapped, optimizer, train_set, val_set, weights, index, _shares(config, train_set, weights))
 
 
 def decode_part(
-    config: Config,
-    manifest: Manifest,
-    split: Split,
-    part: str,
-    data_root: Path,
-    on_decode: OnDecode | None = None,
-    beside: DecodedSet | None = None,
+    config: Config, manifest: Manifest, split: Split, part: str, data_root: Path, on_decode: OnDecode | None = None
 ) -> DecodedSet:
-    """One part of a split on the network's grid, from the cache where it is there; the records of `beside` stay in it."""
-    progress = None if on_decode is None else lambda done, total: on_decode(part, done, total)
+    """One part of a split on the network's grid, from the cache where it is there."""
     rows, frame = select(manifest, split, part), Size(*config.data.size_px)
-    return decode_all(manifest, rows, data_root, frame, Path(config.data.cache), config.data.cache_gib, progress, beside)
+    return decode_all(manifest, rows, data_root, frame, Path(config.data.cache), config.data.cache_gib, _named(on_decode, part))
+
+
+def _decode_both(
+    config: Config, manifest: Manifest, split: Split, data_root: Path, on_decode: OnDecode | None
+) -> tuple[DecodedSet, DecodedSet]:
+    """Train and val; that the split has both and the cache can hold all of them is told before an hour of decoding."""
+    cache = Cache(Path(config.data.cache), Size(*config.data.size_px), int(config.data.cache_gib * 2**30))
+    train_set, val_set = (undecoded(manifest, select(manifest, split, part), data_root, cache) for part in ("train", "val"))
+    positions = _positions_file(config, train_set)
+    most = most_bytes(len(train_set), manifest.labels.num_classes, cache.frame) if positions else 0
+    cache.make_room([*train_set.keys, *val_set.keys], positions, most)
+    train_set.fill(_named(on_decode, "train"))
+    val_set.fill(_named(on_decode, "val"))
+    return train_set, val_set
+
+
+def _named(on_decode: OnDecode | None, part: str) -> Callable[[int, int], None] | None:
+    return None if on_decode is None else partial(on_decode, part)
 
 
 def sampling_weights(config: Config, train_set: DecodedSet) -> np.ndarray:
@@ -148,23 +168,31 @@ def sampling_weights(config: Config, train_set: DecodedSet) -> np.ndarray:
     return weights
 
 
-def patch_index(config: Config, train_set: DecodedSet) -> PatchIndex | None:
+def patch_index(config: Config, train_set: DecodedSet, on_decode: OnDecode | None = None) -> PatchIndex | None:
     """Where the pixels of each class lie, for crops around them; made once for the same masks, and kept beside the decoded images."""
     if config.sampling.patch is None:
         return None
-    if not config.sampling.centre_ratios:
-        return PatchIndex.anywhere(train_set.frame)
-    keys, labels = [str(row.mask_sha256) for row in train_set.rows], train_set.labels
-    digest = hashlib.sha256(repr((INDEX_VERSION, keys, labels.names, labels.ignore_id, tuple(train_set.frame))).encode()).hexdigest()
-    path = Path(config.data.cache) / "positions" / f"{digest[:32]}.npz"
-    if path.exists():
-        index = PatchIndex.load(path)
-    else:
-        index = build_index(keys, train_set.mask, labels, train_set.frame)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        index.save(path)
+    path, labels, frame = _positions_file(config, train_set), train_set.labels, train_set.frame
+    if path is None:
+        return PatchIndex.anywhere(frame)
+    index = read_index(path, len(train_set), labels.names, frame)
+    if index is None:
+        index = build_index(_mask_keys(train_set), train_set.mask, labels, frame, _named(on_decode, "class positions"), path)
     check_centres(config.sampling, index)
     return index
+
+
+def _positions_file(config: Config, train_set: DecodedSet) -> Path | None:
+    """Where the index of this set is kept; None where crops are laid around no class."""
+    if config.sampling.patch is None or not config.sampling.centre_ratios:
+        return None
+    labels = train_set.labels
+    facts = (INDEX_VERSION, _mask_keys(train_set), labels.names, labels.ignore_id, tuple(train_set.frame))
+    return train_set.cache.positions_path(hashlib.sha256(repr(facts).encode()).hexdigest()[:32])
+
+
+def _mask_keys(train_set: DecodedSet) -> list[str]:
+    return [str(row.mask_sha256) for row in train_set.rows]
 
 
 def _shares(config: Config, train_set: DecodedSet, weights: np.ndarray) -> dict[str, float]:

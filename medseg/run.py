@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -97,11 +98,11 @@ def train_config(config: Config, manifest: Manifest, split: Split, root: Path, r
             _describe(run, config, manifest, split)
             tracker = _start_tracking(run, config, manifest, split)
             progress.on_start(run, training.total_steps)
-            try:
-                _train_until_stopped(training, run, progress)
-            finally:
-                _draw_sampling(run, manifest.labels)
+            _train_until_stopped(training, run, progress)
+            _draw_sampling(run, config, manifest.labels)
         except BaseException as cause:
+            with suppress(Exception):  # what a failed training showed is worth a look; a figure that fails must not hide the cause
+                _draw_sampling(run, config, manifest.labels)
             status: Literal["interrupted", "failed"] = "interrupted" if isinstance(cause, KeyboardInterrupt) else "failed"
             run.set_status(status, f"{type(cause).__name__}: {cause}")
             if tracker:
@@ -123,12 +124,12 @@ def _train_until_stopped(training: Training, run: RunFolder, progress: Progress)
         run_training(training, run, on_step)
 
 
-def _draw_sampling(run: RunFolder, labels: LabelSet) -> None:
+def _draw_sampling(run: RunFolder, config: Config, labels: LabelSet) -> None:
     """The figure of what was asked, held and shown of each class, from the epochs so far."""
     epochs = {record["epoch"]: record["metrics"] for record in run.metrics()}
     if epochs:
         constant = next(iter(epochs.values()))  # what was asked and what the set holds stands in every epoch
-        sampling_figure(run.sampling_png, constant, constant, epochs, labels)
+        sampling_figure(run.sampling_png, constant, constant, epochs, labels, crops=config.sampling.patch is not None)
 
 
 def _describe(run: RunFolder, config: Config, manifest: Manifest, split: Split) -> None:

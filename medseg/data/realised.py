@@ -97,10 +97,13 @@ def _image_share(wish: str, weights: np.ndarray, present: np.ndarray, labels: La
     return held / held.sum()
 
 
-def centre_shares(draws: Draws, labels: LabelSet) -> dict[str, float]:
-    """`train/drawn_centre_ratio/<class or anywhere>`: the share of an epoch's crops that were drawn for each; empty for whole images."""
+def centre_shares(config: SamplingConfig, draws: Draws, labels: LabelSet) -> dict[str, float]:
+    """`train/drawn_centre_ratio/<class or anywhere>`: the share of an epoch's crops that were drawn for each; empty for whole images.
+
+    What was asked for and not drawn is told as 0, so that a mean over the epochs is the share over them.
+    """
     if draws.wanted is None:
         return {}
-    ids, counts = np.unique(draws.wanted, return_counts=True)
-    names = [ANYWHERE if class_id < 0 else labels.names[class_id] for class_id in ids]
-    return {f"train/drawn_centre_ratio/{name}": count / len(draws) for name, count in zip(names, counts.tolist(), strict=True)}
+    names = [name for name, ratio in config.centre_ratios.items() if ratio] or [ANYWHERE]
+    ids = {-1 if name == ANYWHERE else labels.names.index(name): name for name in names}
+    return {f"train/drawn_centre_ratio/{ids[class_id]}": float((draws.wanted == class_id).mean()) for class_id in sorted(ids)}

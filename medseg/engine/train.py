@@ -110,7 +110,7 @@ def _train_epoch(training: Training, epoch: int, on_step: OnStep) -> dict[str, f
         on_step(step + 1, None)
     metrics = {f"train/loss/{name}": float(value) / training.steps_per_epoch for name, value in sums.items()}
     _must_be_finite(metrics, epoch, rate)
-    return metrics | {"train/lr": rate} | training.shares | seen.shares(labels) | centre_shares(draws, labels)
+    return metrics | {"train/lr": rate} | training.shares | seen.shares(labels) | centre_shares(training.config.sampling, draws, labels)
 
 
 def optimise(training: Training, batch: Batch, rate: float) -> Losses:

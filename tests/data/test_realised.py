@@ -155,7 +155,7 @@ def test_what_is_drawn_with_centres_is_what_was_asked():
     wished = asked(config, weights, present, LABELS)
     share = np.mean([present[draws.images, 1].mean() for draws in drawn])
     assert share == pytest.approx(wished["sampling/asked_image_share/lesion"], abs=0.01)
-    assert centre_shares(drawn[0], LABELS) == {
+    assert centre_shares(config, drawn[0], LABELS) == {
         "train/drawn_centre_ratio/anywhere": wished["sampling/asked_centre_ratio/anywhere"],
         "train/drawn_centre_ratio/tongue": wished["sampling/asked_centre_ratio/tongue"],
         "train/drawn_centre_ratio/lesion": wished["sampling/asked_centre_ratio/lesion"],
@@ -163,4 +163,16 @@ def test_what_is_drawn_with_centres_is_what_was_asked():
 
 
 def test_whole_images_have_no_centres():
-    assert centre_shares(Draws(np.arange(4)), LABELS) == {}
+    assert centre_shares(SamplingConfig(), Draws(np.arange(4)), LABELS) == {}
+
+
+def test_what_was_asked_and_not_drawn_is_told_as_zero():
+    """Eight crops of which a twentieth is asked for: most epochs have none, and the mean over the epochs is still the share."""
+    config = SamplingConfig(patch_px=(16, 16), centre_ratios={"lesion": 0.05, "tongue": 0.95, "background": 0.0})
+    told = []
+    for epoch in range(400):
+        wanted = np.where(np.random.default_rng(epoch).random(8) < 0.05, 2, 1).astype(np.int16)
+        told.append(centre_shares(config, Draws(np.arange(8), np.zeros((8, 2), np.int32), wanted), LABELS))
+    assert all(set(shares) == {"train/drawn_centre_ratio/lesion", "train/drawn_centre_ratio/tongue"} for shares in told)
+    assert any(shares["train/drawn_centre_ratio/lesion"] == 0 for shares in told)
+    assert np.mean([shares["train/drawn_centre_ratio/lesion"] for shares in told]) == pytest.approx(0.05, abs=0.01)
