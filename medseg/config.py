@@ -88,7 +88,9 @@ class LossConfig(Section):
     beta: Share = Field(0.7, description="Tversky losses: weight of false negatives")
     delta: Share = Field(0.6, description="unified_focal: weight of the foreground classes")
     topk_share: Annotated[float, Field(gt=0, le=1)] = Field(0.1, description="dice_topk: share of the pixels, the worst, that count")
-    dice_over: Literal["batch", "image"] = Field("batch", description="sums of a region term over the whole batch, or image by image")
+    reduction: Literal["batch", "image"] = Field(
+        "batch", description="sums of every term over the whole batch, or image by image, then the mean over the images"
+    )
     include_background: bool = Field(False, description="whether a region term counts the background as a class")
 
     @model_validator(mode="after")
@@ -115,11 +117,11 @@ class LossConfig(Section):
 
 _TWO_TERMS = ("dice_ce", "dice_focal", "dice_topk")
 _TVERSKY = ("tversky", "focal_tversky")
-LOSS_KEYS: dict[str, tuple[str, ...]] = {  # which losses read a key
+LOSS_KEYS: dict[str, tuple[str, ...]] = {  # which losses read a key; a key that is not here, all of them
     "dice_weight": _TWO_TERMS, "pixel_weight": _TWO_TERMS, "alpha": _TVERSKY, "beta": _TVERSKY, "delta": ("unified_focal",),
     "gamma": ("focal", "dice_focal", "focal_tversky", "unified_focal"), "topk_share": ("dice_topk",),
     "class_weights": ("cross_entropy", "focal", "dice_ce", "dice_focal", "dice_topk"),
-    "dice_over": ("dice", *_TVERSKY, "unified_focal", *_TWO_TERMS), "include_background": ("dice", *_TVERSKY, *_TWO_TERMS),
+    "include_background": ("dice", *_TVERSKY, *_TWO_TERMS),
 }  # fmt: skip
 
 
@@ -240,6 +242,14 @@ class Config(Section):
             if size and any(side % factor or side < 2 * factor for side in size):
                 rule = f"must be divisible by {factor}, the product of model.strides, and at least twice that"
                 raise ValueError(f"{key} {size} {rule}")
+        return self
+
+    @model_validator(mode="after")
+    def _an_epoch_holds_a_batch(self) -> Config:
+        draws, batch = self.sampling.draws_per_epoch, self.train.batch_size
+        if draws is not None and draws < batch:  # a number that is written down is not overruled; a small training set just fills a batch
+            rule = f"is less than train.batch_size {batch}: an epoch is whole batches, at least one"
+            raise ValueError(f"sampling.draws_per_epoch {draws} {rule}; raise it, or lower train.batch_size")
         return self
 
     def steps_per_epoch(self, images: int) -> int:

@@ -9,10 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
+import numpy as np
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    import numpy as np
     from torch import Tensor
 
 
@@ -93,19 +94,25 @@ class Draws:
     """What one epoch shows, in order.
 
     images: int64 (N,), positions in the training set.  centres: int32 (N, 2), row and column of the pixel each crop is laid around,
-    and wanted: int16 (N,), the class that was drawn for it (-1: anywhere); None where whole images are drawn.
+    and wanted: int16 (N,), the class that was drawn for it (-1: anywhere); None where whole images are drawn.  places: int64 (N,), where
+    each draw stands in the epoch's one list, which names it to the augmentation; not given for the list itself.
     """
 
     images: np.ndarray
     centres: np.ndarray | None = None
     wanted: np.ndarray | None = None
+    places: np.ndarray = None  # type: ignore[assignment]  # arange where not given
+
+    def __post_init__(self) -> None:
+        if self.places is None:
+            object.__setattr__(self, "places", np.arange(len(self.images), dtype=np.int64))
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def part(self, places: slice | np.ndarray) -> Draws:
-        """The draws of a batch, or of a rank."""
-        cut = (None if values is None else values[places] for values in (self.images, self.centres, self.wanted))
+    def part(self, which: slice | np.ndarray) -> Draws:
+        """The draws of a batch, or of a rank; each keeps its place in the epoch's one list, wherever it stands in this one."""
+        cut = (None if values is None else values[which] for values in (self.images, self.centres, self.wanted, self.places))
         return Draws(*cut)  # type: ignore[arg-type]
 
 

@@ -64,11 +64,15 @@ def test_canonical_yaml_round_trips(tmp_path):
         ("loss={name: dice_topk, topk_share: 0}", "loss.topk_share: Input should be greater than 0"),
         ("loss={name: dice, class_weights: median_frequency}", "loss: class_weights belongs to cross_entropy, .*; the loss is dice"),
         ("loss.class_weights=balanced", "loss.class_weights: Input should be 'none', 'median_frequency' or 'inverse_frequency'"),
-        ("loss={name: cross_entropy, dice_over: image}", "loss: dice_over belongs to dice, .*; the loss is cross_entropy"),
+        ("loss.reduction=pixel", "loss.reduction: Input should be 'batch' or 'image'"),
         ("loss={name: unified_focal, include_background: true}", "loss: include_background belongs to .*; the loss is unified_focal"),
         ("sampling.name=balanced", "sampling.name: Input should be 'uniform', 'repeat_factor', .* or 'effective_number'"),
         ("sampling.beta=1", "sampling.beta: Input should be less than 1"),
         ("sampling.draws_per_epoch=0", "sampling.draws_per_epoch: Input should be greater than or equal to 1"),
+        (
+            "sampling.draws_per_epoch=7",
+            "sampling.draws_per_epoch 7 is less than train.batch_size 8: an epoch is whole batches, .*; raise it, or lower train",
+        ),
         ("sampling.centre_ratios={lesion: 1}", "sampling: centre_ratios are of patches: give patch_px too"),
         ("sampling={patch_px: [64, 64], centre_ratios: {lesion: 0, anywhere: 0}}", "sampling: centre_ratios are all 0"),
         ("sampling={patch_px: [64, 64], centre_ratios: {lesion: -1}}", "sampling.centre_ratios.lesion: Input should be greater than or eq"),
@@ -104,8 +108,8 @@ def test_each_mistake_is_one_clear_error(tmp_path, override, message):
 def test_each_loss_takes_its_own_keys(tmp_path, name):
     """A value other than the default for every key that the loss reads, all at once."""
     other = {"dice_weight": 2, "pixel_weight": 0.5, "alpha": 0.4, "beta": 0.6, "delta": 0.5, "gamma": 0.7, "topk_share": 0.2}
-    other |= {"class_weights": "median_frequency", "dice_over": "image", "include_background": True}
-    own = {key: other[key] for key, losses in LOSS_KEYS.items() if name in losses}
+    other |= {"class_weights": "median_frequency", "reduction": "image", "include_background": True}
+    own = {key: value for key, value in other.items() if name in LOSS_KEYS.get(key, (name,))}
     path = write(tmp_path, "c.yaml", f"data: {{manifest: m}}\nloss: {{name: {name}}}\n")
     loss = load_config(path, [f"loss.{key}={json.dumps(value)}" for key, value in own.items()]).loss
     assert own and {key: getattr(loss, key) for key in own} == own
@@ -119,6 +123,8 @@ def test_an_epoch_is_whole_batches_of_the_draws_asked():
     assert [config.steps_per_epoch(images) for images in (1, 8, 15, 16, 400)] == [1, 1, 1, 2, 50]
     drawn = validate_config(BASE | {"train": {"batch_size": 8}, "sampling": {"draws_per_epoch": 100}}, "w")
     assert [drawn.steps_per_epoch(images) for images in (1, 400)] == [12, 12]
+    one = validate_config(BASE | {"train": {"batch_size": 8}, "sampling": {"draws_per_epoch": 8}}, "w")
+    assert one.steps_per_epoch(400) == 1
 
 
 @pytest.mark.parametrize(

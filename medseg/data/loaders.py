@@ -45,14 +45,14 @@ def collate(records_N4HW: np.ndarray, sample_ids: Sequence[str], device: torch.d
 
 
 def train_batches(data: DecodedSet, draws: Draws, epoch: int, loading: Loading) -> Iterator[Batch]:
-    """Augmented batches of one epoch, all of the same size; `draws` are a multiple of it."""
+    """Augmented batches of one epoch, or of a rank's part of it, all of the same size; `draws` are a multiple of it."""
     starts = range(0, len(draws), loading.batch_size)
-    parts = ((start, draws.part(slice(start, start + loading.batch_size))) for start in starts)
-    gathered = ((start, part, _gather(data, part, loading.patch)) for start, part in parts)
-    for start, part, records in prefetched(gathered, loading.prefetch):
+    parts = (draws.part(slice(start, start + loading.batch_size)) for start in starts)
+    gathered = ((part, _gather(data, part, loading.patch)) for part in parts)
+    for part, records in prefetched(gathered, loading.prefetch):
         ids = [data.rows[int(position)].sample_id for position in part.images]
         batch = collate(records, ids, loading.device, loading.channels_last)
-        changes = [draw_change(loading.augment, loading.seed, epoch, start + place) for place in range(len(part))]
+        changes = [draw_change(loading.augment, loading.seed, epoch, int(place)) for place in part.places]
         yield apply_changes(batch, changes, data.labels)
 
 

@@ -82,17 +82,17 @@ def _weights(config: LossConfig) -> dict[str, float]:
 
 
 def _every_term(config: LossConfig) -> dict[str, Term]:
-    """All terms there are, with the config's settings."""
+    """All terms there are, with the config's settings; the reduction is given to all in one place, so that no term can miss it."""
     alpha, beta, delta, background = config.alpha, config.beta, config.delta, config.include_background
     gamma = DEFAULT_GAMMAS.get(config.name, 0.0) if config.gamma is None else config.gamma
-    batch = config.dice_over == "batch"
-    return {
-        "dice": partial(soft_dice, over_batch=batch, include_background=background),
+    terms: dict[str, Callable[..., Tensor]] = {
+        "dice": partial(soft_dice, include_background=background),
         "cross_entropy": cross_entropy,
         "focal": partial(focal, gamma=gamma),
-        "topk": partial(topk_cross_entropy, share=config.topk_share, over_batch=batch),
-        "tversky": partial(tversky, alpha=alpha, beta=beta, over_batch=batch, include_background=background),
-        "focal_tversky": partial(focal_tversky, alpha=alpha, beta=beta, exponent=gamma, over_batch=batch, include_background=background),
+        "topk": partial(topk_cross_entropy, share=config.topk_share),
+        "tversky": partial(tversky, alpha=alpha, beta=beta, include_background=background),
+        "focal_tversky": partial(focal_tversky, alpha=alpha, beta=beta, exponent=gamma, include_background=background),
         "asymmetric_focal": partial(asymmetric_focal, delta=delta, gamma=gamma),
-        "asymmetric_focal_tversky": partial(asymmetric_focal_tversky, delta=delta, gamma=gamma, over_batch=batch),
+        "asymmetric_focal_tversky": partial(asymmetric_focal_tversky, delta=delta, gamma=gamma),
     }
+    return {name: partial(term, over_batch=config.reduction == "batch") for name, term in terms.items()}

@@ -22,14 +22,14 @@ from medseg.losses.regions import tversky_misses
 LAMBDA = 0.5  # the paper's, for all its data sets
 
 
-def asymmetric_focal(grid: Grid, delta: float, gamma: float) -> Tensor:
+def asymmetric_focal(grid: Grid, delta: float, gamma: float, over_batch: bool) -> Tensor:
     """L_maF: mean over the valid pixels of delta * -log p_t on the foreground, (1 - delta) * (1 - p_t)^gamma * -log p_t on the background.
 
     So easy background is suppressed. gamma 0 and delta 0.5: half the cross-entropy. 0 or more.
     """
     log_p = log_pt(grid)
     factor = torch.where(grid.target_BHW == 0, (1 - delta) * modulation(log_p, gamma), delta)
-    return weighted_mean(factor * -log_p, grid.valid_BHW)
+    return weighted_mean(factor * -log_p, grid.valid_BHW, over_batch)
 
 
 def asymmetric_focal_tversky(grid: Grid, delta: float, gamma: float, over_batch: bool) -> Tensor:

@@ -29,22 +29,24 @@ CENTRED: Style = {"marker": ">", "markerfacecolor": "none", "color": INK, "marke
 SHOWN: Style = {"marker": "o", "markersize": 5, "markeredgecolor": INK, "markeredgewidth": 0.3, "linestyle": "none"}
 
 
-def sampling_figure(path: Path, set_shares: Shares, asked: Shares, realised_by_epoch: Mapping[int, Shares], labels: LabelSet) -> None:
+def sampling_figure(
+    path: Path, set_shares: Shares, asked: Shares, realised_by_epoch: Mapping[int, Shares], labels: LabelSet, crops: bool
+) -> None:
     """Write a PNG: a row a class, the shares of images (or crops) left and of pixels right; a panel's axis is logarithmic where needed.
 
     set_shares, asked: of `data.realised.set_shares` and `asked`.  realised_by_epoch: epoch -> metrics that hold `Seen.shares`, as in
-    metrics.jsonl; it may hold others.
+    metrics.jsonl; it may hold others.  crops: whether crops were shown, which need not be centred on anything.
     """
     figure = Figure(figsize=(11.0, 1.5 + 0.34 * labels.num_classes), layout=ConstrainedLayoutEngine(hspace=0.0), dpi=120)
     left, right = figure.subplots(1, 2, sharey=True)
     _draw_panel(left, "image", set_shares, asked, realised_by_epoch, labels)
     _draw_panel(right, "pixel", set_shares, asked, realised_by_epoch, labels)
-    what = "crops" if any(name.startswith("sampling/asked_centre_ratio/") for name in asked) else "images"
-    left.set_title(f"{what.capitalize()} that hold the class", fontsize=10)
+    left.set_title(f"{'Crops' if crops else 'Images'} that hold the class", fontsize=10)
     right.set_title("Share of the valid pixels", fontsize=10)
     left.set_yticks(range(labels.num_classes), labels.names, fontsize=9)
     left.set_ylim(labels.num_classes - 0.5, -0.5)  # the first class on top
-    handles = _legend(len(realised_by_epoch), what)
+    centred = any(name.startswith("sampling/asked_centre_ratio/") for name in asked)
+    handles = _legend(len(realised_by_epoch), centred)
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=9, frameon=False)
     with atomic_path(path) as temporary:
         figure.savefig(temporary)
@@ -112,11 +114,11 @@ def _draw_epochs(axis: Axes, row: int, shares: Sequence[float], colour: str, flo
     axis.plot(np.maximum(shares, floor) if shares else [], places, color=colour, zorder=3, **SHOWN)
 
 
-def _legend(epochs: int, what: str) -> list[Line2D]:
+def _legend(epochs: int, centred: bool) -> list[Line2D]:
     upright = {"marker": "|", "markersize": 12, "markeredgewidth": SET["linewidth"], "linestyle": "none"}  # a line's handle would lie flat
     handles = [Line2D([], [], color=INK, label="in the training set", **upright)]
     handles.append(Line2D([], [], label="asked: images drawn that hold it", **ASKED))
-    if what == "crops":
+    if centred:
         handles.append(Line2D([], [], label="asked: crops centred on it", **CENTRED))
     shown = "shown in the epoch" if epochs == 1 else f"shown in each of {epochs} epochs, from top to bottom"
     return [*handles, Line2D([], [], color=QUIET, label=shown, **SHOWN)]

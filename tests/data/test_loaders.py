@@ -15,7 +15,7 @@ from medseg.config import AugmentConfig, SamplingConfig
 from medseg.data.decoded import DecodedSet, decode_all
 from medseg.data.loaders import Loading, collate, eval_batches, prefetched, train_batches
 from medseg.data.patches import build_index, crop_window
-from medseg.data.sampling import draw_epoch
+from medseg.data.sampling import draw_epoch, of_rank
 from medseg.errors import ImageError
 from medseg.types import Batch, Draws, Size
 from tests.tiny import make_data
@@ -101,6 +101,23 @@ def test_an_image_drawn_again_is_changed_in_another_way(data):
     draws, loading = Draws(np.zeros(8, np.int64)), replace(LOADING, augment=AugmentConfig())
     shown = [image for epoch in (1, 2) for batch in train_batches(data, draws, epoch, loading) for image in batch.image_BCHW]
     assert len(shown) == 16 and len({image.numpy().tobytes() for image in shown}) == 16
+
+
+@pytest.mark.parametrize("world", [2, 4])
+@pytest.mark.parametrize("patch", [None, PATCH])
+def test_the_ranks_pixels_of_each_step_are_the_single_process_s(data, crops, patch, world):
+    """To the last bit, with every change on: a draw is augmented by its place in the epoch's list, not by where it lands in a rank's."""
+    draws = crops if patch else Draws(crops.images)
+    every = AugmentConfig(crop=0.3, elastic=0.1, noise=0.1, blur_px=1.0, cutout=0.4, probability=1.0)
+    loading = replace(LOADING, augment=every, patch=patch)
+    single = list(train_batches(data, draws, 2, loading))
+    by_rank = replace(loading, batch_size=loading.batch_size // world)
+    ranks = [train_batches(data, of_rank(draws, rank, world, loading.batch_size), 2, by_rank) for rank in range(world)]
+    steps = list(zip(*ranks, strict=True))
+    assert len(steps) == len(single) == 4
+    for whole, shares in zip(single, steps, strict=True):
+        images, masks = (torch.cat([batch[part] for batch in shares]) for part in (0, 1))
+        assert equal(Batch(images, masks, sum((batch.sample_ids for batch in shares), ())), whole)
 
 
 def test_crops_lie_where_their_centres_say(data, crops):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -30,6 +31,7 @@ LABELS = LabelSet.of("tongue", "coating", "lesion")
 FRAME = Size(20, 30)
 IMAGES = 12
 RATIOS = {"lesion": 1.0, "anywhere": 2.0, "tongue": 1.0}
+FIELDS = [field.name for field in fields(Draws)]
 
 
 def mask_of(place: int) -> np.ndarray:
@@ -52,8 +54,7 @@ def crops(ratios: dict[str, float] | None = None) -> SamplingConfig:
 
 
 def equal(first: Draws, second: Draws) -> bool:
-    pairs = ((first.images, second.images), (first.centres, second.centres), (first.wanted, second.wanted))
-    return all(np.array_equal(one, other) for one, other in pairs)
+    return all(np.array_equal(getattr(first, name), getattr(second, name)) for name in FIELDS)
 
 
 def test_repeat_factor_by_hand():
@@ -319,7 +320,7 @@ def test_the_ranks_parts_of_each_step_are_the_global_batch(index, world, ratios)
     parts = [of_rank(draws, rank, world, batch) for rank in range(world)]
     for step in range(4):
         pieces = [part.part(slice(step * share, (step + 1) * share)) for part in parts]
-        together = Draws(*(np.concatenate([getattr(piece, name) for piece in pieces]) for name in ("images", "centres", "wanted")))
+        together = Draws(*(np.concatenate([getattr(piece, name) for piece in pieces]) for name in FIELDS))
         assert equal(together, draws.part(slice(step * batch, (step + 1) * batch)))
 
 
@@ -327,6 +328,8 @@ def test_ranks_share_whole_images_too_and_know_their_places():
     draws = draw_epoch(SamplingConfig(), np.ones(9), None, 8, 0, 1)
     part = of_rank(draws, 1, 2, 4)
     assert part.images.tolist() == draws.images[[2, 3, 6, 7]].tolist() and part.centres is None and part.wanted is None
+    assert draws.places.dtype == np.int64 and draws.places.tolist() == list(range(8))
+    assert part.places.tolist() == [2, 3, 6, 7] and part.part(slice(2, 4)).places.tolist() == [6, 7]
     assert sorted(np.concatenate([rank_places(24, rank, 3, 6) for rank in range(3)])) == list(range(24))
 
 

@@ -33,9 +33,9 @@ def grid(logits: Tensor, mask: Tensor, weights: Tensor | None = None) -> Grid:
 
 
 def configs(name: str, **settings: Any) -> list[LossConfig]:
-    """A loss in every pairing of the reduction and the background that it has a key for."""
-    choices = {"dice_over": ("batch", "image"), "include_background": (False, True)}
-    read = {key: values for key, values in choices.items() if name in LOSS_KEYS[key]}
+    """A loss in every pairing of the reduction and the background, where it has a key for that."""
+    choices = {"reduction": ("batch", "image"), "include_background": (False, True)}
+    read = {key: values for key, values in choices.items() if name in LOSS_KEYS.get(key, NAMES)}
     return [LossConfig(name=name, **dict(zip(read, values, strict=True)), **settings) for values in product(*read.values())]
 
 

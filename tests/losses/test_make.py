@@ -45,8 +45,9 @@ def test_class_weights_equal_slow_numpy(name):
 
 @pytest.mark.parametrize("config", configs("dice_ce"))
 def test_dice_ce_is_monai_s(config):
+    """Where no pixel is ignored, each image has as many, and the cross-entropy has one value for both reductions."""
     logits, mask = random_pair(ignored=False)
-    theirs = DiceCELoss(softmax=True, to_onehot_y=True, batch=config.dice_over == "batch", include_background=config.include_background)
+    theirs = DiceCELoss(softmax=True, to_onehot_y=True, batch=config.reduction == "batch", include_background=config.include_background)
     assert total(make_loss(config, LABELS)(logits, mask)).item() == pytest.approx(theirs(logits, mask[:, None]).item(), rel=1e-6)
 
 
@@ -103,7 +104,39 @@ def test_where_nothing_is_valid_all_is_0(name, weighted):
         assert all(value == 0 for value in terms.values()) and (logits.grad == 0).all(), config
 
 
-@pytest.mark.parametrize("name", LOSS_KEYS["dice_over"])
+@every_loss
+@pytest.mark.parametrize("weighted", [False, True])
+def test_image_by_image_is_the_mean_of_the_single_images(name, weighted):
+    """On one level and on two; the images have unlike numbers of ignored pixels, and the third has no other."""
+    weighted = weighted and name in LOSS_KEYS["class_weights"]
+    settings = SETTINGS.get(name, {}) | ({"class_weights": "median_frequency"} if weighted else {})
+    logits, mask = (torch.cat([random_pair(seed)[part] for seed in (1, 2)]) for part in (0, 1))
+    mask[0, :5], mask[2] = 255, 255
+    for config in configs(name, **settings):
+        loss = make_loss(config, LABELS, WEIGHTS if weighted else None)
+        for levels in ([logits], [logits, logits[..., ::2, ::2]]):
+            alone = [loss([level[[image]] for level in levels], mask[[image]]) for image in range(4)]
+            for term, value in loss(levels, mask).items():
+                mean = sum(each[term].item() for each in alone) / 4
+                assert (value.item() == pytest.approx(mean, rel=1e-6)) is (config.reduction == "image"), (config, term)
+
+
+@every_loss
+@pytest.mark.parametrize("images", [1, 3])
+def test_both_reductions_agree_on_equal_images(name, images):
+    share = {"topk_share": 0.25} if name == "dice_topk" else {}  # 16 of 64 pixels: nothing is rounded
+    logits, mask = random_pair(size=(10, 8), ignored=False)
+    mask[:, 2:4] = 255
+    both = [config.model_copy(update={"reduction": reduction}) for config in configs(name, **share) for reduction in ("batch", "image")]
+    terms = [make_loss(config, LABELS)(logits[:1].expand(images, -1, -1, -1), mask[:1].expand(images, -1, -1)) for config in both]
+    for batch, image in zip(terms[::2], terms[1::2], strict=True):
+        tolerance = 1e-6 if images == 1 else 1e-5  # SMOOTH stands once in the sums over the batch, and once for each image
+        assert {term: value.item() for term, value in batch.items()} == pytest.approx(
+            {term: value.item() for term, value in image.items()}, rel=tolerance
+        )
+
+
+@every_loss
 def test_an_image_without_a_valid_pixel_counts_as_0(name):
     for config in configs(name):
         loss, (logits, mask) = make_loss(config, LABELS), random_pair()
@@ -112,8 +145,8 @@ def test_an_image_without_a_valid_pixel_counts_as_0(name):
         total(both).backward()
         assert torch.isfinite(logits.grad).all() and (logits.grad[1] == 0).all() and (logits.grad[0] != 0).any()
         for term, value in both.items():
-            by_image = config.dice_over == "image" and term not in ("cross_entropy", "focal", "asymmetric_focal")
-            assert value.item() == pytest.approx(alone[term].item() / (2 if by_image else 1), rel=1e-6), (config, term)
+            expected = alone[term].item() / (2 if config.reduction == "image" else 1)
+            assert value.item() == pytest.approx(expected, rel=1e-6), (config, term)
 
 
 @every_loss

@@ -22,7 +22,7 @@ def two_classes():
 def test_gamma_0_is_weighted_cross_entropy_and_tversky(over_batch):
     logits, mask = random_pair()
     seen = grid(logits, mask)
-    assert asymmetric_focal(seen, 0.5, 0.0).item() == pytest.approx(cross_entropy(seen).item() / 2, rel=1e-6)
+    assert asymmetric_focal(seen, 0.5, 0.0, over_batch).item() == pytest.approx(cross_entropy(seen, over_batch).item() / 2, rel=1e-6)
     assert asymmetric_focal_tversky(seen, 0.7, 0.0, over_batch).item() == pytest.approx(tversky(seen, 0.3, 0.7, over_batch, True).item())
     assert asymmetric_focal_tversky(seen, 0.5, 0.0, over_batch).item() == pytest.approx(soft_dice(seen, over_batch, True).item(), abs=1e-6)
 
@@ -31,11 +31,11 @@ def test_delta_1_counts_the_foreground_alone_and_delta_0_the_background():
     logits, mask = random_pair()
     foreground, background = (torch.where(keep, mask, 255) for keep in (mask > 0, mask == 0))
     valid, held = (mask != 255).sum(), (background != 255).sum()
-    assert asymmetric_focal(grid(logits, mask), 1.0, 0.5).item() == pytest.approx(
-        (cross_entropy(grid(logits, foreground)) * (valid - held) / valid).item(), rel=1e-6
+    assert asymmetric_focal(grid(logits, mask), 1.0, 0.5, True).item() == pytest.approx(
+        (cross_entropy(grid(logits, foreground), True) * (valid - held) / valid).item(), rel=1e-6
     )
-    assert asymmetric_focal(grid(logits, mask), 0.0, 0.0).item() == pytest.approx(
-        (cross_entropy(grid(logits, background)) * held / valid).item(), rel=1e-6
+    assert asymmetric_focal(grid(logits, mask), 0.0, 0.0, True).item() == pytest.approx(
+        (cross_entropy(grid(logits, background), True) * held / valid).item(), rel=1e-6
     )
 
 
@@ -44,7 +44,7 @@ def test_both_parts_are_monai_s_for_two_classes(delta, gamma):
     logits, mask = two_classes()
     probs, truth = torch.softmax(logits, 1), one_hot(mask, 2).movedim(-1, 1).float()
     theirs = AsymmetricFocalLoss(delta=delta, gamma=gamma)(probs, truth)  # a mean over the two classes too
-    assert asymmetric_focal(grid(logits, mask), delta, gamma).item() == pytest.approx(2 * theirs.item(), rel=1e-5)
+    assert asymmetric_focal(grid(logits, mask), delta, gamma, True).item() == pytest.approx(2 * theirs.item(), rel=1e-5)
     theirs = AsymmetricFocalTverskyLoss(delta=delta, gamma=gamma)(probs, truth)
     assert asymmetric_focal_tversky(grid(logits, mask), delta, gamma, over_batch=False).item() == pytest.approx(theirs.item(), rel=1e-5)
 
@@ -52,6 +52,6 @@ def test_both_parts_are_monai_s_for_two_classes(delta, gamma):
 def test_gamma_suppresses_easy_background_and_enhances_foreground():
     logits, mask = random_pair()
     seen, plain = grid(logits, mask), grid(logits, torch.where(mask == 0, 255, mask))
-    assert asymmetric_focal(seen, 0.6, 0.9) < asymmetric_focal(seen, 0.6, 0.1)
-    assert asymmetric_focal(plain, 0.6, 0.9) == asymmetric_focal(plain, 0.6, 0.1)
+    assert asymmetric_focal(seen, 0.6, 0.9, True) < asymmetric_focal(seen, 0.6, 0.1, True)
+    assert asymmetric_focal(plain, 0.6, 0.9, True) == asymmetric_focal(plain, 0.6, 0.1, True)
     assert asymmetric_focal_tversky(seen, 0.6, 0.9, True) > asymmetric_focal_tversky(seen, 0.6, 0.1, True)

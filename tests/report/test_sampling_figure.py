@@ -18,14 +18,14 @@ def shares(labels: LabelSet, prefix: str, values: np.ndarray) -> dict[str, float
     return of_images | of_pixels | {f"{prefix}_pixel_share/background": 1 - float(np.sum(values)) / 10}
 
 
-def draw(path, monkeypatch, labels, values, epochs=5, wanted=None) -> Figure:
+def draw(path, monkeypatch, labels, values, epochs=5, wanted=None, crops=False) -> Figure:
     """Write the figure and give back what was drawn."""
     drawn: list[Figure] = []
     save = Figure.savefig
     monkeypatch.setattr(Figure, "savefig", lambda figure, *a, **k: (drawn.append(figure), save(figure, *a, **k)))
     by_epoch = {epoch: shares(labels, "train/drawn", values * (1 - 0.01 * epoch)) | {"train/lr": 0.1} for epoch in range(1, epochs + 1)}
     goal = {f"sampling/asked_image_share/{name}": float(value) for name, value in zip(labels.foreground, values, strict=True)}
-    sampling_figure(path, shares(labels, "sampling/set", values / 2), goal | (wanted or {}), by_epoch, labels)
+    sampling_figure(path, shares(labels, "sampling/set", values / 2), goal | (wanted or {}), by_epoch, labels, crops)
     return drawn[0]
 
 
@@ -51,9 +51,8 @@ def points(axis, marker: str) -> list[tuple[float, int]]:
 
 def test_the_markers_stand_at_their_shares(tmp_path, monkeypatch):
     labels = LabelSet.of("tongue", "lesion")
-    figure = draw(
-        tmp_path / "f.png", monkeypatch, labels, np.array([0.8, 0.4]), epochs=3, wanted={"sampling/asked_centre_ratio/lesion": 0.3}
-    )
+    wanted = {"sampling/asked_centre_ratio/lesion": 0.3}
+    figure = draw(tmp_path / "f.png", monkeypatch, labels, np.array([0.8, 0.4]), epochs=3, wanted=wanted, crops=True)
     left, right = figure.axes
     assert points(left, "D") == [(0.8, 1), (0.4, 2)] and points(left, ">") == [(0.3, 2)]
     assert points(left, "o") == [(pytest.approx(0.8 * f), 1) for f in (0.99, 0.98, 0.97)] + [
@@ -64,6 +63,16 @@ def test_the_markers_stand_at_their_shares(tmp_path, monkeypatch):
     assert in_set == [0.4, 0.2]
     assert left.get_title() == "Crops that hold the class"
     assert [text.get_text() for text in figure.legends[0].get_texts()][-1] == "shown in each of 3 epochs, from top to bottom"
+
+
+@pytest.mark.parametrize(("crops", "centred"), [(False, False), (True, False), (True, True)])
+def test_the_title_says_what_was_shown_and_the_legend_what_was_asked(tmp_path, monkeypatch, crops, centred):
+    """Crops laid anywhere are crops too."""
+    wanted = {"sampling/asked_centre_ratio/tongue": 0.3} if centred else None
+    figure = draw(tmp_path / "f.png", monkeypatch, LabelSet.of("tongue"), np.array([0.8]), wanted=wanted, crops=crops)
+    assert figure.axes[0].get_title() == f"{'Crops' if crops else 'Images'} that hold the class"
+    texts = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert ("asked: crops centred on it" in texts) is centred
 
 
 def test_the_axis_is_logarithmic_where_classes_differ_by_more_than_thirty(tmp_path, monkeypatch):
@@ -84,9 +93,9 @@ def test_a_class_that_was_never_drawn_stands_at_the_left_end_of_a_log_axis(tmp_p
 
 def test_undefined_shares_and_no_epochs_are_drawn_as_nothing(tmp_path, monkeypatch):
     labels = LabelSet.of("tongue", "lesion")
-    sampling_figure(tmp_path / "none.png", {}, {}, {}, labels)
+    sampling_figure(tmp_path / "none.png", {}, {}, {}, labels, crops=False)
     metrics = {"train/drawn_image_share/tongue": None, "train/drawn_pixel_share/tongue": math.nan}
-    sampling_figure(tmp_path / "null.png", {}, {}, {1: metrics}, labels)
+    sampling_figure(tmp_path / "null.png", {}, {}, {1: metrics}, labels, crops=False)
     figure = draw(tmp_path / "one.png", monkeypatch, labels, np.array([0.8, 0.5]), epochs=1)
     assert all((tmp_path / name).exists() for name in ("none.png", "null.png"))
     assert figure.legends[0].get_texts()[-1].get_text() == "shown in the epoch"
