@@ -8,13 +8,14 @@ import os
 import re
 import secrets
 import shutil
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeGuard
 
-from medseg.errors import MedsegError
+from medseg.errors import AnnotationError, MedsegError
 
 MAX_JSON_BYTES = 128 * 1024**2  # a labelme file that carries its image may be large; as text it takes up to four times as much
 MAX_JSON_WEIGHT = 384 * 1024**2
@@ -108,7 +109,12 @@ def write_text(path: Path, content: str) -> None:
 
 def write_json(path: Path, content: Any) -> None:
     """Write `content` as indented, key-ordered JSON; NaN becomes null, so that every JSON reader takes it."""
-    write_text(path, json.dumps(nan_to_none(content), indent=1, sort_keys=True, allow_nan=False) + "\n")
+    write_text(path, json_text(content))
+
+
+def json_text(content: Any) -> str:
+    """What `write_json` writes."""
+    return json.dumps(nan_to_none(content), indent=1, sort_keys=True, allow_nan=False) + "\n"
 
 
 def read_json(
@@ -205,11 +211,65 @@ def _resolved(folder: Path) -> Path:
     return folder.resolve()
 
 
+def nfc(text: str) -> str:
+    """Text with composed accents. Archives from macOS hold decomposed names, which look the same and compare as others.
+
+    >>> nfc("e\u0301") == "\u00e9"
+    True
+    """
+    return unicodedata.normalize("NFC", text)
+
+
+def on_disk(path: Path) -> Path:
+    """`path`, or where nothing is there the file whose name differs from it in Unicode form alone."""
+    forms = [unicodedata.normalize(form, text) for text in (path.name, str(path)) for form in ("NFC", "NFD")]
+    others = [*(path.with_name(name) for name in forms[:2]), *map(Path, forms[2:])] if path.name else []
+    return next((other for other in (path, *others) if other.exists()), path)
+
+
+def names_a_file(value: object) -> TypeGuard[str]:
+    """Whether a value from a JSON can be asked of the disk and written to a table at all."""
+    if not isinstance(value, str) or not value.strip() or "\0" in value or len(value) > 4000:
+        return False
+    try:
+        return all(len(part.encode()) <= 255 for part in posix(value).split("/"))
+    except UnicodeEncodeError:
+        return False
+
+
 def walk(root: Path, suffixes: Sequence[str], skip: Iterable[Path] = ()) -> list[Path]:
-    """Files of the given suffixes under `root`, sorted; hidden ones (macOS leaves `._a.jpg`) and folders in `skip` left out."""
+    """Files of the given suffixes under `root`, sorted; hidden ones (macOS leaves `._a.jpg`) and folders in `skip` left out.
+
+    Links to folders are not followed, see `linked_folders`. AnnotationError for a name that is not UTF-8.
+    """
+    found = [
+        Path(folder, name)
+        for folder, _, names in _visible(root, skip)
+        for name in names
+        if not name.startswith(".") and name.lower().endswith(tuple(suffixes))
+    ]
+    for path in found:
+        check_name(path, root)
+    return sorted(found)
+
+
+def linked_folders(root: Path, skip: Iterable[Path] = ()) -> list[Path]:
+    """The links to folders that `walk` passes by, sorted."""
+    return sorted(Path(folder, name) for folder, folders, _ in _visible(root, skip) for name in folders if Path(folder, name).is_symlink())
+
+
+def _visible(root: Path, skip: Iterable[Path]) -> Iterator[tuple[str, list[str], list[str]]]:
+    """os.walk without hidden folders and those in `skip`."""
     skipped = {path.resolve() for path in skip}
-    found: list[Path] = []
     for folder, folders, names in os.walk(root):
         folders[:] = [name for name in folders if not name.startswith(".") and Path(folder, name).resolve() not in skipped]
-        found += [Path(folder, name) for name in names if not name.startswith(".") and name.lower().endswith(tuple(suffixes))]
-    return sorted(found)
+        yield folder, folders, names
+
+
+def check_name(path: Path, root: Path) -> None:
+    """AnnotationError where the path below `root` is not UTF-8: neither a manifest nor a terminal takes it. It is told escaped."""
+    try:
+        str(path.relative_to(root)).encode()
+    except UnicodeEncodeError:
+        shown = os.fsencode(path).decode("utf-8", "backslashreplace")
+        raise AnnotationError(shown, "the name is not UTF-8, so no manifest can hold it", "rename the file or folder") from None

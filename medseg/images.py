@@ -300,7 +300,8 @@ def read_image(path: Path) -> np.ndarray:
     """Decode a photograph to uint8 (H, W, 3) RGB, upright.
 
     Grey becomes three equal channels; an alpha channel is composited over black; 16-bit values are scaled from the smallest of 8, 10,
-    12, 14 or 16 bits that holds their maximum, so 12-bit data in a 16-bit file is not left dark; floats in [0, 1] by 255. Raises
+    12, 14 or 16 bits that holds their maximum, so 12-bit data in a 16-bit file is not left dark; floats in [0, 1] by 255. Values below 0
+    (signed integers, floats) and those that are not finite become 0; an import refuses images of whole numbers below 0. Raises
     ImageError, also for a file of several pages (but for the further pictures that a phone puts behind a JPEG).
     """
     with _open_photograph(path) as image:

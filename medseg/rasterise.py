@@ -20,6 +20,10 @@ from medseg.types import Size
 Point = tuple[float, float]
 LINE_WIDTH_PX = 10  # labelme's line_width
 POINT_RADIUS_PX = 5  # labelme's point_size
+# Pillow steps along an ellipse by comparing terms of up to 4 diameter^3 in 64 bits: beyond a radius of 660,000 px they overflow, and it
+# steps on for ever. All other shapes it clips to the image before it draws.
+PILLOW_RADIUS_PX = 600_000
+TILE = 2048  # pixels along a side of a larger circle's part that is worked on at a time
 MIN_POINTS = {
     "polygon": 3, "rectangle": 2, "oriented_rectangle": 4, "circle": 2, "line": 2, "linestrip": 2, "point": 1, "mask": 2,
 }  # fmt: skip
@@ -83,6 +87,9 @@ def patches(shapes: Iterable[Shape], size: Size) -> Iterator[Patch]:
             yield _pasted(shape)
             continue
         box = _reach(shape, size)
+        if shape.kind == "circle" and math.dist(*shape.points) > PILLOW_RADIUS_PX:
+            yield _disc(shape, box)
+            continue
         _paint(pen, shape)
         yield Patch(box[1], box[0], np.asarray(canvas.crop(box)) != 0)
         canvas.paste(0, box)
@@ -105,6 +112,39 @@ def _reach(shape: Shape, size: Size) -> tuple[int, int, int, int]:
         for values, end in zip(zip(*shape.points, strict=True), (size.width_px, size.height_px), strict=True)
     )
     return left, top, right, bottom
+
+
+def _disc(shape: Shape, box: tuple[int, int, int, int]) -> Patch:
+    """The pixels of a circle by its equation, where Pillow cannot draw it; by tiles, so that memory stays at one canvas."""
+    left, top, right, bottom = box
+    place = tuple(map(int, _box(shape.points[0], math.dist(*shape.points))))  # Pillow cuts the corners off towards 0
+    pixels_HW = np.empty((max(bottom - top, 0), max(right - left, 0)), bool)
+    for y in range(0, pixels_HW.shape[0], TILE):
+        for x in range(0, pixels_HW.shape[1], TILE):
+            tile_HW = pixels_HW[y : y + TILE, x : x + TILE]
+            rows, columns = top + y + np.arange(tile_HW.shape[0]), left + x + np.arange(tile_HW.shape[1])
+            tile_HW[:] = _in_ellipse(rows, columns, *place)
+    return Patch(top, left, pixels_HW)
+
+
+def _in_ellipse(rows: np.ndarray, columns: np.ndarray, x0: int, y0: int, x1: int, y1: int) -> np.ndarray:
+    """bool (rows, columns). As Pillow's, the edge goes to the nearest pixel of a row where it is steep, of a column where it is flat."""
+    (first, last), (highest, lowest) = _ends(rows, y0, y1, x0, x1), _ends(columns, x0, x1, y0, y1)
+    by_row = (columns >= first[:, None]) & (columns <= last[:, None])
+    by_column = (rows[:, None] >= highest) & (rows[:, None] <= lowest)
+    return np.asarray(by_row | by_column)
+
+
+def _ends(along: np.ndarray, a0: int, a1: int, b0: int, b1: int) -> tuple[np.ndarray, np.ndarray]:
+    """(first, last) pixel across an ellipse at each place `along` it, to the nearest; first > last outside.
+
+    It reaches from a0 to a1 along and from b0 to b1 across.
+    """
+    length, width = a1 - a0, b1 - b0
+    place = (2 * (along - a0) - length) / length  # -1 at one end, 1 at the other
+    reach = np.rint((width * np.sqrt(np.clip(1 - place**2, 0, None)) - width % 2) / 2).astype(np.int64)
+    inside = np.abs(place) <= 1
+    return np.where(inside, b0 + width // 2 - reach, 1), np.where(inside, b0 + (width + 1) // 2 + reach, 0)
 
 
 def _paint(pen: ImageDraw.ImageDraw, shape: Shape, value: int = 1) -> None:

@@ -7,7 +7,19 @@ import os
 import pytest
 
 from medseg.errors import ManifestError
-from medseg.files import atomic_path, nan_to_none, resolve_under, staged_files, staged_folder, walk, write_json, write_text
+from medseg.files import (
+    atomic_path,
+    linked_folders,
+    names_a_file,
+    nan_to_none,
+    on_disk,
+    resolve_under,
+    staged_files,
+    staged_folder,
+    walk,
+    write_json,
+    write_text,
+)  # fmt: skip
 
 
 def names(folder):
@@ -79,3 +91,25 @@ def test_walk_leaves_out_hidden_and_skipped(tmp_path):
         "b.jpg",
         "in/c.jpg",
     ]
+
+
+def test_walk_follows_no_link_and_the_links_can_be_asked_for(tmp_path):
+    (tmp_path / "root" / "in").mkdir(parents=True)
+    (tmp_path / "far").mkdir()
+    (tmp_path / "far" / "a.jpg").write_text("")
+    for name in ("root/in/link", "root/.hidden", "root/out"):
+        (tmp_path / name).symlink_to(tmp_path / "far")
+    assert walk(tmp_path / "root", (".jpg",)) == []
+    assert linked_folders(tmp_path / "root") == [tmp_path / "root/in/link", tmp_path / "root/out"]
+    assert linked_folders(tmp_path / "root", skip=[tmp_path / "far"]) == []
+
+
+@pytest.mark.parametrize(("there", "asked"), [("caf\u00e9", "cafe\u0301"), ("cafe\u0301", "caf\u00e9")])
+def test_a_file_is_found_in_its_other_unicode_form(tmp_path, there, asked):
+    (tmp_path / there).write_text("")
+    assert on_disk(tmp_path / asked).exists() and on_disk(tmp_path / "other") == tmp_path / "other"
+
+
+@pytest.mark.parametrize("name", ["", " ", "a\0", "x" * 256, "a/" * 2001, "caf\udce9", "\ud800", 3, None])
+def test_what_names_no_file(name):
+    assert not names_a_file(name) and names_a_file("a/caf\u00e9.png")

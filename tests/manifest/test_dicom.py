@@ -399,6 +399,69 @@ def test_overlapping_segments_are_refused_or_ordered(src: Path) -> None:
     assert json.loads((manifest.folder / IMPORT_FILE).read_text())["overlap"] == "order"
 
 
+def bare(path: Path, meta: bool) -> None:
+    """The file as old exports write it: without the preamble, or as its elements alone, in implicit VR."""
+    if meta:
+        path.write_bytes(path.read_bytes()[132:])
+        return
+    plain = pydicom.Dataset()
+    plain.update({element.tag: element for element in pydicom.dcmread(path)})
+    plain.save_as(path, implicit_vr=True, little_endian=True)
+
+
+@pytest.mark.parametrize("spoil", ["empty", "noise", "cut off"])
+def test_a_lost_slice_is_refused_by_name_and_its_series_never_looks_whole(src: Path, spoil: str) -> None:
+    """The last slice: no gap between the others tells that it is gone."""
+    slices = save_series(src / "a", stored_values())
+    save_series(src / "b", stored_values(1), series="1.2.3.5")
+    lost = Path(str(slices[-1].filename))
+    lost.write_bytes({"empty": b"", "noise": b"noise" * 99, "cut off": lost.read_bytes()[:100]}[spoil])
+    why = "the file is empty" if spoil == "empty" else "not DICOM, or damaged, though named like the slice IM000[0-3]"
+    rule = rf"a/{lost.name}: {why}: it may be a slice, so no series of its folder can be told whole; export or copy it again"
+    with pytest.raises(ImageError, match=rule):
+        imported(src, classes=["lesion"])
+    report, manifest = imported(src, classes=["lesion"], skip_refused=True)
+    assert len(manifest) == 1 and only(manifest).depth_px == DEPTH and len(report.refused) == 1
+    assert np.array_equal(volume(manifest), stored_values(1).transpose(2, 1, 0).astype(np.int16) - 1024)
+
+
+def test_the_folder_of_a_slice_whose_series_cannot_be_told_is_left_out(src: Path) -> None:
+    slices = save_series(src / "a", stored_values())
+    save_series(src / "b", stored_values(1), series="1.2.3.5")
+    lost = Path(str(slices[-1].filename))
+    lost.write_bytes(lost.read_bytes()[:132] + b"noise" * 99)
+    with pytest.raises(ImageError, match=f"a/{lost.name}: "):
+        imported(src, classes=["lesion"])
+    _, manifest = imported(src, classes=["lesion"], skip_refused=True)
+    assert only(manifest).depth_px == DEPTH
+
+
+def test_a_name_that_says_dicom_is_believed_before_the_content(src: Path) -> None:
+    save_series(src, stored_values())
+    (src / "x.DCM").write_bytes(b"something else")
+    with pytest.raises(ImageError, match=r"x.DCM: not DICOM, or damaged: it may be a slice"):
+        imported(src, classes=["lesion"])
+
+
+@pytest.mark.parametrize("meta", [True, False])
+def test_files_without_preamble_are_slices_like_others(src: Path, meta: bool) -> None:
+    values = stored_values()
+    slices = save_series(src, values)
+    for one in slices[1:3]:
+        bare(Path(str(one.filename)), meta)
+    _, manifest = imported(src, classes=["lesion"])
+    assert only(manifest).depth_px == DEPTH and np.array_equal(volume(manifest), values.transpose(2, 1, 0).astype(np.int16) - 1024)
+
+
+def test_files_of_another_kind_beside_a_series_are_noted(src: Path) -> None:
+    save_series(src, stored_values())
+    for name, content in {"notes.txt": b"", "README": b"text", "list.csv": b"a,b", "odd": b"\x08\0\x05\0CS" + b"?" * 300}.items():
+        (src / name).write_bytes(content)
+    report, manifest = imported(src, classes=["lesion"])
+    assert only(manifest).depth_px == DEPTH
+    assert any(note.startswith("not DICOM, left out: 4 files (README, list.csv, notes.txt") for note in report.notes)
+
+
 def test_classes_fix_the_ids_and_bound_the_labels(src: Path) -> None:
     slices = save_series(src, stored_values())
     save_seg(src / "seg", slices, box(LIVER, LESION), ["liver", "lesion"])

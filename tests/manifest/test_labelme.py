@@ -388,6 +388,24 @@ def test_two_images_of_one_name(labelme_dir: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+def test_the_image_of_a_refused_twin_is_not_unlabelled(tmp_path: Path) -> None:
+    for name in "bc":
+        save_picture(tmp_path / "src" / f"{name}.jpg", seed=ord(name))
+    save_json(tmp_path / "src" / "a.json", [("tongue", 0, 0, 9, 9)], imagePath="b.jpg").rename(tmp_path / "src" / "a.JSON")
+    save_json(tmp_path / "src" / "a.json", [("tongue", 0, 0, 9, 9)], imagePath="c.jpg")
+    report, manifest = imported(tmp_path / "src", tmp_path / "out", skip_refused=True)
+    assert [row.image for row in manifest] == ["b.jpg"] and [file for file, _ in report.refused] == ["a.json"]
+
+
+def test_flags_and_descriptions_of_shapes_are_told(labelme_dir: Path, tmp_path: Path) -> None:
+    boxes = [("tongue", 2, 2, 20, 15), ("coating", 5, 5, 9, 9), ("coating", 6, 6, 9, 9)]
+    more = [{"flags": {"difficult": True}}, {"description": "a crack"}, {"flags": {"difficult": False}, "description": ""}]
+    save_json(labelme_dir / "set_1" / "a.json", [], shapes=[polygon(*box) | extra for box, extra in zip(boxes, more, strict=True)])
+    report, _ = imported(labelme_dir, tmp_path / "out")
+    assert report.notes == ["flags or a description of 2 single shapes, not imported: 1 file (set_1/a.json)"]
+    assert json.loads((tmp_path / "out/import.json").read_text())["notes"] == report.notes
+
+
 def test_symbolic_links_out_of_the_source(labelme_dir: Path, tmp_path: Path) -> None:
     save_picture(tmp_path / "private" / "p.jpg", seed=8)
     (labelme_dir / "p.jpg").symlink_to(tmp_path / "private" / "p.jpg")

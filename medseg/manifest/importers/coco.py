@@ -11,15 +11,15 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 import numpy as np
 from pycocotools import mask as coco_rle
 
 from medseg.errors import AnnotationError, LabelError, MedsegError
-from medseg.files import posix, read_json, resolve_under
-from medseg.images import MAX_PIXELS, read_orientation
+from medseg.files import names_a_file, nfc, on_disk, posix, read_json, resolve_under
+from medseg.images import IMAGE_SUFFIXES, MAX_PIXELS, read_orientation
 from medseg.instances import Instance, checked_counts, counts_of, encode_counts, paint_counts, united
 from medseg.labels import LabelSet
 from medseg.manifest.importers.common import (
@@ -37,9 +37,11 @@ from medseg.manifest.importers.common import (
     hides_its_turn,
     images_under,
     label_set,
+    refused_links,
     relative,
     stem_of,
     turned_note,
+    without_clashes,
 )  # fmt: skip
 from medseg.manifest.importers.painted import Source, Stage, check_left, finish, shown, source_of, stage_of, unused_classes
 from medseg.manifest.schema import Dataset
@@ -63,6 +65,16 @@ class Picture:
     key: Key
     file: str
     size: Size
+
+    @property
+    def sample_id(self) -> str:
+        """As `stem_of` of its path."""
+        return nfc(PurePosixPath(self.file).with_suffix("").as_posix())
+
+    @property
+    def image(self) -> str:
+        """Its path, as messages name it."""
+        return self.file
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,16 +138,19 @@ def import_coco(
     source = source_of(root, out, masks_out)
     document = read_coco(annotations, large)
     dataset = _described(document, annotations, source, classes, dataset_name)
-    free = _unlisted(images_under(root, source.made), document, root)
-    advance = counter(len(document.pictures) + len(free), on_progress)
+    free, notes = _unlisted(images_under(root, source.made), document, root), Notes()
+    links = refused_links(root, IMAGE_SUFFIXES, source.made, notes)
+    pictures, clashes = without_clashes(picture for picture in document.pictures if picture.key not in document.bad)
+    advance = counter(len(pictures) + len(free), on_progress)
     turned: list[str] = []
     with stage_of(source, dataset.labels, instances) as stage:
         work = partial(_record, document=document, where=annotations, stage=stage, choices=choices, turned=turned)
-        results = [*each(work, document.pictures, advance), *each(partial(_unlisted_record, root=root), free, advance)]
-        records, refused = _kind(results, Record), [*document.strays, *_kind(results, MedsegError)]
+        results = [*each(work, pictures, advance), *each(partial(_unlisted_record, root=root), free, advance)]
+        refused = [*document.strays, *links, *document.bad.values(), *clashes, *_kind(results, MedsegError)]
+        records = _kind(results, Record)
         check_left(records, refused, annotations, skip_refused)
         how = {"importer": "coco", "crowd": crowd, "paint": paint, "empty_is_background": empty_is_background, "instances": instances}
-        notes, said = Notes(), [*turned_note(len(turned)), *_said(document, dataset.labels, choices)]
+        said = [*turned_note(len(turned)), *_said(document, dataset.labels, choices)]
         return finish(stage, dataset, records, refused, notes, said, how, group_pattern, skip_refused)
 
 
@@ -237,20 +252,12 @@ def _picture(entry: Any, where: str) -> Picture:
     if not isinstance(entry, dict) or (key := _key(entry.get("id"))) is None:
         raise AnnotationError(where, "an image needs an id (number or text)", AGAIN)
     file, height, width = entry.get("file_name"), entry.get("height"), entry.get("width")
-    if not isinstance(file, str) or not file.strip() or "\0" in file or not _encodes(file):
+    if not names_a_file(file):
         raise AnnotationError(where, f"file_name must name a file, got {shown(file)}", AGAIN)
     if type(height) is not int or type(width) is not int or height < 1 or width < 1 or height * width > MAX_PIXELS:
         rule = f"height and width must be positive whole numbers of at most {MAX_PIXELS:,} pixels, got {shown(height)} and {shown(width)}"
         raise AnnotationError(where, rule, AGAIN)
     return Picture(key, os.path.normpath(posix(file)), Size(height, width))
-
-
-def _encodes(file: str) -> bool:
-    """Whether a name can be asked of the disk at all."""
-    try:
-        return all(len(os.fsencode(part)) <= 255 for part in posix(file).split("/")) and len(file) <= 4000
-    except UnicodeEncodeError:
-        return False
 
 
 def _outlines(
@@ -330,8 +337,8 @@ def _polygon(numbers: Any, where: str) -> tuple[float, ...]:
 
 
 def _unlisted(photographs: Sequence[Path], document: Document, root: Path) -> list[Path]:
-    listed = {picture.file for picture in document.pictures}
-    return [path for path in photographs if path.relative_to(root).as_posix() not in listed]
+    listed = {nfc(picture.file) for picture in document.pictures}
+    return [path for path in photographs if nfc(path.relative_to(root).as_posix()) not in listed]
 
 
 def _unlisted_record(path: Path, root: Path) -> Record:
@@ -343,8 +350,6 @@ def _record(picture: Picture, document: Document, where: Path, stage: Stage, cho
 
     Raises AnnotationError or ImageError with the reason for refusing it.
     """
-    if picture.key in document.bad:
-        raise document.bad[picture.key]
     root = stage.source.root
     path = _image(picture, where, root)
     record = Record(stem_of(path, root), relative(path, root), _fitting(path, picture, where), hashed(path))
@@ -363,7 +368,7 @@ def _record(picture: Picture, document: Document, where: Path, stage: Stage, cho
 
 def _image(picture: Picture, where: Path, root: Path) -> Path:
     named = f"{where} image {shown(picture.key)}"
-    path = resolve_under(root, picture.file, AnnotationError, named)
+    path = on_disk(resolve_under(root, picture.file, AnnotationError, named))
     if not path.is_file():
         rule = f"file_name {shown(picture.file)} is not there under {root}"
         raise AnnotationError(named, rule, "check --images, or remove the entry")

@@ -4,26 +4,40 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal, Protocol, TypeVar
 
 import numpy as np
 import pandas as pd
 from pydantic import ValidationError
 
-from medseg.errors import AnnotationError, LabelError, ManifestError, MedsegError
-from medseg.files import move, moves, sha256_array, sha256_file, walk, write_json, write_text
-from medseg.images import IMAGE_SUFFIXES, verify_image
+from medseg.errors import AnnotationError, ImageError, LabelError, ManifestError, MedsegError
+from medseg.files import (
+    json_text,
+    linked_folders,
+    move,
+    moves,
+    nfc,
+    read_json,
+    sha256_array,
+    sha256_file,
+    walk,
+    write_bytes,
+    write_text,
+)  # fmt: skip
+from medseg.images import IMAGE_SUFFIXES, read_raw_mask, verify_image
 from medseg.labels import LabelSet
 from medseg.manifest.schema import PIXEL_PREFIX, SPACINGS, Dataset, columns_of
-from medseg.manifest.table import DATASET_FILE, check_version, pixel_columns, read_dataset, write_manifest
+from medseg.manifest.table import DATASET_FILE, MANIFEST_FILE, check_version, pixel_columns, read_dataset, write_manifest
 from medseg.types import Size, Spacing
 from medseg.yamlio import first_problem
 
@@ -32,6 +46,8 @@ Result = TypeVar("Result")
 Progress = Callable[[int, int], None]
 MasksUnder = Literal["data_root", "manifest"]
 REFUSED_FILE, IMPORT_FILE = "refused.csv", "import.json"
+NO_CHOICE = ("notes", "refused")  # keys of import.json that tell what was met
+TIFF_HEADS = (b"II*\0", b"MM\0*")
 WORKERS = 2  # decoding and hashing release the interpreter lock; more threads only hold more photographs in memory
 BLOCK = 1 << 22  # pixels counted at a time
 SHOWN = 10_000  # lines of a refusal: all, but not a million
@@ -69,6 +85,21 @@ class Record:
     depth_px: int | None = None
     spacing_mm: Spacing = (None, None, None)
     more: Mapping[str, str] = field(default_factory=dict)
+
+
+class Named(Protocol):
+    """What becomes one row: its sample id and the image it is of."""
+
+    @property
+    def sample_id(self) -> str:
+        """The id, by which its mask is named too."""
+
+    @property
+    def image(self) -> str | Path:
+        """The image, as messages name it."""
+
+
+NamedItem = TypeVar("NamedItem", bound=Named)
 
 
 def listed(names: Sequence[str], most: int) -> str:
@@ -131,13 +162,42 @@ def relative(path: Path, root: Path) -> str:
 
 
 def stem_of(path: Path, root: Path) -> str:
-    """The sample id of a file: its path under `root` without the suffix."""
-    return path.relative_to(root).with_suffix("").as_posix()
+    """The sample id of a file: its path under `root` without the suffix, in one Unicode form, so that an image and its mask match."""
+    return nfc(path.relative_to(root).with_suffix("").as_posix())
+
+
+def refused_links(root: Path, suffixes: Sequence[str], skip: Sequence[Path], notes: Notes) -> list[MedsegError]:
+    """An error for each link to a folder elsewhere that holds such files, since links are not followed; others are noted."""
+    refused: list[MedsegError] = []
+    for link in linked_folders(root, skip):
+        if link.resolve().is_relative_to(root.resolve()):
+            notes.add("a link to another folder of the same set, not followed", link.relative_to(root).as_posix())
+        elif missed := len(walk(link.resolve(), suffixes, skip)):
+            rule = f"a link to a folder outside {root}, not followed: {missed} file{'s' * (missed > 1)} would be missed"
+            refused.append(AnnotationError(link, rule, "put the folder itself there, or remove the link"))
+    return refused
 
 
 def decoded_size(path: Path) -> Size:
-    """The upright size of an image that decodes to its last pixel; ImageError where it does not."""
-    return verify_image(path)
+    """The upright size of an image that decodes to its last pixel; ImageError where it does not, or holds values below 0."""
+    size = verify_image(path)
+    _check_signs(path)
+    return size
+
+
+def _check_signs(path: Path) -> None:
+    """ImageError for whole numbers below 0 (CT values): a photograph has none, and `read_image` would make them black. Only a TIFF can."""
+    with path.open("rb") as stream:
+        if stream.read(4) not in TIFF_HEADS:
+            return
+    try:
+        values = read_raw_mask(path).values
+    except ImageError:  # colours or fractions of a kind that masks may not have
+        return
+    if values.dtype.kind == "i" and values.min() < 0:
+        share = f"as a photograph, the {(values < 0).mean():.0%} of its pixels below 0 become black"
+        rule = f"signed intensities from {values.min()} to {values.max()}: {share}"
+        raise ImageError(path, rule, "import it as NIfTI or DICOM, or rescale it to 0..255")
 
 
 def hides_its_turn(orientation: int, size: Size) -> bool:
@@ -244,14 +304,11 @@ def refused_rows(refused: Iterable[MedsegError], root: Path) -> list[tuple[str, 
     return sorted((error.where.removeprefix(f"{root}/"), f"{error.rule}; {error.fix}") for error in refused)
 
 
-def write_refused(folder: Path, rows: Sequence[tuple[str, str]]) -> None:
-    """refused.csv beside the manifest: what was left out and why; no file where nothing was."""
-    if not rows:
-        (folder / REFUSED_FILE).unlink(missing_ok=True)
-        return
+def refused_file(rows: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """refused.csv for `write_all`: what was left out and why; empty where nothing was."""
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([("file", "reason"), *rows])
-    write_text(folder / REFUSED_FILE, text.getvalue())
+    csv.writer(text, lineterminator="\n").writerows([("file", "reason"), *rows] if rows else [])
+    return {REFUSED_FILE: text.getvalue()}
 
 
 # --- describing
@@ -352,16 +409,34 @@ def frame_of(records: Sequence[Record], labels: LabelSet, group_pattern: str | N
     return frame.astype({**dict.fromkeys(whole, "Int64"), **dict.fromkeys(SPACINGS, "float64")})
 
 
-def without_clashes(records: Iterable[Record]) -> tuple[list[Record], list[MedsegError]]:
-    """Records whose sample id is theirs alone, and an error for each that came second (`a.jpg` beside `a.png`)."""
-    kept: dict[str, Record] = {}
+def without_clashes(
+    items: Iterable[NamedItem], file: Callable[[NamedItem], object] = lambda item: item.image
+) -> tuple[list[NamedItem], list[MedsegError]]:
+    """Items whose sample id is theirs alone, and an error for each that came second (`a.jpg` beside `a.png`).
+
+    To be asked before masks are drawn: the id names their files.  file: what a message calls an item.
+    """
+    kept: dict[str, NamedItem] = {}
     refused: list[MedsegError] = []
-    for record in records:
-        first = kept.setdefault(record.sample_id, record)
-        if first is not record:
-            rule = f"it would have the same sample id as {first.image} ({record.sample_id})"
-            refused.append(AnnotationError(record.image, rule, "rename or remove one of the two"))
+    for item in items:
+        first = kept.setdefault(item.sample_id, item)
+        if first is not item:
+            rule = f"it would have the same sample id as {file(first)} ({item.sample_id})"
+            refused.append(AnnotationError(file(item), rule, "rename or remove one of the two"))
     return list(kept.values()), refused
+
+
+def claim(path: Path, image: object) -> None:
+    """Make the file of a sample's mask in a stage, empty; AnnotationError where another sample has it already.
+
+    Ids are told apart before, but a disk may not tell `A` from `a`, and one mask would silently stand for two images.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.touch(exist_ok=False)
+    except FileExistsError:
+        rule = f"its mask would take the place of another sample's ({path.name}): their names are one to this disk"
+        raise AnnotationError(image, rule, "rename one of the two images") from None
 
 
 def note_twins(records: Sequence[Record], notes: Notes) -> None:
@@ -404,22 +479,56 @@ def place(stage: Path, target: Path, moved: list[Path]) -> None:
 
 
 def write_all(
-    out: Path, frame: pd.DataFrame, dataset: Dataset, staged: Sequence[tuple[Path, Path]] = (), how: Mapping[str, object] | None = None
+    out: Path,
+    frame: pd.DataFrame,
+    dataset: Dataset,
+    staged: Sequence[tuple[Path, Path]] = (),
+    how: Mapping[str, object] | None = None,
+    beside: Mapping[str, str] | None = None,
 ) -> None:
-    """Write the manifest last, after moving each of `staged` (stage, target); on an error what was moved is removed again.
+    """Write the manifest last, after each of `staged` (stage, target) and the small files; on an error all is as it was.
 
-    how: the importer and each choice that shaped the masks, kept beside the manifest in import.json.
+    how: the importer and each choice that shaped the masks, kept in import.json.  beside: texts of further files; an empty one is none.
     """
     check_version(out, frame, dataset)
+    _check_choices(out, how or {})
+    small = dict(beside or {})
+    if how and not ((out / MANIFEST_FILE).exists() and (out / IMPORT_FILE).exists()):  # alone it is of an import since removed
+        small[IMPORT_FILE] = json_text(how)
     moved: list[Path] = []
     try:
-        for stage, target in staged:
-            place(stage, target, moved)
-        if how and not (out / IMPORT_FILE).exists():
-            write_json(out / IMPORT_FILE, how)
-            moved.append(out / IMPORT_FILE)
-        write_manifest(out, frame, dataset)
+        with _as_they_were([out / name for name in small]):
+            for stage, target in staged:
+                place(stage, target, moved)
+            for name, text in small.items():
+                write_text(out / name, text) if text else (out / name).unlink(missing_ok=True)
+            write_manifest(out, frame, dataset)
     except BaseException:
         for path in moved:
             path.unlink(missing_ok=True)
+        raise
+
+
+def _check_choices(out: Path, how: Mapping[str, object]) -> None:
+    """ManifestError where a version stands whose import.json says another choice; what only one of the two states is no contradiction."""
+    path = out / IMPORT_FILE
+    if not path.exists() or not (out / MANIFEST_FILE).exists():
+        return
+    fix = "versions are immutable: write to a new one (v2 beside v1), or remove this one"
+    there, now = read_json(path, ManifestError, fix), json.loads(json_text(how))
+    for key in sorted(set(there) & set(now) - set(NO_CHOICE)) if isinstance(there, dict) else ():
+        if there[key] != now[key]:
+            said = f"{key}: {str(there[key]):.60} there, {str(now[key]):.60} now"
+            raise ManifestError(path, f"this version exists and was imported by another choice ({said})", fix)
+
+
+@contextmanager
+def _as_they_were(paths: Sequence[Path]) -> Iterator[None]:
+    """Put small files back as they were where the block fails."""
+    before = {path: path.read_bytes() if path.exists() else None for path in paths}
+    try:
+        yield
+    except BaseException:
+        for path, content in before.items():
+            path.unlink(missing_ok=True) if content is None else write_bytes(path, content)
         raise

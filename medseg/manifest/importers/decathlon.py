@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from medseg.errors import AnnotationError, MedsegError
-from medseg.files import resolve_under
+from medseg.files import names_a_file, nfc, on_disk, resolve_under
 from medseg.images import is_volume
 from medseg.labels import BACKGROUND, LabelSet
 from medseg.manifest.importers.common import ImportReport, Notes, Progress, group_ids, label_set
@@ -106,10 +106,10 @@ def _case(entry: Any, name: str, path: Path, channels: int) -> Case:
         relative = stated.get(key)
         if relative is None and key == "label":
             continue
-        if not isinstance(relative, str) or not relative.strip() or "\0" in relative:
+        if not names_a_file(relative):
             raise AnnotationError(f"{path} ({name})", f"`{key}` must be a path, got {relative!r:.80}", "correct the entry")
-        files[key] = resolve_under(path.parent, relative, AnnotationError, f"{path} ({name})")
+        files[key] = on_disk(resolve_under(path.parent, relative, AnnotationError, f"{path} ({name})"))
         if not is_volume(files[key]) or not files[key].is_file():
             what = "there is no such file" if is_volume(files[key]) else "no NIfTI file (.nii, .nii.gz)"
             raise AnnotationError(files[key], f"{what}, and {name} of {path.name} names it", "put it there, or remove the entry")
-    return Case(volume_stem(files["image"].name), (files["image"],), files.get("label"), channels)
+    return Case(nfc(volume_stem(files["image"].name)), (files["image"],), files.get("label"), channels)

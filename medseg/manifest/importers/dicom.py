@@ -7,7 +7,7 @@ written, so nobody without it can try out patient numbers. Nothing else of a DIC
 
 from __future__ import annotations
 
-import os
+import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -19,7 +19,7 @@ import numpy as np
 import pydicom
 
 from medseg.errors import AnnotationError, ImageError, LabelError, ManifestError, MedsegError
-from medseg.files import sha256_array, staging
+from medseg.files import sha256_array, staging, walk
 from medseg.manifest.importers.common import (
     ImportReport,
     Notes,
@@ -32,13 +32,14 @@ from medseg.manifest.importers.common import (
     frame_of,
     note_twins,
     raise_refused,
+    refused_links,
     refused_rows,
     relative,
     write_all,
 )  # fmt: skip
 from medseg.manifest.importers.dicom_key import key_at, pseudonym, write_key
 from medseg.manifest.importers.dicom_seg import Choices, Overlap, attach, labels_of, refuse_naming, seg_file_of
-from medseg.manifest.importers.dicom_series import SegFile, Series, Slice, all_series, read_elements, slice_of, voxels_of
+from medseg.manifest.importers.dicom_series import SegFile, Series, Slice, all_series, is_bare, read_elements, slice_of, voxels_of
 from medseg.manifest.importers.volume_common import check_ids, column_names
 from medseg.manifest.schema import Dataset
 from medseg.manifest.table import DATASET_FILE, read_dataset
@@ -46,6 +47,7 @@ from medseg.types import Size
 from medseg.volumes import id_counts, write_labels, write_volume
 
 SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
+SUFFIXES = (".dcm", ".dicom", ".dic", ".ima")  # of names that say DICOM
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _HEADER_TAGS = [
     "SOPClassUID", "SOPInstanceUID", "PatientID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "Rows", "Columns",
@@ -57,10 +59,15 @@ _HEADER_TAGS = [
 
 @dataclass(frozen=True, slots=True)
 class LeftOut:
-    """A file that holds neither slice nor segmentation, and why."""
+    """A file that holds neither slice nor segmentation, and why.
+
+    unread: it is no DICOM that can be read, but may have been.  error: it is refused, and of which series it is cannot be told.
+    """
 
     path: Path
     why: str
+    unread: bool = False
+    error: MedsegError | None = None
 
 
 def import_dicom(
@@ -111,8 +118,9 @@ class _Job:
 
 def _import(folders: list[Path], job: _Job) -> ImportReport:
     notes, root = Notes(), folders[0]
-    files = _files(folders, job.out)
+    files = sorted({path for folder in folders for path in walk(folder, ("",), [job.out])})
     slices, segs, refused, spoilt = _read_all(files, folders, notes, counter(len(files), job.on_progress))
+    refused += [error for folder in folders for error in refused_links(folder, ("",), [job.out], notes)]
     series, bad = all_series(slices, spoilt)
     refused += bad + attach(segs, series, spoilt | {one.series for one in slices})
     if not series and not refused:
@@ -217,34 +225,65 @@ def _note_issuers(series: Iterable[Series], notes: Notes) -> None:
 # --- reading headers
 
 
-def _files(folders: Sequence[Path], out: Path) -> list[Path]:
-    """Every file under the folders, each once, sorted; hidden ones and those under `out` left out."""
-    found: set[Path] = set()
-    for top in folders:
-        for folder, below, names in os.walk(top):
-            below[:] = [name for name in below if not name.startswith(".") and Path(folder, name).resolve() != out.resolve()]
-            found |= {Path(folder, name) for name in names if not name.startswith(".")}
-    return sorted(found)
-
-
 def _read_all(
     files: Sequence[Path], folders: Sequence[Path], notes: Notes, advance: Callable[[], None]
 ) -> tuple[list[Slice], list[SegFile], list[MedsegError], set[str]]:
     """(slices, segmentations, what is refused, series of which a slice is refused)."""
     slices: list[Slice] = []
     segs: list[SegFile] = []
+    left_out: list[LeftOut] = []
     refused: list[MedsegError] = []
     spoilt: set[str] = set()
     for result in each(partial(read_file, folders=folders, spoilt=spoilt), files, advance):
         if isinstance(result, MedsegError):
             refused.append(result)
         elif isinstance(result, LeftOut):
-            notes.add(result.why, result.path.name)
+            left_out.append(result)
         elif isinstance(result, SegFile):
             segs.append(result)
         else:
             slices.append(result)
-    return slices, segs, refused, spoilt
+    return slices, segs, [*refused, *_lost(left_out, slices, notes, spoilt)], spoilt
+
+
+def _lost(left_out: Sequence[LeftOut], slices: Sequence[Slice], notes: Notes, spoilt: set[str]) -> list[MedsegError]:
+    """An error for each file that may be a slice gone bad, which `spoilt` is given the series beside it for; the others are noted."""
+    beside: dict[Path, list[Slice]] = {}
+    for one in slices:
+        beside.setdefault(one.path.parent, []).append(one)
+    refused: list[MedsegError] = []
+    for file in left_out:
+        near = beside.get(file.path.parent, [])
+        if error := file.error or _may_be_lost(file, near):
+            spoilt |= {one.series for one in near}  # with a slice fewer they would only look whole
+            refused.append(error)
+        else:
+            notes.add(file.why, file.path.name)
+    return refused
+
+
+def _may_be_lost(file: LeftOut, near: Sequence[Slice]) -> ImageError | None:
+    """The error for a file that may have been a slice of the series in its folder; None where its name says that it is another kind."""
+    if not file.unread:
+        return None
+    name, suffix = file.path.name, file.path.suffix.lower()
+    alike = next((one.path.name for one in near if _pattern(one.path.name) == _pattern(name)), "")
+    empty = not file.path.stat().st_size
+    if suffix in SUFFIXES or alike or (empty and not re.search("[a-z]", suffix)):
+        said = f", though named like the slice {alike}" if alike else ""
+        why = "the file is empty" if empty else f"not DICOM, or damaged{said}"
+        rule = f"{why}: it may be a slice, so no series of its folder can be told whole"
+        return ImageError(file.path, rule, "export or copy it again, or move it out of the folder if it is none")
+    return None
+
+
+def _pattern(name: str) -> str:
+    """A name with each number as one sign.
+
+    >>> _pattern("IM0012.dcm") == _pattern("IM7.dcm")
+    True
+    """
+    return re.sub(r"\d+", "#", name)
 
 
 def read_file(path: Path, folders: Sequence[Path], spoilt: set[str]) -> Slice | SegFile | LeftOut:
@@ -254,19 +293,38 @@ def read_file(path: Path, folders: Sequence[Path], spoilt: set[str]) -> Slice | 
     """
     if path.exists() and not path.is_file():
         return LeftOut(path, "a pipe or device, left out")
-    with path.open("rb") as stream:
-        if stream.read(132)[128:] != b"DICM":
-            return LeftOut(path, "not DICOM, left out")
-    dataset = read_elements(path, _HEADER_TAGS)
+    dataset = _header(path)
+    if isinstance(dataset, LeftOut):
+        return dataset
     try:
         relative(path, next(folder for folder in folders if path.is_relative_to(folder)))
         return _content(dataset, path)
     except Exception as cause:  # pydicom converts a value when it is asked for, and raises whatever that raises
-        with suppress(Exception):
-            spoilt.add(str(dataset.get("SeriesInstanceUID", "")))
-        if isinstance(cause, MedsegError):
-            raise
-        raise ImageError(path, f"its DICOM header cannot be used ({type(cause).__name__})", "export it again") from None
+        error = cause if isinstance(cause, MedsegError) else None
+        error = error or ImageError(path, f"its DICOM header cannot be used ({type(cause).__name__})", "export it again")
+    series = ""
+    with suppress(Exception):
+        series = str(dataset.get("SeriesInstanceUID", ""))
+    if not series:
+        return LeftOut(path, "", error=error)
+    spoilt.add(series)
+    raise error
+
+
+def _header(path: Path) -> pydicom.Dataset | LeftOut:
+    """The elements of a file that are looked at; LeftOut where it is not DICOM, or is but cannot be parsed."""
+    not_dicom = LeftOut(path, "not DICOM, left out", unread=True)
+    bare: bool | None = False
+    try:
+        if (bare := is_bare(path)) is None:
+            return not_dicom
+        dataset = read_elements(path, _HEADER_TAGS)
+    except ImageError as error:
+        return not_dicom if bare else LeftOut(path, "", error=error)  # of the bare: another kind of file that begins alike
+    except OSError as cause:
+        unreadable = AnnotationError(path, f"cannot be read ({cause.strerror})", "check its permissions and the disk")
+        return LeftOut(path, "", error=unreadable)
+    return not_dicom if bare and "SOPClassUID" not in dataset else dataset
 
 
 def _content(dataset: pydicom.Dataset, path: Path) -> Slice | SegFile | LeftOut:

@@ -15,7 +15,9 @@ from pathlib import Path
 import numpy as np
 import pydicom
 from pydicom.encaps import generate_frames
+from pydicom.filereader import read_dataset, read_file_meta_info
 from pydicom.pixels import get_decoder
+from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from medseg.errors import ImageError, MedsegError
 from medseg.types import Spacing
@@ -29,6 +31,13 @@ _PIXEL_TAGS = [
     "SOPClassUID", "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "BitsAllocated", "BitsStored", "HighBit",
     "PixelRepresentation", "PhotometricInterpretation", "PlanarConfiguration", "RescaleSlope", "RescaleIntercept", "PixelData",
 ]  # fmt: skip
+
+
+_FIRST_TAGS = {
+    bytes((*group, *number)) for group, number in [
+        *(((group, 0), (low, 0)) for group in (2, 8) for low in range(256)), *(((0, 8), (0, low)) for low in range(256)),
+    ]
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -88,17 +97,47 @@ class Series:
 # --- a file
 
 
+def is_bare(path: Path) -> bool | None:
+    """False for a DICOM file, True for one that begins with its elements, as old exports do, without the preamble; None for any other.
+
+    A bare file begins with an element of group 2 or 8 whose number is below 256; other kinds of file seldom do.
+    """
+    with path.open("rb") as stream:
+        head = stream.read(132)
+    if head[128:] == b"DICM":
+        return False
+    return True if len(head) > 8 and head[:4] in _FIRST_TAGS else None
+
+
 def read_elements(path: Path, tags: list[str]) -> pydicom.Dataset:
     """The given elements of a file; other values are passed over unread. ImageError where it cannot be parsed or is deflated."""
     try:
-        syntax = str(pydicom.filereader.read_file_meta_info(path).get("TransferSyntaxUID", ""))
-        if syntax not in DEFLATED:  # such a file is inflated whole before anything can be checked
-            return pydicom.dcmread(path, specific_tags=list(tags), stop_before_pixels="PixelData" not in tags)
+        bare = bool(is_bare(path))
+        if _stated_syntax(path, bare) not in DEFLATED:  # such a file is inflated whole before anything can be checked
+            dataset = pydicom.dcmread(path, specific_tags=list(tags), stop_before_pixels="PixelData" not in tags, force=bare)
+            return _with_syntax(dataset) if bare else dataset
     except OSError:
         raise
     except Exception as cause:  # a hostile file makes the parser raise anything
         raise ImageError(path, f"not a readable DICOM file ({type(cause).__name__})", "export it again") from None
     raise ImageError(path, "a deflated file", "store it as Explicit VR Little Endian (dcmconv +te)")
+
+
+def _stated_syntax(path: Path, bare: bool) -> str:
+    if not bare:
+        return str(read_file_meta_info(path).get("TransferSyntaxUID", ""))
+    with path.open("rb") as stream:
+        meta = read_dataset(stream, False, True, stop_when=lambda tag, vr, length: tag.group != 2)
+    return str(meta.get("TransferSyntaxUID", ""))
+
+
+def _with_syntax(dataset: pydicom.Dataset) -> pydicom.Dataset:
+    """A bare file may not say how it is written; what pydicom found is what its pixels are decoded by."""
+    if "TransferSyntaxUID" not in dataset.file_meta:
+        implicit, little = dataset.original_encoding
+        explicit = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
+        dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else explicit
+    return dataset
 
 
 def slice_of(dataset: pydicom.Dataset, path: Path) -> Slice:

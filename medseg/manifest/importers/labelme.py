@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from medseg.errors import AnnotationError, ImageError, LabelError, MedsegError
-from medseg.files import posix, read_json, walk
+from medseg.files import names_a_file, on_disk, posix, read_json, walk
 from medseg.images import (
     IMAGE_SUFFIXES,
     decode_bitmap,
@@ -45,8 +45,10 @@ from medseg.manifest.importers.common import (
     hashed,
     images_under,
     raise_refused,
+    refused_links,
     relative,
     stem_of,
+    without_clashes,
 )  # fmt: skip
 from medseg.manifest.importers.painted import Stage, check_left, finish, shown, source_of, stage_of, unused_classes
 from medseg.manifest.schema import FLAG_PREFIX, Dataset
@@ -55,7 +57,7 @@ from medseg.rasterise import LINE_WIDTH_PX, MIN_POINTS, POINT_RADIUS_PX, Patch, 
 from medseg.types import Size
 
 EXACT_POINTS = ("rectangle", "oriented_rectangle", "circle", "line", "point", "mask")  # labelme asserts their number of points
-FARTHEST_PX = 1e6  # a point further out is a mistake, and Pillow would draw towards it for minutes
+FARTHEST_PX = 1e6  # a point further out is a mistake; `rasterise` draws all within it in less than a second
 MAX_POINTS = 100_000  # of one shape
 MAX_SHAPES = 100_000  # of one file
 MAX_FLAGS = 256  # of one file; each heads a column
@@ -64,7 +66,10 @@ SAME_PICTURE = 16.0  # mean difference of two small pictures, out of 255; an emb
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """What a labelme file says, checked, with no photograph looked at. size: as stated, None where it is not."""
+    """What a labelme file says, checked, with no photograph looked at.
+
+    size: as stated, None where it is not.  remarked: how many shapes carry a flag or description of their own, which nothing keeps.
+    """
 
     path: Path
     shapes: tuple[Shape, ...]
@@ -72,6 +77,7 @@ class Draft:
     size: Size | None
     image_path: Any
     embedded: bool
+    remarked: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,17 +119,19 @@ def import_labelme(
     advance = counter(3 * len(files) + len(photographs), on_progress)
     notes = Notes()
     drafts, refused = _read_all(files, root, notes, advance)
+    refused += refused_links(root, (".json", *IMAGE_SUFFIXES), source.made, notes)
     if not drafts and not refused:
         raise AnnotationError(src, "no labelme file (.json with `shapes`) under this folder", "check the path")
     describe = partial(_described, out, classes, dataset_name, source.under, frozenset(ignore_labels), root)
     if drafts and (classes or (out / DATASET_FILE).exists()):
         describe(drafts)  # before the photographs are decoded: that takes long, and the names are known
-    annotations, strays = _photographed(drafts, root, notes, advance)
-    refused += strays
+    found, strays = _photographed(drafts, root, notes, advance)
+    annotations, clashes = without_clashes(found, lambda annotation: annotation.path)
+    refused += [*strays, *clashes]
     check_left(annotations, refused if skip_refused or not annotations else [], src, skip_refused)
     dataset = describe(annotations)
     columns = _flag_columns(annotations)
-    plain, damaged = _unlabelled(photographs, annotations, refused, root, advance)
+    plain, damaged = _unlabelled(photographs, found, refused, root, advance)
     refused += damaged
     check_left(annotations, refused, src, skip_refused)
     with stage_of(source, dataset.labels, instances) as stage:
@@ -172,7 +180,16 @@ def _read_all(files: Sequence[Path], root: Path, notes: Notes, advance: Callable
             else:
                 drafts.append(draft)
         advance()
+    _note_remarks(drafts, root, notes)
     return drafts, refused
+
+
+def _note_remarks(drafts: Sequence[Draft], root: Path, notes: Notes) -> None:
+    total = sum(draft.remarked for draft in drafts)
+    kind = f"flags or a description of {total} single shape{'s' * (total > 1)}, not imported"
+    for draft in drafts:
+        if draft.remarked:
+            notes.add(kind, stem_of(draft.path, root) + ".json")
 
 
 def read_draft(path: Path) -> Draft | None:
@@ -188,7 +205,15 @@ def checked_draft(content: Any, path: Path) -> Draft | None:
     if embedded is not None and not isinstance(embedded, str):
         raise AnnotationError(path, f"imageData must be text, got {shown(embedded)}", "save the annotation again")
     shapes = _shapes(content["shapes"], path)
-    return Draft(path, shapes, _flags(content.get("flags"), path), _stated_size(content, path), content.get("imagePath"), bool(embedded))
+    remarked = sum(_is_remarked(shape) for shape in content["shapes"])
+    flags, size = _flags(content.get("flags"), path), _stated_size(content, path)
+    return Draft(path, shapes, flags, size, content.get("imagePath"), bool(embedded), remarked)
+
+
+def _is_remarked(shape: Mapping[str, Any]) -> bool:
+    """Whether a shape says more than where it is: labelme writes a description of "" and flags that are all false where nobody did."""
+    flags = shape.get("flags")
+    return bool(shape.get("description")) or (any(flags.values()) if isinstance(flags, dict) else bool(flags))
 
 
 def _flags(content: Any, path: Path) -> dict[str, bool]:
@@ -458,7 +483,7 @@ def _find_image(stated: Any, path: Path, root: Path) -> tuple[Path | None, list[
 
     Raises AnnotationError where imagePath leads out of SRC: judged by where it arrives, since `..\\set_1\\104.jpg` may not leave.
     """
-    if not _names_a_file(stated):
+    if not names_a_file(stated):
         return _namesake(path, [])
     target = Path(os.path.normpath(path.parent / posix(stated)))
     drive = posix(stated)[1:3] == ":/"
@@ -468,22 +493,12 @@ def _find_image(stated: Any, path: Path, root: Path) -> tuple[Path | None, list[
     if drive or not target.is_relative_to(root):
         fix = f"import the folder that holds both, or correct imagePath to {shown(Path(posix(stated)).name)}"
         raise AnnotationError(path, f"imagePath {shown(stated)} leaves {root}", fix)
-    if target.is_file():
+    if (target := on_disk(target)).is_file():
         return target, []
-    beside = path.parent / target.name
+    beside = on_disk(path.parent / target.name)
     if beside.is_file():
         return beside, ["imagePath names no file; the one of its name beside the JSON is used"]
     return _namesake(path, ["imagePath names no file; the image with the JSON's own name is used"])
-
-
-def _names_a_file(stated: Any) -> bool:
-    """Whether a value from a JSON can be asked of the disk at all."""
-    if not isinstance(stated, str) or not stated.strip() or "\0" in stated or len(stated) > 4000:
-        return False
-    try:
-        return all(len(os.fsencode(part)) <= 255 for part in posix(stated).split("/"))
-    except UnicodeEncodeError:
-        return False
 
 
 def _namesake(path: Path, notes: list[str]) -> tuple[Path | None, list[str]]:
@@ -500,7 +515,7 @@ def _unlabelled(
     root: Path,
     advance: Callable[[], None],
 ) -> tuple[list[Record], list[MedsegError]]:
-    """Records of the images that no annotation claims; those beside a refused JSON are left out with it."""
+    """Records of the images that none of `annotations` claims, refused ones included; those beside a refused JSON are left out with it."""
     claimed = {annotation.image for annotation in annotations}
     named = {annotation.sample_id for annotation in annotations if annotation.image.endswith(".json")}
     named |= {stem_of(Path(error.where), root) for error in refused if error.where.startswith(f"{root}/")}

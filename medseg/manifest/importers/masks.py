@@ -14,8 +14,8 @@ from pathlib import Path
 
 from medseg.conventions import Content, Refusal, ValueMap, content_of, convert, decide, reads_as_stored
 from medseg.errors import AnnotationError, ImageError, LabelError, ManifestError, MedsegError
-from medseg.files import staging, walk
-from medseg.images import MASK_SUFFIXES, RawMask, one_at_a_time, read_orientation, read_raw_mask, read_size, write_mask
+from medseg.files import nfc, staging, walk
+from medseg.images import IMAGE_SUFFIXES, MASK_SUFFIXES, RawMask, one_at_a_time, read_orientation, read_raw_mask, read_size, write_mask
 from medseg.labels import BACKGROUND, LabelSet
 from medseg.manifest.importers.common import (
     ImportReport,
@@ -23,6 +23,7 @@ from medseg.manifest.importers.common import (
     Notes,
     Progress,
     Record,
+    claim,
     count_pixels,
     counter,
     decoded_size,
@@ -38,6 +39,8 @@ from medseg.manifest.importers.common import (
     mask_hash,
     note_twins,
     raise_refused,
+    refused_file,
+    refused_links,
     refused_rows,
     relative,
     shared_root,
@@ -45,7 +48,6 @@ from medseg.manifest.importers.common import (
     turned_note,
     without_clashes,
     write_all,
-    write_refused,
 )  # fmt: skip
 from medseg.manifest.schema import Dataset
 from medseg.manifest.table import DATASET_FILE, read_dataset
@@ -88,7 +90,8 @@ class Job:
     """What to do with pairs of images and masks, whatever layout they came from.
 
     given: stored value -> class id, said by the user.  as_is: record masks as stored, sound or not.  how: for import.json.  reading:
-    how the masks of the set become class ids, as `conventions.decide`.
+    how the masks of the set become class ids, as `conventions.decide`.  beside: (further files of the version, notes on them) for the
+    samples that were taken.
     """
 
     importer: str
@@ -103,6 +106,7 @@ class Job:
     how: Mapping[str, object] = field(default_factory=dict)
     on_progress: Progress | None = None
     reading: Callable[[Sequence[Content], LabelSet, Mapping[int, int]], Sequence[ValueMap | Refusal]] = decide
+    beside: Callable[[frozenset[str]], tuple[Mapping[str, str], list[str]]] = lambda samples: ({}, [])
 
 
 def import_masks(
@@ -193,7 +197,7 @@ class _Naming:
     def of(cls, suffix: str, mask: str | None, image: str | None) -> _Naming:
         if suffix and mask:
             raise ManifestError("--mask-pattern", "--mask-suffix and --mask-pattern say the same thing", "leave one out")
-        return cls(suffix, _compiled("--mask-pattern", mask, 1), _compiled("--image-pattern", image, None))
+        return cls(nfc(suffix), _compiled("--mask-pattern", mask, 1), _compiled("--image-pattern", image, None))
 
     def image_of(self, mask: str) -> str | None:
         """The image's path without suffix for that of a mask; None where the name is not a mask's."""
@@ -236,8 +240,10 @@ def _pairs(images: Path, masks: Path, naming: _Naming, out: Path, notes: Notes) 
         fix = "give --mask-suffix, such as _mask, or --mask-pattern"
         raise ManifestError(images, "images and masks lie in one folder under the same names", fix)
     found, taken, refused = _masks_by_name(masks, naming, [] if one_folder else [images, out], notes, one_folder)
+    passed_by = [] if one_folder else [masks, out]
+    refused += refused_links(images, IMAGE_SUFFIXES, passed_by, notes)
     pairs = []
-    for path in images_under(images, skip=[] if one_folder else [masks, out]):
+    for path in images_under(images, skip=passed_by):
         name = stem_of(path, images)
         if path in taken:
             continue
@@ -260,8 +266,9 @@ def _masks_by_name(
     """(image name -> mask, every file whose name is a mask's, errors for rivals)."""
     found: dict[str, Path] = {}
     taken: set[Path] = set()
-    refused: list[MedsegError] = []
-    for path in walk(masks, MASK_SUFFIXES, skip=[folder for folder in skip if folder.resolve() != masks]):
+    passed_by = [folder for folder in skip if folder.resolve() != masks]
+    refused = [] if one_folder else refused_links(masks, MASK_SUFFIXES, passed_by, notes)
+    for path in walk(masks, MASK_SUFFIXES, skip=passed_by):
         name = naming.image_of(stem_of(path, masks))
         if name is None:
             if not one_folder:
@@ -287,9 +294,10 @@ def import_pairs(pairs: Sequence[Pair], refused: Sequence[MedsegError], job: Job
 
     refused: what the search already found.  Raises as `import_masks` says.
     """
+    pairs, clashes = without_clashes(pairs, lambda pair: pair.image.relative_to(job.root).as_posix())
     looking = partial(_look, root=job.root, labels=job.dataset.labels, as_is=job.as_is)
     results = list(each(looking, pairs, counter(len(pairs), job.on_progress)))
-    refused = [*refused, *(result for result in results if isinstance(result, MedsegError))]
+    refused = [*refused, *clashes, *(result for result in results if isinstance(result, MedsegError))]
     seen = [result for result in results if isinstance(result, Seen)]
     plain = [result for result in results if isinstance(result, Record)]
     turned = turned_note(sum(one.turned for one in seen))
@@ -450,6 +458,7 @@ def _drawn(one: Seen, found: ValueMap, stage: Path, labels: LabelSet) -> Record:
     except LabelError as error:  # it changed since the first pass
         raise LabelError(one.pair.mask, error.rule, error.fix) from None
     path = stage / f"{one.pair.sample_id}.png"
+    claim(path, one.record.image)
     write_mask(path, ids_HW, labels.palette)
     mask = f"{MASKS_FOLDER}/{one.pair.sample_id}.png"
     return replace(one.record, mask=mask, mask_sha256=mask_hash(path, ids_HW, "manifest"), px=count_pixels(ids_HW, labels))
@@ -474,14 +483,13 @@ def _finish(
     staged: Sequence[tuple[Path, Path]] = (),
 ) -> ImportReport:  # fmt: skip
     """Write manifest, import.json and refused.csv."""
-    kept, clashes = without_clashes(records)
-    refused = [*refused, *clashes]
-    labelled = sum(record.mask is not None for record in kept)
+    labelled = sum(record.mask is not None for record in records)
     _stop(refused, labelled > 0, job)
-    note_twins(kept, notes)
+    note_twins(records, notes)
     given = {str(value): class_id for value, class_id in job.given.items()}
     how = {"importer": job.importer, "as_is": job.as_is, "given": given, "notes": notes.lines(), **job.how}
-    write_all(job.out, frame_of(kept, job.dataset.labels, job.group_pattern), job.dataset, staged, how)
     rows = refused_rows(refused, job.root)
-    write_refused(job.out, rows)
-    return ImportReport(job.out, labelled, len(kept) - labelled, rows, [*notes.lines(), *extra], job.root)
+    files, told = job.beside(frozenset(record.sample_id for record in records))
+    frame = frame_of(records, job.dataset.labels, job.group_pattern)
+    write_all(job.out, frame, job.dataset, staged, how, {**files, **refused_file(rows)})
+    return ImportReport(job.out, labelled, len(records) - labelled, rows, [*notes.lines(), *extra, *told], job.root)

@@ -6,7 +6,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from medseg.errors import AnnotationError, ManifestError, MedsegError
-from medseg.manifest.importers.common import ImportReport, Notes, Progress, described, folder_at, group_ids, shared_root
+from medseg.files import nfc
+from medseg.images import VOLUME_SUFFIXES
+from medseg.manifest.importers.common import (
+    ImportReport,
+    Notes,
+    Progress,
+    described,
+    folder_at,
+    group_ids,
+    refused_links,
+    shared_root,
+)  # fmt: skip
 from medseg.manifest.importers.volume_common import Case, Job, import_cases, volume_id, volumes_under
 from medseg.volumes import volume_stem
 
@@ -53,16 +64,20 @@ def _pairs(images: Path, masks: Path, suffix: str, out: Path, notes: Notes) -> t
     if one_folder and not suffix:
         raise ManifestError(images, "images and masks lie in one folder under the same names", "give --mask-suffix, such as _mask")
     found: dict[str, Path] = {}
-    refused: list[MedsegError] = []
-    for path in volumes_under(masks, [] if one_folder else [folder for folder in (images, out) if folder.resolve() != masks]):
+    suffix = nfc(suffix)
+    beside_masks = [] if one_folder else [folder for folder in (images, out) if folder.resolve() != masks]
+    beside_images = [] if one_folder else [folder for folder in (masks, out) if folder.resolve() != images]
+    refused = refused_links(images, VOLUME_SUFFIXES, beside_images, notes)
+    refused += [] if one_folder else refused_links(masks, VOLUME_SUFFIXES, beside_masks, notes)
+    for path in volumes_under(masks, beside_masks):
         name = volume_id(path, masks)
         if not name.endswith(suffix):
             if not one_folder:
                 notes.add(f"no {suffix!r} at the end of its name, not taken as a mask", path.relative_to(masks).as_posix())
         elif (first := found.setdefault(name.removesuffix(suffix), path)) is not path:
             refused.append(AnnotationError(path, f"{first.name} beside it is a mask of the same name", "keep one of the two"))
-    there = volumes_under(images, [] if one_folder else [folder for folder in (masks, out) if folder.resolve() != images])
-    taken = [path for path in there if not (one_folder and volume_stem(path.name).endswith(suffix))]
+    there = volumes_under(images, beside_images)
+    taken = [path for path in there if not (one_folder and nfc(volume_stem(path.name)).endswith(suffix))]
     cases = [Case(name, (path,), found.get(name)) for path in taken for name in [volume_id(path, images)]]
     for name in sorted(set(found) - {case.sample_id for case in cases}):
         refused.append(AnnotationError(found[name], f"there is no image {name}.nii* under {images}", "add the image, or remove the mask"))

@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from medseg.errors import AnnotationError, ImageError, LabelError, MedsegError
-from medseg.files import walk
+from medseg.files import nfc, walk
 from medseg.images import VOLUME_SUFFIXES, read_mask
 from medseg.labels import BACKGROUND, LabelSet
 from medseg.manifest.imagefiles import combined
@@ -29,6 +29,7 @@ from medseg.manifest.importers.common import (
     folder_at,
     group_ids,
     hashed,
+    refused_links,
     relative,
 )  # fmt: skip
 from medseg.manifest.importers.decathlon import facts_of
@@ -74,7 +75,7 @@ def import_nnunet(
     labels = nnunet_labels(content.get("labels"), path, notes)
     stated = str(content.get("name") or re.sub(r"^(Dataset|Task)\d+_", "", root.name))
     dataset = described_as(out, labels, dataset_name, stated, facts_of(content))
-    cases, refused = _cases(root, ending, channels)
+    cases, refused = _cases(root, ending, channels, notes)
     if not cases and not refused:
         raise AnnotationError(root, f"no case <name>_0000{ending} under imagesTr", "check the path and file_ending")
     if content.get("numTraining") not in (None, sum(case.images[0].parent.name == "imagesTr" for case in cases)):
@@ -144,20 +145,21 @@ def _ids_by_name(found: Any, path: Path) -> dict[str, tuple[int, ...]]:
 # --- cases
 
 
-def _cases(root: Path, ending: str, channels: list[str]) -> tuple[list[Case], list[MedsegError]]:
+def _cases(root: Path, ending: str, channels: list[str], notes: Notes) -> tuple[list[Case], list[MedsegError]]:
     cases: list[Case] = []
     refused: list[MedsegError] = []
     for part in ("Tr", "Ts"):
         folder, masks = root / f"images{part}", root / f"labels{part}"
+        refused += [error for where in (folder, masks) for error in refused_links(where, (ending,), (), notes)]
         found: dict[str, dict[int, Path]] = {}
         for path in walk(folder, (ending,)):
-            match = _CHANNEL.fullmatch(path.name[: -len(ending)])
+            match = _CHANNEL.fullmatch(nfc(path.name[: -len(ending)]))
             if match is None or path.parent != folder:
                 fix = "rename it"
                 refused.append(AnnotationError(path, f"its name must be <case>_0000{ending}, directly under {folder.name}", fix))
             else:
                 found.setdefault(match[1], {})[int(match[2])] = path
-        labels = {path.name[: -len(ending)]: path for path in walk(masks, (ending,)) if path.parent == masks}
+        labels = {nfc(path.name[: -len(ending)]): path for path in walk(masks, (ending,)) if path.parent == masks}
         for name, files in sorted(found.items()):
             try:
                 cases.append(Case(name, _channel_files(folder / name, files, ending, channels), labels.get(name)))

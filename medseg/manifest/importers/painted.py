@@ -21,17 +21,18 @@ from medseg.manifest.importers.common import (
     MasksUnder,
     Notes,
     Record,
+    claim,
     count_pixels,
     frame_of,
     listed,
     mask_hash,
     note_twins,
     raise_refused,
+    refused_file,
     refused_rows,
     told_once,
     without_clashes,
     write_all,
-    write_refused,
 )  # fmt: skip
 from medseg.manifest.schema import Dataset
 
@@ -85,9 +86,13 @@ class Stage:
     instances: Path | None
 
     def save(self, record: Record, mask_HW: np.ndarray, instances: Sequence[Instance]) -> Record:
-        """Write one mask and its instances; the record with their paths, hashes and pixel counts."""
+        """Write one mask and its instances; the record with their paths, hashes and pixel counts.
+
+        AnnotationError where another sample's mask has the name already.
+        """
         name = record.sample_id
         path = self.masks / f"{name}.png"
+        claim(path, record.image)
         write_mask(path, mask_HW, self.labels.palette)
         more = dict(record.more)
         if self.instances is not None:
@@ -146,14 +151,17 @@ def finish(
     group_pattern: str | None,
     skip_refused: bool,
 ) -> ImportReport:
-    """Write manifest, masks, instances and refused.csv, all or nothing; `said` are notes on the whole set."""
+    """Write manifest, masks, instances and refused.csv, all or nothing; `said` are notes on the whole set.
+
+    found: those with a mask have ids of their own (`without_clashes` before they are drawn); images without one may still clash.
+    """
     source = stage.source
     records, clashes = without_clashes(found)
     if not skip_refused:
         raise_refused(clashes, str(source.root))
     note_twins(records, notes)
-    write_all(source.out, frame_of(records, dataset.labels, group_pattern), dataset, stage.moves(), {**how, "notes": notes.lines()})
     rows = refused_rows([*refused, *clashes], source.root)
-    write_refused(source.out, rows)
+    frame = frame_of(records, dataset.labels, group_pattern)
+    write_all(source.out, frame, dataset, stage.moves(), {**how, "notes": notes.lines()}, refused_file(rows))
     labelled = sum(record.mask is not None for record in records)
     return ImportReport(source.out, labelled, len(records) - labelled, rows, [*notes.lines(), *said], source.root)

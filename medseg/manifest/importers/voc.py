@@ -7,20 +7,31 @@ indices and colours in the masks, whatever ids they get.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
 
 from medseg.conventions import Content, Refusal, ValueMap, decide, packed, white_is_open
 from medseg.errors import AnnotationError, LabelError, MedsegError
-from medseg.files import leaves_root, posix, walk, write_text
-from medseg.images import MASK_SUFFIXES
+from medseg.files import leaves_root, nfc, posix, walk
+from medseg.images import IMAGE_SUFFIXES, MASK_SUFFIXES
 from medseg.labels import BACKGROUND, Colour, LabelSet
-from medseg.manifest.importers.common import ImportReport, Notes, Progress, described, folder_at, group_ids, images_under, stem_of
+from medseg.manifest.importers.common import (
+    ImportReport,
+    Notes,
+    Progress,
+    described,
+    folder_at,
+    group_ids,
+    images_under,
+    refused_links,
+    stem_of,
+)  # fmt: skip
 from medseg.manifest.importers.masks import Job, Pair, import_pairs, parse_map, stated_under
 from medseg.manifest.schema import SPLIT_NAMES, Dataset
-from medseg.manifest.table import DATASET_FILE, read_manifest
+from medseg.manifest.table import DATASET_FILE
 
 VOC_CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog", "horse", "motorbike",
@@ -76,10 +87,9 @@ def import_voc(
         raise refused[0] if refused and not skip_refused else AnnotationError(base / MASKS, rule, "check the folder")
     by_name, said = _by_name(dataset.labels), _said(dataset.labels, out)  # asked before the import writes dataset.yaml
     job = Job("voc", base, base, out, dataset, group_pattern, skip_refused, given=given, how={"image_sets": sorted(lists)},
-              on_progress=on_progress, reading=decide_by_name if by_name else decide)  # fmt: skip
-    report = import_pairs(pairs, refused, job, notes)
-    report.notes.extend([*said, *_write_lists(out, lists)])
-    return report
+              on_progress=on_progress, reading=decide_by_name if by_name else decide,
+              beside=partial(_lists_beside, out=out, lists=lists, said=said))  # fmt: skip
+    return import_pairs(pairs, refused, job, notes)
 
 
 def _layout(root: Path) -> Path:
@@ -202,7 +212,7 @@ def _read_list(base: Path, name: str) -> list[str]:
         lines = [line.split() for line in path.read_bytes().decode("utf-8-sig").splitlines()]
     except UnicodeDecodeError:
         raise AnnotationError(path, "it is not UTF-8 text", "save the list again") from None
-    names = [posix(words[0]) for words in lines if words]
+    names = [nfc(posix(words[0])) for words in lines if words]
     if bad := next((name for name in names if leaves_root(name)), None):
         raise AnnotationError(path, f"the name {bad!r} leaves {IMAGES}/", "list names of images without folder and suffix")
     if not names:
@@ -214,7 +224,8 @@ def _pairs(base: Path, lists: Mapping[str, Sequence[str]], notes: Notes) -> tupl
     """Each image taken with its mask, and an error for a listed name without image or mask and a mask without image."""
     images, rivals = _by_stem(images_under(base / IMAGES), base / IMAGES)
     masks, more = _by_stem(walk(base / MASKS, MASK_SUFFIXES), base / MASKS)
-    refused = [*rivals, *more]
+    links = [*refused_links(base / IMAGES, IMAGE_SUFFIXES, (), notes), *refused_links(base / MASKS, MASK_SUFFIXES, (), notes)]
+    refused = [*links, *rivals, *more]
     if not lists:
         fix = "add the image, or remove the mask"
         orphans = sorted(set(masks) - set(images))
@@ -244,16 +255,17 @@ def _missing(base: Path, where: str, name: str, images: Mapping[str, Path]) -> M
     return AnnotationError(base / LISTS / f"{where}.txt", f"it lists {name!r}, but there is no {what}", "add the file, or correct the list")
 
 
-def _write_lists(out: Path, lists: Mapping[str, Sequence[str]]) -> list[str]:
-    """voc_lists.csv with the split that the lists train, val and test make of the samples, where two of them are used."""
+def _lists_beside(
+    samples: Collection[str], out: Path, lists: Mapping[str, Sequence[str]], said: Sequence[str]
+) -> tuple[Mapping[str, str], list[str]]:
+    """voc_lists.csv with the split that the lists train, val and test make of the samples, where two of them are used; `said` and more."""
     parts = {name: names for name, names in lists.items() if name in SPLIT_NAMES}
     if len(parts) < 2:
-        return []
-    taken = set(read_manifest(out).frame["sample_id"])
-    rows = [(name, part) for part, names in parts.items() for name in names if name in taken]
+        return {}, [*said]
+    rows = [(name, part) for part, names in parts.items() for name in names if name in samples]
     frame = pd.DataFrame(rows, columns=["sample_id", "split"]).sort_values(["sample_id", "split"], kind="stable")
     if frame["sample_id"].duplicated().any():
         twice = frame.loc[frame["sample_id"].duplicated(), "sample_id"].iloc[0]
-        return [f"the image sets {' and '.join(parts)} share images ({twice}), so they make no split"]
-    write_text(out / LISTS_FILE, frame.to_csv(index=False, lineterminator="\n"))
-    return [f"the split of the image sets: medseg manifest split {out} --name voc --from {out / LISTS_FILE}"]
+        return {}, [*said, f"the image sets {' and '.join(parts)} share images ({twice}), so they make no split"]
+    told = f"the split of the image sets: medseg manifest split {out} --name voc --from {out / LISTS_FILE}"
+    return {LISTS_FILE: frame.to_csv(index=False, lineterminator="\n")}, [*said, told]

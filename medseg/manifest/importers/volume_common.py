@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from medseg.errors import AnnotationError, ImageError, LabelError, ManifestError, MedsegError
-from medseg.files import read_json, walk
+from medseg.files import nfc, read_json, walk
 from medseg.images import VOLUME_SUFFIXES
 from medseg.labels import BACKGROUND, LabelSet
 from medseg.manifest.imagefiles import combined
@@ -29,11 +29,11 @@ from medseg.manifest.importers.common import (
     hashed,
     note_twins,
     raise_refused,
+    refused_file,
     refused_rows,
     relative,
     without_clashes,
     write_all,
-    write_refused,
 )  # fmt: skip
 from medseg.manifest.schema import Dataset
 from medseg.manifest.table import DATASET_FILE
@@ -74,8 +74,8 @@ def volumes_under(root: Path, skip: Sequence[Path] = ()) -> list[Path]:
 
 
 def volume_id(path: Path, root: Path) -> str:
-    """The sample id of a volume: its path under `root` without .nii or .nii.gz."""
-    return volume_stem(path.relative_to(root).as_posix())
+    """The sample id of a volume: its path under `root` without .nii or .nii.gz, in one Unicode form, so that volume and mask match."""
+    return nfc(volume_stem(path.relative_to(root).as_posix()))
 
 
 # --- descriptions (dataset.json)
@@ -266,8 +266,7 @@ def import_cases(
     if not records:
         raise AnnotationError(job.root, "no volume to import", "check the path")
     note_twins(records, notes)
-    write_all(job.out, frame_of(records, job.dataset.labels, job.group_pattern), job.dataset, how=job.how)
     rows = refused_rows(refused, job.root)
-    write_refused(job.out, rows)
+    write_all(job.out, frame_of(records, job.dataset.labels, job.group_pattern), job.dataset, how=job.how, beside=refused_file(rows))
     labelled = sum(record.mask is not None for record in records)
     return ImportReport(job.out, labelled, len(records) - labelled, rows, notes.lines(), job.root)
