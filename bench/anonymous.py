@@ -36,7 +36,16 @@ def _family(pid: int) -> list[int]:
         children = [int(child) for path in Path(f"/proc/{pid}/task").glob("*/children") for child in path.read_text().split()]
     except OSError:  # it has just ended
         children = []
-    return [pid, *(one for child in children for one in _family(child))]
+    begun = [child for child in children if _command(child) != _command(pid)]
+    return [pid, *(one for child in begun for one in _family(child))]
+
+
+def _command(pid: int) -> bytes:
+    """Equal to its parent's where a process has just been forked, as by `subprocess`: its memory is still the parent's, not its own."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
 
 
 def _anonymous_kib(pid: int) -> int:

@@ -3,7 +3,8 @@
 python bench/bench_memory.py [--data-root DIR] [--times 50] [--record]      DIR as in bench_train.py
 
 `medseg train` of a few steps, tracking off, on a manifest and on one that lists each training image so many times over (hard links,
-so that no image is decoded twice). Val is the same, so that only the length differs. The last line is one JSON object.
+so that no image is decoded twice). Val is the same, so that only the length differs. Once from whole images, once from crops around
+the classes, whose positions the measured training looks up in each mask. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from record import proof
 
 MEDSEG = [sys.executable, "-m", "medseg"]
 SHORT = ["sampling.draws_per_epoch=80", "train.epochs=1"]
+ARMS = {"": [], "crops: ": ["sampling.patch_px=[128, 128]", "sampling.centre_ratios={tongue: 1, anywhere: 1}"]}
 
 
 def lengthened(data_root: Path, folder: Path, times: int) -> tuple[Path, Path]:
@@ -57,11 +59,10 @@ def lengthened(data_root: Path, folder: Path, times: int) -> tuple[Path, Path]:
     return root, experiment
 
 
-def peak_mib(experiment: Path, data_root: Path, runs: Path) -> float:
+def peak_mib(experiment: Path, data_root: Path, overrides: list[str], runs: Path) -> float:
     """Of one training in a process of its own."""
-    process = subprocess.Popen(
-        [*MEDSEG, "train", str(experiment), *SHORT, "--data-root", str(data_root), "--runs", str(runs)], stdout=sys.stderr
-    )
+    command = [*MEDSEG, "train", str(experiment), *SHORT, *overrides, "--data-root", str(data_root), "--runs", str(runs)]
+    process = subprocess.Popen(command, stdout=sys.stderr)
     with Peak(process.pid) as peak:
         process.wait()
     assert process.returncode == 0
@@ -78,17 +79,13 @@ if __name__ == "__main__":
         folder = Path(temporary)
         data_root = options.data_root or drawn(folder)
         short = prepare(data_root, folder)
-        peak_mib(short, data_root, folder / "runs")  # decodes
-        once = peak_mib(short, data_root, folder / "runs")
+        peak_mib(short, data_root, [], folder / "runs")  # decodes
         long_root, long = lengthened(data_root, folder, options.times)
-        rows = len(pd.read_csv(folder / "v2" / "manifest.csv"))
-        often = peak_mib(long, long_root, folder / "runs")
-    figures = {
-        "peak_mib": round(once),
-        f"peak_mib_{options.times}_times_as_long": round(often),
-        "rows": rows,
-        "grows_mib": round(often - once),
-    }
+        figures = {"rows": len(pd.read_csv(folder / "v2" / "manifest.csv"))}
+        for arm, overrides in ARMS.items():
+            once, often = (peak_mib(*which, overrides, folder / "runs") for which in ((short, data_root), (long, long_root)))
+            figures[f"{arm}peak_mib"], figures[f"{arm}peak_mib_{options.times}_times_as_long"] = round(once), round(often)
+            figures[f"{arm}grows_mib"] = round(often - once)
     if options.record:
         where = " --data-root tongue600" if options.data_root else ""
         proof("Memory of a training by the manifest's length", f"python bench/bench_memory.py{where}", figures)

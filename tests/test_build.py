@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +11,11 @@ from torch.nn.functional import cross_entropy
 
 from medseg.build import build_model, build_training, decode_part, patch_index, resolve, resolve_length
 from medseg.config import Config, load_config
-from medseg.data.patches import PatchIndex
+from medseg.data.patches import PatchIndex, most_bytes
 from medseg.data.sampling import draw_epoch
 from medseg.errors import ConfigError
 from medseg.manifest.table import select
+from medseg.types import Size
 from tests.tiny import make_all
 
 CROPS = ["sampling.patch_px=[16, 24]", "sampling.centre_ratios={square: 1, anywhere: 1}"]
@@ -98,14 +98,14 @@ def test_the_index_is_made_once_and_read_back(world, tmp_path):
     data = decode_part(config, manifest, split, "train", data_root)
     made = patch_index(config, data)
     [path] = index_files(config)
-    assert same(PatchIndex.load(path), made) and len(made) == len(data)
+    assert len(made) == len(data) and path.suffix == ".i32"
     for place in range(len(data)):
         assert made.of(place, 2).tolist() == np.flatnonzero(data.mask(place) == 2).tolist()
-    other = PatchIndex(made.names, made.frame, np.roll(made.positions, 1), made.offsets, made.pixels_NK)
-    other.save(path)
-    assert same(patch_index(config, data), other) and not same(other, made), "what lies there is read, not made again"
+    told = []
+    assert same(patch_index(config, data, lambda *call: told.append(call)), made) and not told, "what lies there is read, not made again"
     path.unlink()
-    assert same(patch_index(config, data), made)
+    assert same(patch_index(config, data, lambda *call: told.append(call)), made)
+    assert told == [("class positions", done, len(data)) for done in range(1, len(data) + 1)]
 
 
 def test_other_images_or_another_grid_have_an_index_of_their_own(world, tmp_path):
@@ -119,15 +119,44 @@ def test_other_images_or_another_grid_have_an_index_of_their_own(world, tmp_path
     assert len(index_files(config)) == 3
 
 
-def test_a_damaged_index_is_one_clear_error(world, tmp_path):
+@pytest.mark.parametrize("harm", [lambda content: content[: len(content) // 2], lambda content: bytes([content[0] ^ 1]) + content[1:]])
+def test_a_damaged_index_is_made_again(world, tmp_path, harm):
     manifest, split, data_root, _ = world
     config = config_of(world, *CROPS, f"data.cache={tmp_path / 'cache'}")
     data = decode_part(config, manifest, split, "train", data_root)
-    patch_index(config, data)
+    made = patch_index(config, data)
     [path] = index_files(config)
-    os.truncate(path, path.stat().st_size // 2)
-    with pytest.raises(ConfigError, match=f"{path.name}: no index of class positions .*; remove it; it will be made again"):
-        patch_index(config, data)
+    whole = path.read_bytes()
+    path.unlink()  # `made` is mapped to it
+    path.write_bytes(harm(whole))
+    assert same(patch_index(config, data), made) and path.read_bytes() == whole
+
+
+def test_the_cache_must_hold_both_sets_and_the_positions_and_says_so_before_anything_is_decoded(world, tmp_path):
+    manifest, split, data_root, _ = world
+    cache, record = tmp_path / "cache", 4 * 32 * 48 + 4
+    images = sum(len(select(manifest, split, part)) for part in ("train", "val"))
+    whole, crops = [f"data.cache={cache}"], [f"data.cache={cache}", *CROPS]
+    positions = most_bytes(len(select(manifest, split, "train")), 3, Size(32, 48))
+    for overrides, needed in ((whole, images * record), (crops, images * record + positions)):
+        with pytest.raises(
+            ConfigError, match=f"data.cache_gib: these {images} images .*take .* KiB decoded, the limit is .* KiB; raise it"
+        ):
+            build_training(config_of(world, *overrides, f"data.cache_gib={(needed - 1) / 2**30!r}"), manifest, split, data_root)
+        assert not cache.exists()
+    build_training(config_of(world, *crops, f"data.cache_gib={(images * record + positions) / 2**30!r}"), manifest, split, data_root)
+    kept = [path for path in cache.rglob("*") if path.is_file()]
+    assert len(kept) == images + 1 and sum(path.stat().st_size for path in kept) <= images * record + positions
+
+
+def test_a_training_tells_what_it_decodes_part_by_part(world, tmp_path):
+    manifest, split, data_root, _ = world
+    told = []
+    config = config_of(world, *CROPS, f"data.cache={tmp_path / 'cache'}")
+    build_training(config, manifest, split, data_root, lambda *call: told.append(call))
+    lengths = {part: len(select(manifest, split, part)) for part in ("train", "val")}
+    parts = {**lengths, "class positions": lengths["train"]}
+    assert told == [(part, done, total) for part, total in parts.items() for done in range(1, total + 1)]
 
 
 def test_only_crops_around_classes_read_the_masks(world, tmp_path):

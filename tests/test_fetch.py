@@ -164,6 +164,29 @@ def test_the_first_fetch_pins_what_it_saw(server: tuple[Served, str], get: Get, 
     assert (tmp_path / "data/tiny/images/a.txt").exists(), "what was fetched before is left"
 
 
+@pytest.mark.parametrize("first", ["an HTML page", "a cut archive"])
+def test_what_cannot_be_unpacked_is_neither_pinned_nor_kept(server: tuple[Served, str], get: Get, tmp_path: Path, first: str) -> None:
+    """The server says "try later" with status 200: the good archive must be taken afterwards."""
+    served, url = server
+    good, served.tag = served.content, None
+    served.content = b"<html>try again later</html>" * 40 if first == "an HTML page" else good[:-200]
+    with pytest.raises(FetchError, match=r"cache/tiny.zip: not a readable zip.*; it is removed from the cache: fetch again.*example.org"):
+        get(an_entry(url))
+    assert not (tmp_path / "data").exists()
+    assert not (tmp_path / "cache/tiny.zip").exists() and not (tmp_path / "cache" / PINNED_FILE).exists()
+    served.content = good
+    done = get(an_entry(url))
+    assert done.newly_pinned and done.sha256 == hashlib.sha256(good).hexdigest() and done.files == 2
+
+
+def test_a_file_that_a_source_vouches_for_stays_in_the_cache(server: tuple[Served, str], get: Get, tmp_path: Path) -> None:
+    served, url = server
+    served.content = b"no archive, and yet what the source states"
+    with pytest.raises(FetchError, match=r"not a readable zip, tar or tar.gz .*; remove it and fetch again"):
+        get(an_entry(url, served.content))
+    assert (tmp_path / "cache/tiny.zip").exists()
+
+
 def test_a_broken_list_of_pins(server: tuple[Served, str], get: Get, tmp_path: Path) -> None:
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache" / PINNED_FILE).write_text("[1]")
@@ -236,6 +259,65 @@ def test_tar(tmp_path: Path, name: str) -> None:
         "x/1.txt": "one",
         "x/2.txt": "two",
     }
+
+
+def twenty(path: Path) -> Path:
+    """A tar of 20 files of 600 bytes: each takes a block of header and two of content."""
+    noise = np.random.default_rng(0)
+    return tarred(path, *((member(f"{number:02d}.bin"), noise.bytes(600)) for number in range(20)))
+
+
+@pytest.mark.parametrize("kept", [5 * 1536, 5 * 1536 - 1, 5 * 1536 + 100, 5 * 1536 + 512, 20 * 1536, 20 * 1536 + 511])
+@pytest.mark.parametrize("name", ["a.tar", "a.tar.gz"])
+def test_a_tar_that_stops_before_its_end_is_broken(tmp_path: Path, kept: int, name: str) -> None:
+    """Cut between two members (5 of 20), within one, and before the end-of-archive block; the .gz is whole, what it holds is not."""
+    content = twenty(tmp_path / "whole.tar").read_bytes()[:kept]
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith("gz") else content)
+    with pytest.raises(FetchError, match=rf"{name}: the archive is broken \((it stops without an end-of-archive|unexpected end of data)"):
+        unpack(tmp_path / name, tmp_path / "out", LIMITS)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_tar_that_goes_on_in_garbage_is_broken(tmp_path: Path) -> None:
+    """tarfile takes a header with a wrong checksum for the end."""
+    content = bytearray(twenty(tmp_path / "a.tar").read_bytes())
+    content[5 * 1536 + 3] ^= 1
+    (tmp_path / "a.tar").write_bytes(content)
+    with pytest.raises(FetchError, match="it stops without an end-of-archive block"):
+        unpack(tmp_path / "a.tar", tmp_path / "out", LIMITS)
+
+
+def test_a_tar_with_one_block_of_zeros_at_its_end_is_whole(tmp_path: Path) -> None:
+    """Old writers leave one where POSIX asks for two."""
+    content = twenty(tmp_path / "a.tar").read_bytes()[: 20 * 1536 + 512]
+    (tmp_path / "a.tar").write_bytes(content)
+    assert unpack(tmp_path / "a.tar", tmp_path / "out", LIMITS) == 20
+
+
+@pytest.mark.parametrize("cut", [1, 4, 8, 20, 60])
+def test_a_gzip_without_its_end_is_broken(tmp_path: Path, cut: int) -> None:
+    path = twenty(tmp_path / "a.tar.gz")
+    path.write_bytes(path.read_bytes()[:-cut])
+    with pytest.raises(FetchError, match=r"the archive is broken \(Compressed file ended before the end-of-stream marker"):
+        unpack(path, tmp_path / "out", LIMITS)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("place", "told"), [(-8, "CRC check failed"), (-4, "Incorrect length")])
+def test_a_gzip_whose_checksum_or_length_is_wrong_is_broken(tmp_path: Path, place: int, told: str) -> None:
+    path = twenty(tmp_path / "a.tar.gz")
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(FetchError, match=told):
+        unpack(path, tmp_path / "out", LIMITS)
+
+
+def test_zeros_without_end_behind_a_tar_are_stopped(tmp_path: Path) -> None:
+    whole = twenty(tmp_path / "whole.tar").read_bytes()
+    (tmp_path / "a.tar.gz").write_bytes(gzip.compress(whole + bytes(50 * 2**20)))
+    with pytest.raises(FetchError, match="a decompression bomb"):
+        unpack(tmp_path / "a.tar.gz", tmp_path / "out", LIMITS)
 
 
 LEAVING = ["../evil", "/evil", "x/../../evil", "C:/evil", "..\\evil", "x/../evil"]
@@ -430,8 +512,24 @@ def test_the_command_lists_without_heavy_imports(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert [item["name"] for item in json.loads(done.stdout)] == [item.name for item in ENTRIES]
     done = subprocess.run([sys.executable, "-m", "medseg", "data", "list"], capture_output=True, text=True, cwd=tmp_path)
-    assert done.returncode == 0 and max(map(len, done.stdout.splitlines())) <= 100 and "…" not in done.stdout
-    assert all(item.name in done.stdout for item in ENTRIES) and "medseg data list --json" in done.stdout
+    assert done.returncode == 0 and max(map(len, done.stdout.splitlines())) <= 80 and "…" not in done.stdout
+    assert "medseg data list --json" in done.stdout
+
+
+def test_the_table_has_all_facts_of_each_set() -> None:
+    """Values are wrapped and folded, so they are looked for without spaces."""
+    done = subprocess.run([sys.executable, "-m", "medseg", "data", "list"], capture_output=True, text=True, check=True)
+    lines = done.stdout.splitlines()
+    starts = [next(place for place, line in enumerate(lines) if line.startswith(f"{item.name} ")) for item in ENTRIES]
+    assert starts == sorted(starts)
+    for item, start, end in zip(ENTRIES, starts, [*starts[1:], len(lines)], strict=True):
+        block = lines[start:end]
+        said = "".join("".join(line[20:].split()) for line in block)
+        facts = [item.what, item.url, item.licence, item.citation, item.checksum, item.checksum_source, item.size_source]
+        assert all("".join(fact.split()) in said for fact in facts if fact), item.name
+        for field_name, fact in (("size", item.size_bytes), ("checksum", item.checksum), ("licence", item.licence)):
+            line = next(line for line in block if line.startswith(f"  {field_name} "))
+            assert ("not stated" in line) == (fact in (None, "not stated")), line
 
 
 def test_the_command_fetches(server: tuple[Served, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

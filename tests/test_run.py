@@ -178,7 +178,7 @@ def test_a_run_on_crops_predicts_at_the_image_s_own_size_as_it_evaluates(world, 
 
 def test_a_cache_that_is_too_small_is_told_before_a_run_folder_is_made(world, tmp_path):
     _, _, data_root, experiment, _ = world
-    with pytest.raises(ConfigError, match="data.cache_gib: these 12 images take .* raise it, or choose a smaller data.size_px"):
+    with pytest.raises(ConfigError, match="data.cache_gib: these 16 images take .* raise it, or choose a smaller data.size_px"):
         api.train(experiment, ["data.cache_gib=1e-6"], data_root, tmp_path / "runs")
     assert not (tmp_path / "runs").exists()
 

@@ -10,14 +10,14 @@ import typer
 if TYPE_CHECKING:
     from medseg.fetch.entries import Entry
 
-WIDTH = 100  # columns of the table, whatever it is printed to
+WIDTH = 80  # columns of the table, whatever it is printed to
 
 data_app = typer.Typer(help="Public data sets: list, fetch.", no_args_is_help=True)
 
 
 @data_app.command("list")
 def list_command(as_json: Annotated[bool, typer.Option("--json", help="print JSON instead of a table")] = False) -> None:
-    """List the public data sets: name, what, size, licence; address, checksum and citation with --json."""
+    """List the public data sets: address, size, checksum, licence and citation of each."""
     from medseg.fetch.entries import ENTRIES
 
     if as_json:
@@ -30,16 +30,28 @@ def list_command(as_json: Annotated[bool, typer.Option("--json", help="print JSO
 
 def _print_table(entries: tuple[Entry, ...]) -> None:
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
-    for heading in ("name", "what", "size", "licence"):
-        table.add_column(heading, overflow="fold")  # the address in a licence, cut short, would be none
+    for heading in ("set", "what it is, and what its source states"):
+        table.add_column(heading, overflow="fold")  # an address cut short would be none
     for entry in entries:
-        size = f"{entry.size_bytes / 2**30:.1f} GiB" if entry.size_bytes else "not stated"
-        table.add_row(entry.name, entry.what, size, entry.licence)
-    Console(width=WIDTH).print(table)
-    print("address, checksum and who states it, citation: medseg data list --json")
+        table.add_row(f"[bold]{entry.name}", escape(entry.what))
+        for name, value in _stated(entry).items():
+            table.add_row(f"  {name}", escape(value))
+        table.add_row()
+    Console(width=WIDTH, highlight=False).print(table)
+    print("the same for programs: medseg data list --json")
+
+
+def _stated(entry: Entry) -> dict[str, str]:
+    """The facts of one set as the table shows them; what no source states is said to be so, never guessed."""
+    from medseg.fetch.entries import NOT_STATED
+
+    size = f"{entry.size_bytes / 2**30:.1f} GiB ({entry.size_bytes:,} bytes; {entry.size_source})" if entry.size_bytes else NOT_STATED
+    checksum = f"{entry.checksum} ({entry.checksum_source})" if entry.checksum else f"{NOT_STATED}; the first fetch pins the one it sees"
+    return {"address": entry.url, "size": size, "checksum": checksum, "licence": entry.licence, "citation": entry.citation}
 
 
 @data_app.command("fetch")

@@ -2,15 +2,19 @@
 
 A file is named by the digest of what makes its pixels (the image's and the mask's hashes, the grid, the classes), so a changed file or
 grid makes a new one, nothing is ever stale, and all folds and seeds of a data set share what they have in common. Processes may share
-the folder: files appear whole, and one that another process has removed is decoded again.
+the folder: files appear whole, and one that another process has removed is decoded again. Class positions (patches.py) lie there too,
+below the same bound. Each file ends with the CRC-32 of what stands before it, so that a damaged one is made again, not believed.
 """
 
 from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Iterable
-from dataclasses import dataclass
+import time
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +23,11 @@ from medseg.errors import ConfigError
 from medseg.files import atomic_path
 from medseg.types import Size
 
-SUFFIX = ".u8"
+RECORD, POSITIONS = ".u8", ".i32"
+SUFFIXES = (RECORD, POSITIONS, ".npz")  # .npz: positions as earlier versions kept them
 CHANNELS = 4  # red, green, blue, mask
+SEAL_BYTES = 4
+ORPHANED_S = 3600  # after which a temporary file is taken for a killed process's: the largest takes minutes to write
 
 
 @dataclass(frozen=True)
@@ -30,63 +37,139 @@ class Cache:
     folder: Path
     frame: Size
     limit_bytes: int
+    _checked: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
 
     @property
     def record_bytes(self) -> int:
-        """Size of one record."""
-        return CHANNELS * self.frame.height_px * self.frame.width_px
+        """Size of one record's file."""
+        return CHANNELS * self.frame.height_px * self.frame.width_px + SEAL_BYTES
 
     def path(self, key: str) -> Path:
         """Where the record of this key lies; spread over 256 folders, as some file systems slow down in a large one."""
-        return self.folder / key[:2] / f"{key}{SUFFIX}"
+        return self.folder / key[:2] / f"{key}{RECORD}"
+
+    def positions_path(self, key: str) -> Path:
+        """Where the class positions of this key lie."""
+        return self.folder / "positions" / f"{key}{POSITIONS}"
 
     def has(self, key: str) -> bool:
-        """True where the record is there, whole."""
+        """True where the record is there, whole; whether it is damaged shows when it is read."""
         try:
             return self.path(key).stat().st_size == self.record_bytes
         except OSError:
             return False
 
     def read(self, key: str) -> np.ndarray | None:
-        """uint8 (4, H, W), memory-mapped and read-only; None where the record is not there."""
-        try:
-            with self.path(key).open("rb") as stream:
-                mapped = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
-        except (OSError, ValueError):  # ValueError: an empty file cannot be mapped
+        """uint8 (4, H, W), memory-mapped and read-only; None where the record is not there, or damaged.
+
+        Damage is looked for the first time a record is read: at 0.1 ms for 256 x 256 it would nearly double the cost of each draw.
+        """
+        content = map_sealed(self.path(key), check=key not in self._checked)
+        if content is None or len(content) != self.record_bytes - SEAL_BYTES:
             return None
-        return np.frombuffer(mapped, np.uint8).reshape(CHANNELS, *self.frame) if len(mapped) == self.record_bytes else None
+        self._checked.add(key)
+        return np.frombuffer(content, np.uint8).reshape(CHANNELS, *self.frame)
 
     def write(self, key: str, image_CHW: np.ndarray, mask_HW: np.ndarray) -> None:
-        """Keep a record, whole or not at all."""
-        path = self.path(key)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_path(path) as temporary:
-            temporary.write_bytes(np.concatenate([image_CHW, mask_HW[None]]).tobytes())
+        """Keep a record, whole or not at all; not at all where somebody empties the folder at the same time."""
+        with suppress(FileNotFoundError), atomic_path(self.path(key)) as temporary, sealed(temporary) as write:
+            write(image_CHW)
+            write(mask_HW)
 
-    def make_room(self, keys: Iterable[str], missing: int) -> None:
-        """Before `missing` records are added: mark `keys` as in use, and remove those not used the longest as far as the limit asks.
+    def make_room(self, keys: Iterable[str], positions: Path | None = None, positions_bytes: int = 0) -> None:
+        """Before records are added: mark those of `keys` as in use, and where some are missing remove what was not used the longest, as
+        far as the limit asks.
 
-        Raises ConfigError where the set alone is larger than the limit.
+        positions: a file of class positions that is used beside them, and the most it may take.  Raises ConfigError where all this alone
+        is larger than the limit.
         """
         kept = {self.path(key) for key in keys}
-        if (needed := len(kept) * self.record_bytes) > self.limit_bytes:
-            rule = f"these {len(kept):,} images take {needed / 2**30:.1f} GiB decoded, the limit is {self.limit_bytes / 2**30:g}"
+        needed = len(kept) * self.record_bytes + positions_bytes
+        if needed > self.limit_bytes:
+            what = f"these {len(kept):,} images{' and the positions of their classes' if positions else ''}"
+            rule = f"{what} take {in_units(needed)} decoded, the limit is {in_units(self.limit_bytes)}"
             raise ConfigError("data.cache_gib", rule, "raise it, or choose a smaller data.size_px")
-        for path in kept:
-            if path.exists():
-                os.utime(path)
+        if positions:
+            kept.add(positions)
+        missing = [path for path in kept if not _touched(path)]
         if missing:
-            self._shrink_to(self.limit_bytes - missing * self.record_bytes, kept)
+            self._shrink_others(self.limit_bytes - needed, kept)
 
-    def _shrink_to(self, size_bytes: int, kept: set[Path]) -> None:
-        found = [(status.st_mtime, status.st_size, path) for path in self.folder.glob(f"??/*{SUFFIX}") if (status := _stat(path))]
+    def _shrink_others(self, size_bytes: int, kept: set[Path]) -> None:
+        found = [(status.st_mtime, status.st_size, path) for path, status in self._files() if path not in kept]
         excess = sum(size for _, size, _ in found) - size_bytes
         for _, size, path in sorted(found):
             if excess <= 0:
                 return
-            if path not in kept:
-                path.unlink(missing_ok=True)
-                excess -= size
+            path.unlink(missing_ok=True)
+            excess -= size
+
+    def _files(self) -> Iterator[tuple[Path, os.stat_result]]:
+        """What counts. A temporary is its writer's, who will rename it: only one that a killed process left behind is removed."""
+        for folder in (*self.folder.glob("??"), self.folder / "positions"):
+            for path in _listed(folder):
+                if path.suffix not in SUFFIXES or (status := _stat(path)) is None:
+                    continue
+                if not path.match(".*.part.*"):
+                    yield path, status
+                elif time.time() - status.st_mtime > ORPHANED_S:
+                    path.unlink(missing_ok=True)
+
+
+@contextmanager
+def sealed(path: Path) -> Iterator[Callable[[np.ndarray], None]]:
+    """Yield what appends an array to the new file `path`; in the end its CRC-32 is added, for `map_sealed`."""
+    crc = 0
+    with path.open("wb") as stream:
+
+        def write(array: np.ndarray) -> None:
+            nonlocal crc
+            content = np.ascontiguousarray(array).data
+            crc = zlib.crc32(content, crc)
+            stream.write(content)
+
+        yield write
+        stream.write(crc.to_bytes(SEAL_BYTES, "little"))
+
+
+def map_sealed(path: Path, check: bool = True) -> memoryview | None:
+    """What was written to a file of `sealed`, memory-mapped and read-only; None where it is not there or not as it was written.
+
+    check: compare its CRC-32 too, which reads all of it.
+    """
+    try:
+        with path.open("rb") as stream:
+            mapped = memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ))
+    except (OSError, ValueError):  # ValueError: an empty file cannot be mapped
+        return None
+    content, seal = mapped[:-SEAL_BYTES], mapped[-SEAL_BYTES:]
+    return None if check and zlib.crc32(content) != int.from_bytes(seal, "little") else content
+
+
+def in_units(size_bytes: int) -> str:
+    """A size for a message.
+
+    >>> in_units(1000), in_units(79_876), in_units(20 * 2**30)
+    ('1000 bytes', '78 KiB', '20 GiB')
+    """
+    power = max(0, min(3, (size_bytes.bit_length() - 1) // 10))
+    return f"{size_bytes / 2 ** (10 * power):.4g} {('bytes', 'KiB', 'MiB', 'GiB')[power]}"
+
+
+def _touched(path: Path) -> bool:
+    """Marked as in use; False where it is not there, or another process has just removed it."""
+    try:
+        os.utime(path)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _listed(folder: Path) -> list[Path]:
+    try:
+        return list(folder.iterdir())
+    except OSError:  # not there, or just removed, or no folder
+        return []
 
 
 def _stat(path: Path) -> os.stat_result | None:

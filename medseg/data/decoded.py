@@ -18,7 +18,7 @@ from medseg.labels import LabelSet
 from medseg.manifest.schema import Manifest
 from medseg.types import Row, Size
 
-VERSION = 1  # raise when the pixels a Row decodes to change
+VERSION = 2  # raise when the pixels a Row decodes to change, or a record holds other things
 THREADS = 2
 Progress = Callable[[int, int], None]
 
@@ -68,14 +68,12 @@ class DecodedSet:
         texts = (f"{grid} {row.image_sha256} {row.mask_sha256}" for row in self.rows)
         return [hashlib.sha256(text.encode()).hexdigest()[:32] for text in texts]
 
-    def fill(self, progress: Progress | None = None, beside: DecodedSet | None = None) -> None:
-        """Decode what the cache lacks; `progress(done, total)` is called as it goes.
+    def fill(self, progress: Progress | None = None) -> None:
+        """Decode what the cache lacks, once it has made room; `progress(done, total)` is called as it goes.
 
-        beside: another set on the same grid that is in use, whose records stay. Raises ConfigError where the cache cannot hold both,
-        ImageError, LabelError, ManifestError.
+        Raises ImageError, LabelError, ManifestError.
         """
         missing = list({key: place for place, key in enumerate(self.keys) if not self.cache.has(key)}.values())  # equal files once
-        self.cache.make_room([*self.keys, *(beside.keys if beside else ())], len(missing))
         with ThreadPoolExecutor(THREADS) as pool:  # Pillow lets go of the interpreter's lock while it decodes
             try:
                 for done, _ in enumerate(pool.map(self._decoded, missing), start=1):
@@ -93,17 +91,8 @@ class DecodedSet:
         return np.concatenate([sample.image_CHW, sample.mask_HW[None]])
 
 
-def decode_all(
-    manifest: Manifest,
-    rows: Sequence[Row],
-    data_root: Path,
-    frame: Size,
-    cache: Path,
-    limit_gib: float,
-    progress: Progress | None = None,
-    beside: DecodedSet | None = None,
-) -> DecodedSet:
-    """Labelled rows, decoded into the folder `cache` of at most `limit_gib` where they are not there yet; `beside` as in `fill`.
+def undecoded(manifest: Manifest, rows: Sequence[Row], data_root: Path, cache: Cache) -> DecodedSet:
+    """Labelled rows before any is decoded: `cache.make_room` and `fill` come next.
 
     Every image must be there, cached or not: a wrong data root must not go unseen until a file is opened.
     """
@@ -113,6 +102,20 @@ def decode_all(
         refuse_channel_files(manifest, row)
         if not (path := manifest.image_path(row, data_root)).is_file():
             raise ManifestError(manifest.where(row), f"there is no image {path}", "check --data-root")
-    decoded = DecodedSet(tuple(rows), manifest, data_root, Cache(cache, frame, int(limit_gib * 2**30)))
-    decoded.fill(progress, beside)
+    return DecodedSet(tuple(rows), manifest, data_root, cache)
+
+
+def decode_all(
+    manifest: Manifest,
+    rows: Sequence[Row],
+    data_root: Path,
+    frame: Size,
+    folder: Path,
+    limit_gib: float,
+    progress: Progress | None = None,
+) -> DecodedSet:
+    """Labelled rows, decoded into the cache `folder` of at most `limit_gib` where they are not there yet."""
+    decoded = undecoded(manifest, rows, data_root, Cache(folder, frame, int(limit_gib * 2**30)))
+    decoded.cache.make_room(decoded.keys)
+    decoded.fill(progress)
     return decoded

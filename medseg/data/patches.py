@@ -3,25 +3,28 @@
 A crop centred on a class needs one of its pixels. Searching a mask at each draw would cost a pass over it; all positions would fill the
 memory. So an index holds for each image and class some of its pixels, LIMIT at the most, drawn uniformly without replacement by a
 generator of (file, class): equal for a file whatever stands beside it, but for a set so large that MAX_BYTES lowers the limit.
+
+The positions stay in a file that is memory-mapped, for a long training set would make hundreds of MiB of them. The file: int32, the
+positions, then how many pixels each image has of each class (from which follows where its positions begin), then the seal of cache.py.
 """
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from medseg.errors import ConfigError
+from medseg.data.cache import SEAL_BYTES, map_sealed, sealed
 from medseg.files import atomic_path
 from medseg.labels import LabelSet
 from medseg.seeding import numpy_generator
 from medseg.types import Size
 
 ANYWHERE = "anywhere"
-VERSION = 1  # raise when a file holds other things, or other positions for the same masks
+VERSION = 2  # raise when a file holds other things, or other positions for the same masks
 LIMIT = 2_000  # positions of a class in an image: more than a training draws there
 MAX_BYTES = 580_000_000  # of positions, four bytes each: 24,000 images of 3 classes at LIMIT
 MaskOf = Callable[[int], np.ndarray]
@@ -35,7 +38,8 @@ class PatchIndex:
     names: the K classes, background first.  positions: int32 (M,), row * width + column, image by image and class by class, ascending
     within a class.  offsets: int64 (N * K + 1,), where each image's class begins in them.  pixels_NK: int32, how many pixels there are.
 
-    Costs 4 bytes a position and 12 an image and class: 577 MB for 24,000 images of 3 classes, and never above about MAX_BYTES.
+    Costs 8 bytes of memory an image and class, and mapped pages: 4 bytes a position and pixel count, 577 MB for 24,000 images of 3
+    classes, and never above about MAX_BYTES.
     """
 
     names: tuple[str, ...]
@@ -68,48 +72,6 @@ class PatchIndex:
         chosen = self.positions[generator.integers(start, stop)]
         return np.stack(np.divmod(chosen, np.int32(self.frame.width_px)), axis=1)
 
-    def save(self, path: Path) -> None:
-        """Write a .npz of plain arrays, whole or not at all."""
-        with atomic_path(path) as temporary, temporary.open("wb") as stream:  # a stream: savez would add a suffix to a path without
-            np.savez(
-                stream,
-                version=np.array(VERSION),
-                names=np.array(self.names, dtype=np.str_),
-                frame=np.array(self.frame),
-                positions=self.positions,
-                offsets=self.offsets,
-                pixels_NK=self.pixels_NK,
-            )
-
-    @classmethod
-    def load(cls, path: Path) -> PatchIndex:
-        """Read what `save` wrote; ConfigError where it is damaged or of another version. Nothing in the file is run (no pickle).
-
-        That the file is of these masks is the caller's care: name it by a digest of the masks' hashes in order, the classes and the frame.
-        """
-        try:
-            with np.load(path, allow_pickle=False) as arrays:
-                names, frame = tuple(arrays["names"].tolist()), Size(*arrays["frame"].tolist())
-                index = cls(names, frame, arrays["positions"], arrays["offsets"], arrays["pixels_NK"])
-                whole = int(arrays["version"]) == VERSION and index._fits_together()
-        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as cause:
-            raise ConfigError(path, f"no index of class positions ({cause})", "remove it; it will be made again") from None
-        if not whole:
-            raise ConfigError(path, "an index of class positions that is damaged or of another version", "remove it; it will be made again")
-        return index
-
-    def _fits_together(self) -> bool:
-        cells = len(self) * len(self.names)
-        counts = np.diff(self.offsets)
-        return (
-            (self.positions.dtype, self.offsets.dtype, self.pixels_NK.dtype) == (np.int32, np.int64, np.int32)
-            and self.pixels_NK.shape[1:] == (len(self.names),)
-            and len(self.offsets) == cells + 1
-            and (int(self.offsets[0]), int(self.offsets[-1])) == (0, len(self.positions))
-            and bool(((counts > 0) == (self.pixels_NK.ravel() > 0)).all() and (counts >= 0).all())
-            and (len(self.positions) == 0 or 0 <= self.positions.min() <= self.positions.max() < self.frame.height_px * self.frame.width_px)
-        )
-
 
 def limit_for(images: int, classes: int) -> int:
     """Positions kept of a class in an image: LIMIT, or as many as MAX_BYTES allow if each image held each class, at least 1.
@@ -120,31 +82,68 @@ def limit_for(images: int, classes: int) -> int:
     return max(1, min(LIMIT, MAX_BYTES // (4 * max(1, images * classes))))
 
 
-def build_index(keys: Sequence[str], mask_of: MaskOf, labels: LabelSet, frame: Size, progress: Progress | None = None) -> PatchIndex:
+def most_bytes(images: int, classes: int, frame: Size) -> int:
+    """What an index's file takes at the most: as if each image held `limit_for` pixels of each class, or had no others.
+
+    >>> most_bytes(24_000, 3, Size(256, 256))
+    576288004
+    """
+    positions = min(classes * limit_for(images, classes), frame.height_px * frame.width_px)
+    return 4 * images * (positions + classes) + SEAL_BYTES
+
+
+def build_index(
+    keys: Sequence[str], mask_of: MaskOf, labels: LabelSet, frame: Size, progress: Progress | None = None, path: Path | None = None
+) -> PatchIndex:
     """Read each mask once, one at a time, and index the pixels of every class, background included; the ignore id is no class.
 
     keys: what names each image's file, such as its mask's hash.  mask_of: place in `keys` -> uint8 (H, W) on the frame.
-    progress: called with (done, total) after each mask.
+    progress: called with (done, total) after each mask.  path: where to keep it for `read_index`; by default it is gone with the index.
     """
-    classes, limit = labels.num_classes, limit_for(len(keys), labels.num_classes)
-    # All that may be needed, in one piece: the system gives memory as it is written to, and a list of parts would need it twice in the end.
-    positions = np.empty(len(keys) * classes * limit, np.int32)
-    ends, pixels_NK = np.zeros((len(keys), classes), np.int64), np.zeros((len(keys), classes), np.int32)
-    used = 0
-    for image, key in enumerate(keys):
-        mask = mask_of(image)
-        assert mask.shape == tuple(frame), f"mask {image} is {mask.shape}, the frame {tuple(frame)}"
-        pixels_NK[image] = np.bincount(mask.ravel(), minlength=256)[:classes]
-        for class_id in range(classes):
-            if pixels_NK[image, class_id]:
-                some = _some_positions(mask, class_id, limit, key)
-                positions[used : used + len(some)] = some
-                used += len(some)
-            ends[image, class_id] = used
-        if progress:
-            progress(image + 1, len(keys))
-    positions.resize(used, refcheck=False)  # in place; a slice would keep what is left over
-    return PatchIndex(labels.names, frame, positions, np.concatenate([np.zeros(1, np.int64), ends.ravel()]), pixels_NK)
+    if path is None:
+        with TemporaryDirectory() as folder:
+            return build_index(keys, mask_of, labels, frame, progress, Path(folder) / "index")
+    index = None
+    try:
+        with atomic_path(path) as temporary:
+            _write_index(temporary, keys, mask_of, labels.num_classes, frame, progress)
+            index = read_index(temporary, len(keys), labels.names, frame)  # before the rename: then another process may remove it
+    except FileNotFoundError:
+        if index is None:
+            raise
+    assert index is not None, f"{path} does not read back as it was written"
+    return index
+
+
+def _write_index(path: Path, keys: Sequence[str], mask_of: MaskOf, classes: int, frame: Size, progress: Progress | None) -> None:
+    limit, pixels_NK = limit_for(len(keys), classes), np.zeros((len(keys), classes), np.int32)
+    with sealed(path) as write:
+        for image, key in enumerate(keys):
+            mask = mask_of(image)
+            assert mask.shape == tuple(frame), f"mask {image} is {mask.shape}, the frame {tuple(frame)}"
+            pixels_NK[image] = np.bincount(mask.ravel(), minlength=256)[:classes]
+            for class_id in range(classes):
+                if pixels_NK[image, class_id]:
+                    write(_some_positions(mask, class_id, limit, key).astype(np.int32))
+            if progress:
+                progress(image + 1, len(keys))
+        write(pixels_NK)
+
+
+def read_index(path: Path, images: int, names: tuple[str, ...], frame: Size) -> PatchIndex | None:
+    """The index that `build_index` kept, memory-mapped; None where the file is not there or damaged, so that it is made again.
+
+    That the file is of these masks is the caller's care: name it by a digest of VERSION, the masks' hashes in order, the classes and
+    the frame.
+    """
+    content, cells = map_sealed(path), images * len(names)
+    if content is None or len(content) % 4 or len(content) < 4 * cells:
+        return None
+    values = np.frombuffer(content, np.int32)
+    positions, pixels = values[: len(values) - cells], values[len(values) - cells :]
+    offsets = np.zeros(cells + 1, np.int64)
+    np.cumsum(np.minimum(pixels, limit_for(images, len(names))), out=offsets[1:])
+    return PatchIndex(names, frame, positions, offsets, pixels.reshape(images, len(names))) if offsets[-1] == len(positions) else None
 
 
 def _some_positions(mask: np.ndarray, class_id: int, limit: int, key: str) -> np.ndarray:

@@ -75,9 +75,21 @@ def fetch(
     with _alone(cache / f".{entry.file}.lock", entry):
         archive = _verified(entry, cache, on_progress, patience or Patience())
         sha256 = sha256_file(archive)
-        newly_pinned = _pin(entry, cache, sha256)
-        files = unpack(archive, folder, Limits(entry.limit_bytes))
+        files = _unpacked(entry, archive, folder)
+        newly_pinned = _pin(entry, cache, sha256)  # last: a page that says "try later" must not be what is expected from now on
     return Fetched(folder, archive, files, sha256, newly_pinned)
+
+
+def _unpacked(entry: Entry, archive: Path, folder: Path) -> int:
+    """The number of files; FetchError for what cannot be unpacked, which goes from the cache where no source says that it is the one."""
+    try:
+        return unpack(archive, folder, Limits(entry.limit_bytes))
+    except FetchError as error:
+        if entry.checksum:
+            raise
+        archive.unlink(missing_ok=True)
+        fix = f"it is removed from the cache: fetch again; where the same comes again, see {entry.page}"
+        raise FetchError(error.where, error.rule, fix) from None
 
 
 @contextmanager

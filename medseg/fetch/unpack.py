@@ -52,7 +52,7 @@ def unpack(archive: Path, folder: Path, limits: Limits) -> int:
     Raises FetchError for an archive that is broken or not of these kinds, and for any member that could do harm.
     """
     meter = _Meter(archive, limits)
-    with staged_folder(folder) as stage, _opened(archive) as members:
+    with staged_folder(folder) as stage, _opened(archive, meter) as members:
         try:
             for member in members:
                 _unpack_one(member, stage, archive, meter)
@@ -111,7 +111,7 @@ def _write(member: _Member, path: Path, meter: _Meter) -> None:
 
 
 @contextmanager
-def _opened(archive: Path) -> Iterator[Iterator[_Member]]:
+def _opened(archive: Path, meter: _Meter) -> Iterator[Iterator[_Member]]:
     """The members of an archive, whose kind its first bytes tell."""
     with archive.open("rb") as stream:
         head = stream.read(4)
@@ -121,8 +121,9 @@ def _opened(archive: Path) -> Iterator[Iterator[_Member]]:
                 yield (_zip_member(opened, info) for info in opened.infolist())
             return
         plain: Any = gzip.GzipFile(fileobj=stream) if head[:2] == b"\x1f\x8b" else stream
-        with _readable(lambda: tarfile.open(fileobj=_Bounded(plain), mode="r:"), archive) as opened:  # type: ignore[call-overload]
-            yield _tar_members(opened)
+        bounded = _Bounded(plain)
+        with _readable(lambda: tarfile.open(fileobj=bounded, mode="r:"), archive) as opened:  # type: ignore[call-overload]
+            yield _tar_members(opened, bounded, meter)
 
 
 def _readable(open_it: Callable[[], Any], archive: Path) -> Any:
@@ -143,7 +144,7 @@ def _zip_member(opened: zipfile.ZipFile, info: zipfile.ZipInfo) -> _Member:
     return _Member(info.filename, kind, lambda: opened.open(info))
 
 
-def _tar_members(opened: tarfile.TarFile) -> Iterator[_Member]:
+def _tar_members(opened: tarfile.TarFile, bounded: _Bounded, meter: _Meter) -> Iterator[_Member]:
     def opener(info: tarfile.TarInfo) -> Callable[[], IO[bytes]]:
         return lambda: opened.extractfile(info) or io.BytesIO()
 
@@ -151,21 +152,38 @@ def _tar_members(opened: tarfile.TarFile) -> Iterator[_Member]:
         kind = "file" if info.isreg() else "folder" if info.isdir() else "link" if info.issym() or info.islnk() else "device"
         yield _Member(info.name, kind, opener(info))
         opened.members = []  # type: ignore[attr-defined]  # it would keep the header of every member
+    _check_ended(bounded, meter)
+
+
+def _check_ended(bounded: _Bounded, meter: _Meter) -> None:
+    """Raise where a tar stops without its end: tarfile takes one that was cut between two members, or goes on in garbage, for whole.
+
+    POSIX asks for two blocks of zeros at the end; one is enough here, as for GNU tar, because it shows that no member is missing. What
+    is left is read, since gzip's checksum and length come last; it counts as unpacked, so that it cannot go on for ever.
+    """
+    if bounded.last != bytes(tarfile.BLOCKSIZE):
+        raise tarfile.ReadError("it stops without an end-of-archive block: the rest is missing")
+    while chunk := bounded.read(CHUNK):
+        meter.wrote(len(chunk))
 
 
 class _Bounded:
-    """A stream that refuses to hand out more than MOST_HEADER bytes at once: tarfile reads a long header whole."""
+    """A stream that refuses to hand out more than MOST_HEADER bytes at once: tarfile reads a long header whole.
+
+    last: what it handed out last.
+    """
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
+        self.last: bytes = b""
         self.seek, self.tell = stream.seek, stream.tell
 
     def read(self, count: int = -1) -> bytes:
         """Up to `count` bytes; tarfile.ReadError where that is over MOST_HEADER, or all that is left."""
         if not 0 <= count <= MOST_HEADER:
             raise tarfile.ReadError(f"a header of {count} bytes")
-        data: bytes = self._stream.read(count)
-        return data
+        self.last = self._stream.read(count)
+        return self.last
 
 
 class _BoundedZip:

@@ -1,13 +1,13 @@
 from __future__ import annotations
 
+import os
 import tracemalloc
 
 import numpy as np
 import pytest
 
 from medseg.data import patches
-from medseg.data.patches import LIMIT, PatchIndex, build_index, crop_window, limit_for
-from medseg.errors import ConfigError
+from medseg.data.patches import LIMIT, PatchIndex, build_index, crop_window, limit_for, most_bytes, read_index
 from medseg.labels import LabelSet
 from medseg.seeding import numpy_generator
 from medseg.types import Size
@@ -100,17 +100,28 @@ def test_24_000_images_of_three_classes_keep_the_limit_and_cost_under_600_mb():
     assert 4 * cells * LIMIT + 8 * (cells + 1) + 4 * cells < 600e6
 
 
-def test_building_costs_no_more_than_the_bound(monkeypatch):
-    """A bound far below what LIMIT would need: the index obeys it, and the building does not hold things twice."""
-    monkeypatch.setattr(patches, "MAX_BYTES", 400_000)
-    masks = {place: mask_of(place) for place in range(len(KEYS))}
+def test_an_index_takes_no_memory(monkeypatch, tmp_path):
+    """Positions far beyond what is allotted, built and read: both stay in the file. A bound below what LIMIT would need is obeyed."""
+    monkeypatch.setattr(patches, "MAX_BYTES", 2_000_000)
+    masks, path = {place: mask_of(place) for place in range(len(KEYS))}, tmp_path / "index"
     tracemalloc.start()
-    index = build_index([f"{place}" for place in range(200)], lambda place: masks[place % len(KEYS)], LABELS, FRAME)
+    built = build_index([f"{place}" for place in range(300)], lambda place: masks[place % len(KEYS)], LABELS, FRAME, path=path)
+    read = read_index(path, 300, built.names, FRAME)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert index.positions.nbytes <= 400_000
-    assert np.diff(index.offsets).max() == 400_000 // (4 * 600)
-    assert peak < 400_000 + 12 * 600 * 2 + 200_000, "positions twice would be 800 kB"
+    assert 1_000_000 < built.positions.nbytes <= 2_000_000 and same(built, read)
+    assert np.diff(built.offsets).max() == 2_000_000 // (4 * 900)
+    assert peak < 400_000
+
+
+@pytest.mark.parametrize(("images", "frame"), [(1, FRAME), (7, FRAME), (7, Size(20, 20)), (7, Size(600, 800))])
+@pytest.mark.parametrize("limit", [40, 80_000_000])
+def test_the_file_takes_no_more_than_is_said_before(monkeypatch, tmp_path, images, frame, limit):
+    """By equal parts of each class, the worst there is; the cache makes room by it before a mask is decoded."""
+    monkeypatch.setattr(patches, "MAX_BYTES", limit)
+    mask = (np.arange(frame.height_px * frame.width_px) % 3).astype(np.uint8).reshape(frame)
+    build_index(KEYS[:images], lambda _: mask, LABELS, frame, path=tmp_path / "index")
+    assert (tmp_path / "index").stat().st_size == most_bytes(images, 3, frame)
 
 
 def test_what_is_left_over_is_given_back():
@@ -127,45 +138,52 @@ def test_draw_gives_pixels_of_the_class(index):
 
 
 def test_an_index_survives_the_disk(tmp_path, index):
-    for number, each in enumerate((index, PatchIndex.anywhere(FRAME))):
-        index_file = tmp_path / f"{number}.npz"
-        each.save(index_file)
-        assert same(PatchIndex.load(index_file), each)
-    assert sorted(path.name for path in tmp_path.glob("*.npz")) == ["0.npz", "1.npz"]
-    assert not list(tmp_path.glob(".*.part*"))
+    path = tmp_path / "index.i32"
+    assert same(build_index(KEYS, mask_of, LABELS, FRAME, path=path), index)
+    found = read_index(path, len(KEYS), index.names, FRAME)
+    assert same(found, index) and [path] == list(tmp_path.iterdir())
+    path.unlink()
+    images = np.repeat(index.holding(2), 50)
+    drawn = [each.draw(images, 2, numpy_generator(0)) for each in (index, found)]
+    assert np.array_equal(*drawn), "what is in use stays readable where another process removes the file"
 
 
-def test_a_damaged_or_foreign_file_is_refused(tmp_path, index):
-    path = tmp_path / "index.npz"
-    index.save(path)
+def test_a_missing_or_damaged_file_is_not_there(tmp_path, index):
+    path = tmp_path / "index.i32"
+    build_index(KEYS, mask_of, LABELS, FRAME, path=path)
     whole = path.read_bytes()
-    harm = {"no": b"", "short": whole[: len(whole) // 2], "text": b"not an archive"}
-    for content in harm.values():
+    flipped = bytearray(whole)
+    flipped[len(whole) // 3] ^= 1
+    for content in (b"", bytes(4), bytes(400), whole[: len(whole) // 2], whole[:-4], whole + bytes(4), b"no index", flipped):
         path.write_bytes(content)
-        with pytest.raises(ConfigError, match="index.npz: no index of class positions .*; remove it"):
-            PatchIndex.load(path)
-    with pytest.raises(ConfigError, match="no index of class positions"):
-        PatchIndex.load(tmp_path / "missing.npz")
+        assert read_index(path, len(KEYS), index.names, FRAME) is None
+    path.write_bytes(whole)
+    assert same(read_index(path, len(KEYS), index.names, FRAME), index)
+    assert read_index(path, len(KEYS) + 1, index.names, FRAME) is None
+    assert read_index(path, len(KEYS), index.names[:2], FRAME) is None
+    assert read_index(tmp_path / "missing", len(KEYS), index.names, FRAME) is None
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"version": np.array(0)},
-        {"offsets": np.zeros(22, np.int64)},
-        {"positions": np.array([60 * 80], np.int32)},
-        {"names": np.array(["background", "tongue"])},
-        {"pixels_NK": np.zeros((7, 3), np.int32)},
-        {"positions": np.array([None])},
-        {"pixels_NK": np.zeros(3, np.int32)},
-    ],
-)
-def test_an_index_whose_parts_do_not_fit_is_refused(tmp_path, index, change):
-    parts = {"version": np.array(patches.VERSION), "names": np.array(index.names), "frame": np.array(index.frame)}
-    parts |= {"positions": index.positions, "offsets": index.offsets, "pixels_NK": index.pixels_NK}
-    np.savez(tmp_path / "index.npz", **(parts | change))
-    with pytest.raises(ConfigError, match="remove it; it will be made again"):
-        PatchIndex.load(tmp_path / "index.npz")
+def test_an_index_whose_making_fails_leaves_nothing(tmp_path):
+    def failing(place: int) -> np.ndarray:
+        if place == 3:
+            raise FileNotFoundError("a mask")
+        return mask_of(place)
+
+    with pytest.raises(FileNotFoundError, match="a mask"):
+        build_index(KEYS, failing, LABELS, FRAME, path=tmp_path / "index")
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_index_that_is_taken_away_as_it_is_kept_can_be_used(tmp_path, monkeypatch, index):
+    replace = os.replace
+
+    def taken(source, target):
+        source.unlink()
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", taken)
+    assert same(build_index(KEYS, mask_of, LABELS, FRAME, path=tmp_path / "index"), index)
 
 
 @pytest.mark.parametrize("patch", [Size(1, 1), Size(2, 3), Size(5, 4), Size(7, 9), Size(9, 11)])

@@ -7,10 +7,12 @@ that the doctor is judged by what other tools would leave. PLANTS lists them by 
 from __future__ import annotations
 
 import io
+import json
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -28,12 +30,13 @@ STORED = {
 
 @dataclass(frozen=True)
 class Sample:
-    """One image with its mask; `classes` counts background, `colours` are the data set's."""
+    """One image with its mask; `classes` counts background, `colours` are the data set's, `instances` the file of its objects."""
 
     image: Path
     mask: Path
     classes: int = 2
     colours: tuple[tuple[int, int, int], ...] = VOC
+    instances: Path = Path()
 
     @property
     def ids(self) -> np.ndarray:
@@ -633,6 +636,63 @@ def _append(path: Path) -> None:
 
 def _moved(sample: Sample) -> None:
     save_grey(sample.mask, np.roll(sample.ids, 1, axis=0))
+
+
+# --- objects: instances/NAME.json beside the masks that an importer wrote
+
+
+def objects(change: Callable[[dict[str, Any]], object]) -> Planter:
+    """The file of objects with another content, `change`d in place."""
+
+    def plant(sample: Sample, rng: np.random.Generator) -> None:
+        content = json.loads(sample.instances.read_text())
+        change(content)
+        sample.instances.write_text(json.dumps(content))
+
+    return plant
+
+
+def linked_away(sample: Sample, rng: np.random.Generator) -> None:
+    """The file of objects is a link to the same bytes elsewhere, outside the manifest's folder."""
+    folder = sample.instances.parent
+    other = folder.parent.parent / f"outside-{sample.instances.name}"
+    sample.instances.rename(other)
+    sample.instances.symlink_to(other)
+
+
+def _shorter(content: dict[str, Any]) -> None:
+    content["instances"][0]["rle"] = content["instances"][0]["rle"][:-1]
+
+
+INSTANCE_PLANTS: dict[str, Plant] = {
+    "changed objects": Plant(
+        ("hash-changed",),
+        (
+            objects(lambda content: content["instances"].pop()),
+            objects(lambda content: content["instances"].reverse()),
+            objects(lambda content: content["instances"][0].update(label="another")),
+            objects(lambda content: content["instances"][0].update(crowd=True)),
+            objects(lambda content: content["instances"].clear()),
+            lambda sample, rng: _append(sample.instances),
+        ),
+    ),
+    "unreadable objects": Plant(
+        ("file-unreadable",),
+        (
+            *(truncated("instances", share) for share in (0.0, 0.1, 0.5, 0.95)),
+            replaced("instances", b"<html>404</html>"),
+            replaced("instances", bytes(1000)),
+            replaced("instances", b"[" * 100_000),
+            replaced("instances", b'{"format": "medseg-instances 1", "instances": []}'),
+            objects(_shorter),
+            objects(lambda content: content["instances"][0].update(area_px=content["instances"][0]["area_px"] + 1)),
+            objects(lambda content: content["instances"][0].pop("rle")),
+            objects(lambda content: content.update(size=[10**6, 10**6])),
+        ),
+    ),
+    "missing objects": Plant(("file-missing",), (lambda sample, rng: sample.instances.unlink(),)),
+    "objects outside the root": Plant(("path-leaves-root",), (linked_away,)),
+}
 
 
 # --- volumes: images/NAME.nii.gz beside masks/NAME.nii.gz
