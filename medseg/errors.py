@@ -6,6 +6,15 @@ Violations of our own invariants are `assert`s, never these.
 from __future__ import annotations
 
 
+def counted(number: int | str, noun: str) -> str:
+    """A number with its noun, for messages.
+
+    >>> counted(1, "pair"), counted(2, "pair")
+    ('1 pair', '2 pairs')
+    """
+    return f"{number} {noun}{'' if str(number) == '1' else 's'}"
+
+
 class MedsegError(Exception):
     """A user's mistake or a broken input.
 

@@ -107,6 +107,15 @@ def write_text(path: Path, content: str) -> None:
     write_bytes(path, content.encode())
 
 
+def check_file_target(path: Path) -> None:
+    """MedsegError where no file can come to stand at `path`: asked before long work whose outcome it is to hold."""
+    if path.is_dir():
+        raise MedsegError(path, "is a folder, and a file is to be written there", "name a file in it")
+    above = next((parent for parent in path.absolute().parents if parent.exists()), path.absolute())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise MedsegError(path, f"{above} cannot be written to", "name another place")
+
+
 def write_json(path: Path, content: Any) -> None:
     """Write `content` as indented, key-ordered JSON; NaN becomes null, so that every JSON reader takes it."""
     write_text(path, json_text(content))

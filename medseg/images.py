@@ -95,7 +95,7 @@ def _open(source: Path | BinaryIO, where: object) -> Image.Image:
     except Image.DecompressionBombError:
         raise ImageTooLargeError(where, f"more than {MAX_PIXELS:,} pixels", "scale the image down first") from None
     except _BROKEN as error:
-        raise ImageError(where, f"not a readable image ({_first_line(error)})", "export it as a photograph again") from None
+        raise ImageError(where, f"not a readable image ({_first_line(error)})", "export it again") from None
     if image.format == "TIFF":
         image.filename = ""  # else Pillow (13.0) maps an uncompressed file at the turned size, and a quarter turn scrambles the pixels
     if image.width * image.height > MAX_PIXELS:
@@ -301,7 +301,7 @@ def read_image(path: Path) -> np.ndarray:
 
     Grey becomes three equal channels; an alpha channel is composited over black; 16-bit values are scaled from the smallest of 8, 10,
     12, 14 or 16 bits that holds their maximum, so 12-bit data in a 16-bit file is not left dark; floats in [0, 1] by 255. Values below 0
-    (signed integers, floats) and those that are not finite become 0; an import refuses images of whole numbers below 0. Raises
+    (signed integers, floats) and those that are not finite become 0; an import refuses images with values below 0. Raises
     ImageError, also for a file of several pages (but for the further pictures that a phone puts behind a JPEG).
     """
     with _open_photograph(path) as image:
@@ -310,15 +310,36 @@ def read_image(path: Path) -> np.ndarray:
 
 
 def verify_image(path: Path) -> Size:
-    """The upright size of a photograph that decodes to its last pixel, without the memory of `read_image`; raises ImageError as it."""
+    """The upright size of a photograph that decodes to its last pixel, without the memory of `read_image`.
+
+    Raises ImageError as it, and for values below 0 (CT, a normalised picture): a photograph has none, and they would become black.
+    """
 
     def upright_size(image: Image.Image, left: int) -> Size:
+        _check_signs(image, path)
         _to_rgb(image.crop((0, 0, 1, 1)), 1)
         return Size(image.width, image.height) if left in _QUARTER_TURNS else Size(image.height, image.width)
 
     with _open_photograph(path) as image:
         size: Size = _decode(image, path, upright_size, array_bytes=0)[0]
         return size
+
+
+def _check_signs(image: Image.Image, path: Path) -> None:
+    """ImageError for finite values below 0, whole numbers or fractions; only the modes I and F can hold them."""
+    if image.mode not in ("I", "F"):
+        return
+    lowest, highest, below = 0.0, 0.0, 0
+    for _, band in _bands(image):
+        values = np.asarray(band)
+        values = values[np.isfinite(values)]
+        below += int((values < 0).sum())
+        lowest, highest = min(lowest, float(values.min(initial=0))), max(highest, float(values.max(initial=lowest)))
+    if below:
+        share = f"as a photograph, the {below / (image.width * image.height):.0%} of its pixels below 0 become black"
+        shown = "g" if image.mode == "F" else ".0f"
+        rule = f"signed intensities from {lowest:{shown}} to {highest:{shown}}: {share}"
+        raise ImageError(path, rule, "import it as NIfTI or DICOM, or rescale it to 0..255")
 
 
 def inspect_image(path: Path) -> Inspected:

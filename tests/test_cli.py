@@ -67,6 +67,16 @@ def test_masks_by_hand(tmp_path: Path) -> None:
     assert read_manifest(out).row(0).px == {"background": 25, "tongue": 5}
 
 
+def test_one_is_told_as_one_and_images_without_annotation_are_named(tmp_path: Path) -> None:
+    for name in "abcde":
+        annotate(tmp_path / "src", name)
+        if name != "a":
+            (tmp_path / "src" / f"{name}.json").unlink()
+    done = medseg("manifest", "import", "labelme", "src", "--out", "out", cwd=tmp_path)
+    assert "out: 1 annotated image, 4 unlabelled (b.jpg, c.jpg, d.jpg, ...), 0 refused" in done.stdout, done
+    assert "note: classes as the annotations name them (--classes would fix them): 1 tongue (1 shape in 1 image)" in done.stdout
+
+
 MISTAKES = {
     "imagePath leaves SRC": ({"imagePath": "..\\..\\x\\104.jpg"}, r"p0_0.json: imagePath .* leaves"),
     "another size": ({"imageHeight": 99}, r"p0_0.json: annotated at 16 x 99, the image p0_0.jpg is 16 x 12"),
@@ -82,8 +92,9 @@ def test_a_file_that_cannot_be_imported(source: Path, tmp_path: Path, changes: d
 
 
 def test_a_class_that_dataset_yaml_does_not_name(source: Path, tmp_path: Path) -> None:
-    done = medseg("manifest", "import", "labelme", source, "--out", "out", "--classes", "lips", cwd=tmp_path)
-    assert_one_error(done, r"p0_0.json: the label 'tongue' is no class of the data set \(lips\)")
+    annotate(source, "p0_0", shapes=[{"label": "lips", "points": [[1, 1], [9, 1], [9, 8]]}])
+    done = medseg("manifest", "import", "labelme", source, "--out", "out", "--classes", "tongue", cwd=tmp_path)
+    assert_one_error(done, r"p0_0.json: the label 'lips' is no class of the data set \(tongue\)")
     assert not (tmp_path / "out").exists()
 
 

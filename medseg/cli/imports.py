@@ -51,7 +51,9 @@ def import_masks_command(
     group_pattern: GroupPattern = None,
     skip_refused: SkipRefused = False,
     mask_pattern: Annotated[str | None, typer.Option(help="instead: regular expression on a mask's path; its group is the image's")] = None,
-    image_pattern: Annotated[str | None, typer.Option(help="regular expression: take only images whose path it finds")] = None,
+    image_pattern: Annotated[
+        str | None, typer.Option(help="regular expression: take only images whose path (with or without suffix) it finds")
+    ] = None,
     value_map: ValueMap = None,
     as_is: Annotated[bool, typer.Option("--as-is", help="record masks as stored, for `manifest check --fix`")] = False,
 ) -> None:
@@ -198,11 +200,15 @@ def import_coco_command(
 
 def _import(importer: Callable[[Progress], ImportReport]) -> None:
     """Run an importer under a bar and print what it did."""
+    from medseg.errors import counted
+    from medseg.manifest.importers.common import listed
     from medseg.progress import bar
 
     with bar("importing") as show:
         report = importer(show)
-    print(f"{report.manifest_folder}: {report.imported} annotated images, {report.unlabelled} unlabelled, {len(report.refused)} refused")
+    first = f" ({listed(report.without_mask, 3)})" if report.without_mask else ""
+    annotated = counted(report.imported, "annotated image")
+    print(f"{report.manifest_folder}: {annotated}, {report.unlabelled} unlabelled{first}, {len(report.refused)} refused")
     for file, reason in report.refused:
         print(f"  refused {file}: {reason}")
     for note in report.notes:

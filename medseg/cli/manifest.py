@@ -32,17 +32,24 @@ def check_command(
     fix: Annotated[
         Path | None, typer.Option(metavar="OUT", help="write repaired copies as a new version, e.g. data_manifests/tongue/v2")
     ] = None,
-    jobs: Annotated[int, typer.Option(min=0, help="processes; 0 for one a processor")] = 0,
+    split: Annotated[list[str] | None, typer.Option(help="look at this split only; may be given again. Default: all")] = None,
+    jobs: Annotated[int, typer.Option(min=0, help="workers; 0 for one a processor")] = 0,
 ) -> None:
     """Look at every image and mask and say what is wrong: exit code 0 clean, 1 warnings with --strict, 2 errors."""
-    from medseg.files import write_json
+    from medseg.files import check_file_target, write_json
     from medseg.manifest.check.doctor import check_manifest
     from medseg.manifest.check.findings import exit_code
     from medseg.manifest.table import check_data_root
     from medseg.progress import bar
 
+    for path in (one for one in (json, html) if one):
+        check_file_target(path)
+    if fix:
+        from medseg.manifest.check.fix import check_target
+
+        check_target(manifest, fix)
     with bar("checking") as show:
-        report = check_manifest(manifest, check_data_root(data_root), jobs, show)
+        report = check_manifest(manifest, check_data_root(data_root), jobs, show, split or ())
     if json:
         write_json(json, report.as_json(strict))
     if html:
@@ -67,6 +74,10 @@ def _fix(report: Report, out: Path) -> None:
     print(
         f"{len(log)} repairs are in {out}, listed in {out / REPAIRS_FILE}; next: medseg manifest check {out} --data-root {report.data_root}"
     )
+    changed = list(dict.fromkeys(step.sample_id for step in log if step.code == "hash-changed"))
+    if changed:
+        shown = ", ".join(changed[:3]) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
+        print(f"note: files that had changed since the import were taken as they are now, right or wrong: {shown}; look at each")
     joined = sum(step.code == REGROUPED for step in log)
     if joined:
         print(f"note: near-duplicates share a group now ({joined} rows changed theirs); a given split (--from) that parts them is refused")
@@ -91,7 +102,7 @@ def _print_findings(report: Report) -> None:
         fix = next(finding.fix for finding in report.findings if finding.code == code)
         more = f" ({SHOWN} shown; all by --json or --html)" if count > SHOWN else ""
         print(f"{CODES[code]} {code}: {count}{more}; way out: {fix}")
-    print(f"{len(report.manifest)} rows checked, {report.flagged()} with a finding, {len(report.findings)} findings")
+    print(f"{len(report.manifest)} rows checked, {report.flagged()} with a finding; findings in all: {len(report.findings)}")
 
 
 @manifest_app.command("split")

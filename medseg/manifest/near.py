@@ -10,7 +10,7 @@ decides. On two real tongue sets that figure is above 0.966 for the same picture
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -77,11 +77,16 @@ def read_picture(path: Path) -> np.ndarray:
 
 
 def middle_slice(array_XYZ: np.ndarray) -> np.ndarray:
-    """uint8 (Y, X, 3): the middle slice (and first channel) of a volume, its values spread over 0 to 255."""
-    middle = np.asarray(array_XYZ[:, :, array_XYZ.shape[2] // 2], np.float32)
-    middle = np.nan_to_num(middle if middle.ndim == 2 else middle[..., 0], posinf=0.0, neginf=0.0)
-    low, high = float(middle.min(initial=0.0)), float(middle.max(initial=0.0))
-    scaled = np.round((middle - low) * (255.0 / (high - low))) if high > low else np.zeros_like(middle)
+    """uint8 (Y, X, 3): the middle slice of a volume, as `grey_slice` shows it."""
+    return grey_slice(array_XYZ, array_XYZ.shape[2] // 2)
+
+
+def grey_slice(array_XYZ: np.ndarray, z: int) -> np.ndarray:
+    """uint8 (Y, X, 3): one slice (and the first channel) of a volume, its values spread over 0 to 255."""
+    plane = np.asarray(array_XYZ[:, :, z], np.float32)
+    plane = np.nan_to_num(plane if plane.ndim == 2 else plane[..., 0], posinf=0.0, neginf=0.0)
+    low, high = float(plane.min(initial=0.0)), float(plane.max(initial=0.0))
+    scaled = np.round((plane - low) * (255.0 / (high - low))) if high > low else np.zeros_like(plane)
     return np.repeat(scaled.astype(np.uint8).T[..., None], 3, axis=2)
 
 
@@ -95,23 +100,27 @@ def near_duplicates(manifest: Manifest, data_root: Path, on_progress: Callable[[
             thumbs[position] = thumb
             if on_progress:
                 on_progress(position + 1, len(rows))
-    return near_pairs([row.sample_id for row in rows], thumbs)
+    return near_pairs([row.sample_id for row in rows], thumbs, np.array([row.mask is not None for row in rows]))
 
 
-def near_pairs(sample_ids: Sequence[str], thumbs_NHW: np.ndarray) -> list[Pair]:
-    """The near-duplicates among images with these thumbnails, uint8 (N, THUMB_PX, THUMB_PX); flat images are like none."""
+def near_pairs(sample_ids: Sequence[str], thumbs_NHW: np.ndarray, labelled_N: np.ndarray | None = None) -> list[Pair]:
+    """The near-duplicates among images with these thumbnails, uint8 (N, THUMB_PX, THUMB_PX); flat images are like none.
+
+    labelled_N: bool, which have a mask; all where not given. Only these tell what all images have in common: among the others may be
+    what is no image of the set, such as a second observer's masks.
+    """
     if len(thumbs_NHW) < 2:
         return []
     with threadpool_limits(1, "blas"):  # the products are small: threads would only wait for each other
-        return _near_pairs(sample_ids, thumbs_NHW)
+        return _near_pairs(sample_ids, thumbs_NHW, thumbs_NHW if labelled_N is None or not labelled_N.any() else thumbs_NHW[labelled_N])
 
 
-def _near_pairs(sample_ids: Sequence[str], thumbs_NHW: np.ndarray) -> list[Pair]:
-    plain = _Looks(thumbs_NHW)
+def _near_pairs(sample_ids: Sequence[str], thumbs_NHW: np.ndarray, usual_NHW: np.ndarray) -> list[Pair]:
+    plain = _Looks(thumbs_NHW, usual_NHW)
 
     def alike(how: str) -> list[tuple[int, int, float, str]]:
         pairs = list(candidates(thumbs_NHW, how))
-        turned = plain if how == "as it is" or not pairs else _Looks(TURNS[how](thumbs_NHW))
+        turned = plain if how == "as it is" or not pairs else _Looks(TURNS[how](thumbs_NHW), TURNS[how](usual_NHW))
         return [(first, second, _correlation(plain, first, turned, second), how) for first, second in pairs]
 
     best: dict[tuple[int, int], Pair] = {}
@@ -130,12 +139,12 @@ class _Looks:
     without the common part must be alike too.
     """
 
-    def __init__(self, thumbs_NHW: np.ndarray) -> None:
+    def __init__(self, thumbs_NHW: np.ndarray, usual_NHW: np.ndarray) -> None:
         self._thumbs = thumbs_NHW
-        step = max(1, len(thumbs_NHW) // COMMON_OF)
-        mean = views(thumbs_NHW[::step], VIEW_PX).mean(axis=0)
+        step = max(1, len(usual_NHW) // COMMON_OF)
+        mean = views(usual_NHW[::step], VIEW_PX).mean(axis=0)
         length = np.sqrt((mean**2).sum(axis=-1, keepdims=True))
-        enough = len(thumbs_NHW) >= COMMON_FROM
+        enough = len(usual_NHW) >= COMMON_FROM
         self._common = np.where(enough & (length > 0), mean / np.maximum(length, 1e-6), 0.0).astype(np.float32)
         self.of = lru_cache(maxsize=2_048)(self._of)
 
@@ -245,25 +254,3 @@ def _by_hash(thumbs_NHW: np.ndarray, turned_NHW: np.ndarray) -> Iterator[tuple[i
             pairs = {(min(index, other), max(index, other)) for other in members.get(value, ()) if other != index}
             yield from sorted(pairs - met)
             met |= pairs
-
-
-def clusters(pairs: Iterable[Pair]) -> list[list[str]]:
-    """Sample ids joined by pairs, each cluster and the list sorted.
-
-    >>> clusters([Pair("a", "b", 1.0, "as it is"), Pair("b", "c", 1.0, "as it is"), Pair("x", "y", 1.0, "as it is")])
-    [['a', 'b', 'c'], ['x', 'y']]
-    """
-    leader: dict[str, str] = {}
-
-    def find(name: str) -> str:
-        while leader.setdefault(name, name) != name:
-            name = leader[name] = leader[leader[name]]
-        return name
-
-    for pair in pairs:
-        low, high = sorted((find(pair.first), find(pair.second)))
-        leader[high] = low
-    found: dict[str, list[str]] = {}
-    for name in sorted(leader):
-        found.setdefault(find(name), []).append(name)
-    return sorted(found.values())

@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 import pandas as pd
 
-from medseg.errors import ManifestError
+from medseg.errors import ManifestError, counted
 from medseg.files import posix, sha256_file
 from medseg.images import IMAGE_SUFFIXES
 from medseg.manifest.lock import Locks, Paths, moved, read_locks, record_moved, refuse_moved, refuse_removed, unlock_reason
@@ -268,13 +268,13 @@ def given_split(manifest: Manifest, name: str, table: Path, unlock: str | None =
     _check_parts(raw, key, table)
     sample = _match_images(raw[key], manifest, table) if key == "image" else _match_samples(raw[key], manifest)
     if sample.isna().all():
-        rule = f"none of its {len(raw)} rows names a sample of {manifest.folder} (first: {raw[key].iloc[0]!r})"
+        rule = f"none of its {counted(len(raw), 'row')} names a sample of {manifest.folder} (first: {raw[key].iloc[0]!r})"
         raise ManifestError(table, rule, f"its {key} column must hold {'image paths' if key == 'image' else 'sample ids'} of the manifest")
     _check_once(sample, raw[key], table)
     rows = raw[["split", *(["fold"] if "fold" in raw else [])]].assign(sample_id=sample, group_id=_groups(raw, sample, manifest))
     labelled = set(manifest.frame.loc[manifest.frame["mask"].notna(), "sample_id"])
     kept = rows[rows["sample_id"].isin(labelled)]
-    warnings = _warnings(raw[key], sample, kept, labelled)
+    warnings = [*_warnings(raw[key], sample, kept, labelled), *_empty_parts(kept)]
     if kept.empty:
         raise ManifestError(table, "every image it lists is unlabelled: a split with no image", "annotate some and import them again")
     check_assignment(kept, table, manifest, first_line=0)
@@ -378,6 +378,13 @@ def _warnings(keys: pd.Series, sample: pd.Series, kept: pd.DataFrame, labelled: 
     return [f"{len(names)} {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})" for names, what in told if names]
 
 
+def _empty_parts(kept: pd.DataFrame) -> list[str]:
+    """A warning on parts that got no row; of a split with folds, whichever is chosen is val."""
+    folded = "fold" in kept and (kept["fold"].fillna("") != "").any()
+    empty = [part for part in SPLIT_NAMES if part not in set(kept["split"]) and not (part == "val" and folded)]
+    return [f"{' and '.join(empty)} {'is' if len(empty) == 1 else 'are'} empty: no labelled row is listed there"] if empty else []
+
+
 # --- looking at a split
 
 
@@ -439,10 +446,13 @@ def _percent(share: float) -> str:
 def remarks(split: Split) -> list[str]:
     """What the user should know of how a split came about, from its first line."""
     facts = split.facts
+    kept, pairs, joined = (facts.get(key, "") for key in ("kept_test", "near_duplicate_pairs", "near_duplicate_clusters"))
+    stay = f"{counted(kept, 'row')} {'stays' if kept == '1' else 'stay'} in test because an earlier split of this data set tests on"
     told = {
-        "folds": "{folds} folds: the ratio of val went to train; a fold is val when it is chosen",
-        "kept_test": "{kept_test} rows stay in test because an earlier split of this data set tests on them or on their groups",
-        "near_duplicate_pairs": "{near_duplicate_pairs} pairs of near duplicates, {near_duplicate_clusters} groups joined from several",
-        "unlock_test": "the test rows of earlier splits were unlocked: {unlock_test}",
+        "folds": f"{facts.get('folds')} folds: the ratio of val went to train; a fold is val when it is chosen",
+        "kept_test": f"{stay} {'it or on its group' if kept == '1' else 'them or on their groups'}",
+        "near_duplicate_pairs": f"{counted(pairs, 'pair')} of near duplicates, {counted(joined, 'group')} joined from several",
+        "unlock_test": f"the test rows of earlier splits were unlocked: {facts.get('unlock_test')}; "
+        "the next split keeps in test what any split has there, the earlier ones as well as this",
     }
-    return [text.format(**facts) for key, text in told.items() if key in facts]
+    return [text for key, text in told.items() if key in facts]

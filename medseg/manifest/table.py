@@ -77,6 +77,11 @@ def manifest_folder(path: Path) -> Path:
     return path.parent if path.suffix == ".csv" else path
 
 
+def digest_of(folder: Path) -> str:
+    """SHA-256 of what makes a version: manifest.csv and dataset.yaml."""
+    return hashlib.sha256((folder / MANIFEST_FILE).read_bytes() + (folder / DATASET_FILE).read_bytes()).hexdigest()
+
+
 def read_manifest(path: Path) -> Manifest:
     """Read and check a manifest, given its folder or its manifest.csv; ManifestError names file, row, rule and way out."""
     folder = manifest_folder(path)
@@ -85,7 +90,7 @@ def read_manifest(path: Path) -> Manifest:
         raise ManifestError(table, "there is no such file", "check the path, or make it by `medseg manifest import`")
     dataset = read_dataset(folder / DATASET_FILE)
     content = table.read_bytes()
-    digest = hashlib.sha256(content + (folder / DATASET_FILE).read_bytes()).hexdigest()
+    digest = digest_of(folder)
     return Manifest(folder, parse_manifest(content, table, dataset.labels), dataset, digest)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import importlib
 import io
 import json
 import re
@@ -21,8 +22,9 @@ from PIL import Image
 from scipy import ndimage
 
 from medseg.errors import ManifestError
+from medseg.files import sha256_file
 from medseg.labels import LabelSet
-from medseg.manifest.check import facts, whole
+from medseg.manifest.check import facts, page, whole
 from medseg.manifest.check.doctor import Report, check_manifest
 from medseg.manifest.check.findings import CODES, exit_code
 from medseg.manifest.check.fix import repair
@@ -31,12 +33,13 @@ from medseg.manifest.check.record import fingerprint
 from medseg.manifest.importers.labelme import import_labelme
 from medseg.manifest.importers.masks import import_masks
 from medseg.manifest.importers.nifti import import_nifti
+from medseg.manifest.near import near_duplicates
 from medseg.manifest.split import given_split, make_split
 from medseg.manifest.table import read_manifest
 from medseg.phantom.write import write_phantoms
 from medseg.types import Size
 from tests.manifest import planting
-from tests.manifest.planting import NEAR, PLANTS, VOLUME_PLANTS, Plant, Sample, add_copy, unchanged, write_volumes
+from tests.manifest.planting import INSTANCE_PLANTS, NEAR, PLANTS, VOLUME_PLANTS, Plant, Sample, add_copy, unchanged, write_volumes
 
 ROWS = 14
 TARGETS = (2, 6, 11)
@@ -69,14 +72,20 @@ def bases(labelme_set: tuple[Path, Path], tmp_path_factory: pytest.TempPathFacto
             path = folder / name / "images" / f"{row.sample_id}{'.png' if place % 2 else '.jpg'}"
             image.save(path) if place % 2 else shutil.copyfile(src / row.image, path)
     write_volumes(folder / "volumes", ROWS)
-    return {name: folder / name for name in ("binary", "multi", "volumes")}
+    return {**{name: folder / name for name in ("binary", "multi", "volumes")}, "labelme": src}
 
 
 def classes_of(kind: str) -> tuple[str, ...]:
-    return {"binary": ("tongue",), "multi": MULTI, "volumes": ("one", "two")}[kind]
+    return {"binary": ("tongue",), "multi": MULTI, "labelme": MULTI, "volumes": ("one", "two")}[kind]
 
 
 def samples_of(root: Path, kind: str) -> list[Sample]:
+    if kind == "labelme":  # masks and objects lie where the import will write them
+        out = root / "v1"
+        return [
+            Sample(path, out / "masks" / f"{path.stem}.png", 4, instances=out / "instances" / f"{path.stem}.json")
+            for path in sorted(root.glob("*.jpg"))
+        ]
     colours = tuple(map(tuple, LabelSet.of(*classes_of(kind)).palette[: len(classes_of(kind)) + 1].tolist()))
     suffix = ".nii.gz" if kind == "volumes" else ".png"
     paths = sorted((root / "images").iterdir())
@@ -87,6 +96,8 @@ def imported(root: Path, kind: str, as_is: bool = False) -> Path:
     out = root / "v1"
     if kind == "volumes":
         import_nifti(root / "images", root / "masks", out, classes_of(kind))
+    elif kind == "labelme":
+        import_labelme(root, out, classes=MULTI)
     else:
         import_masks(root / "images", root / "masks", out, classes_of(kind), as_is=as_is)
     return out
@@ -110,7 +121,7 @@ Prepared = Callable[[str], tuple[Path, list[Sample]]]
 
 @pytest.fixture
 def prepared(bases: dict[str, Path], tmp_path: Path) -> Prepared:
-    """Copy a clean set: (its folder, its samples)."""
+    """Copy a clean set of one kind, binary, multi, labelme or volumes: (its folder, its samples)."""
 
     def prepare(kind: str) -> tuple[Path, list[Sample]]:
         root = tmp_path / kind
@@ -152,11 +163,11 @@ def plants() -> list[tuple[str, str, str]]:
     for defect, spec in PLANTS.items():
         kind = "multi" if spec.multi else "binary"
         cases += [(kind, "B" if spec.importable else "A", defect)]
-    return cases + [("volumes", "A", defect) for defect in VOLUME_PLANTS]
+    return cases + [("volumes", "A", defect) for defect in VOLUME_PLANTS] + [("labelme", "A", defect) for defect in INSTANCE_PLANTS]
 
 
 def spec_of(kind: str, defect: str) -> Plant:
-    return (VOLUME_PLANTS if kind == "volumes" else PLANTS)[defect]
+    return {"volumes": VOLUME_PLANTS, "labelme": INSTANCE_PLANTS}.get(kind, PLANTS)[defect]
 
 
 @pytest.mark.parametrize(("kind", "flow", "defect"), plants())
@@ -175,6 +186,81 @@ def test_a_planted_defect_is_found_and_sound_rows_are_left_alone(kind: str, flow
     assert {sample for sample in targets if set(spec.codes) & named.get(sample, set())} == targets
     assert {sample for sample in named if sample} <= targets
     assert exit_code(report.findings, strict=True) > 0
+
+
+@pytest.mark.parametrize("defect", INSTANCE_PLANTS)
+def test_each_fault_of_the_objects_names_their_file(defect: str, prepared: Prepared) -> None:
+    root, samples = prepared("labelme")
+    out = imported(root, "labelme")
+    spec = INSTANCE_PLANTS[defect]
+    for sample, plant in zip(samples, spec.variants, strict=False):
+        plant(sample, np.random.default_rng(0))
+    report = check_manifest(out, root)
+    told = {(f.sample_id, Path(f.file).name) for f in report.findings if f.code in spec.codes and f.rule and f.fix}
+    assert told == {(sample.image.stem, sample.instances.name) for sample in samples[: len(spec.variants)]}
+
+
+def test_objects_that_may_not_be_read_are_a_finding(prepared: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
+    root, samples = prepared("labelme")
+    out = imported(root, "labelme")
+
+    def refused(path: Path) -> str:
+        if path.name == samples[0].instances.name:
+            raise PermissionError(13, "Permission denied", str(path))
+        return sha256_file(path)
+
+    monkeypatch.setattr(facts, "sha256_file", refused)
+    found = check_manifest(out, root, jobs=1).findings
+    assert [(f.sample_id, f.code, f.rule) for f in found] == [
+        (samples[0].image.stem, "file-unreadable", "it cannot be read (Permission denied)")
+    ]
+
+
+def test_changed_objects_hide_no_wrong_count(prepared: Prepared) -> None:
+    """hash-changed of image or mask explains px_ columns that do not count the mask; that of the objects does not."""
+    root, samples = prepared("labelme")
+    out = imported(root, "labelme")
+    table = pd.read_csv(out / "manifest.csv", dtype=str, keep_default_na=False)
+    table.loc[2, "px_tongue"] = str(int(table.loc[2, "px_tongue"]) - 5)
+    table.to_csv(out / "manifest.csv", index=False)
+    INSTANCE_PLANTS["changed objects"].variants[0](samples[2], np.random.default_rng(0))
+    named = codes_of(check_manifest(out, root))
+    assert named == {samples[2].image.stem: {"hash-changed", "pixels-mismatch"}}
+
+
+BROKEN_IMPORTS = {
+    "no JSON": b"{'importer': 'masks'}", "cut": b'{"given": {"1"', "a list": b"[]", "nested": b"[" * 100_000, "empty": b"",
+    "no map": b'{"given": [1]}', "no class": b'{"given": {"1": 77}}', "no number": b'{"given": {"1": {}}}', "bytes": bytes(range(256)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("content", BROKEN_IMPORTS.values(), ids=BROKEN_IMPORTS)
+def test_a_broken_import_json_is_a_finding_and_stops_repairs_only(content: bytes, prepared: Prepared) -> None:
+    root, samples = prepared("binary")
+    out = imported(root, "binary")
+    planting.emptied(samples[2], np.random.default_rng(0))
+    (out / "import.json").write_bytes(content)
+    report = check_manifest(out, root)
+    found = [f for f in report.findings if f.file == "import.json"]
+    assert [(f.code, f.row, f.sample_id) for f in found] == [("file-unreadable", None, "")]
+    assert "said by --map at the import is not known" in found[0].rule and "import the set again as a new version" in found[0].fix
+    assert "annotation" not in found[0].fix and "empty-mask" in codes_of(report)[samples[2].mask.stem]
+    with pytest.raises(ManifestError, match=r"v1/import.json: the file is broken: .*would have to guess it; put it back"):
+        repair(report, root / "v2")
+    assert not (root / "v2").exists()
+    (out / "import.json").unlink()
+    assert not [f for f in check_manifest(out, root).findings if f.file == "import.json"]
+
+
+def test_what_was_said_by_map_is_read_from_import_json(prepared: Prepared) -> None:
+    root, samples = prepared("binary")
+    for sample in samples:
+        planting.white(7)(sample, np.random.default_rng(0))
+    imported(root, "binary", as_is=True)
+    path = root / "v1" / "import.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, "given": {"7": 0, "#FF0000": 1}}))
+    assert len(of(check_manifest(root / "v1", root), "empty-mask")) == ROWS
 
 
 def test_most_swapped_masks_are_suspected(tmp_path: Path) -> None:
@@ -307,6 +393,56 @@ def test_exact_duplicates_are_found_within_a_part_and_across(form: str, across: 
     assert of(report, "duplicate-across-splits") == ([(pair[1], (pair[0],))] if across else [])
     assert not of(report, "near-duplicate")
     assert exit_code(report.findings, strict=False) == (2 if across else 0)
+
+
+def test_a_split_that_another_has_replaced_need_not_be_looked_at(prepared: Prepared) -> None:
+    """The way out of a leak: split again by near-duplicates, and check that split alone. Its rows stay locked, so it cannot be removed."""
+    root, samples = prepared("multi")
+    add_copy(samples[5], "copy", unchanged, np.random.default_rng(0))
+    out = imported(root, "multi")
+    stems = [sample.image.stem for sample in samples]
+    parted(root, out, {stem: "train" if place < 8 else "test" for place, stem in enumerate(stems)} | {"copy": "test"})
+    manifest = read_manifest(out)
+    pairs = near_duplicates(manifest, root)
+    make_split(manifest, "regrouped", (0.6, 0.0, 0.4), 0, pairs=pairs)
+    everything, regrouped = check_manifest(out, root), check_manifest(out, root, only_splits=["regrouped"])
+    leaks = {finding.split for finding in everything.findings if finding.code == "duplicate-across-splits"}
+    assert len(leaks) == 1 and "regrouped" not in leaks and exit_code(everything.findings, strict=False) == 2
+    assert exit_code(regrouped.findings, strict=False) == 0 and not of(regrouped, "duplicate-across-splits")
+    with pytest.raises(ManifestError, match="there is no split 'regroup'; the splits are .*regrouped"):
+        check_manifest(out, root, only_splits=["regroup"])
+
+
+def test_duplicates_of_one_group_are_told_no_more(prepared: Prepared) -> None:
+    root, samples = prepared("multi")
+    add_copy(samples[5], "copy", unchanged, np.random.default_rng(0))
+    report = check_manifest(imported(root, "multi"), root)
+    repair(report, root / "v2")
+    assert of(report, "duplicate") and not of(check_manifest(root / "v2", root), "duplicate")
+
+
+def test_files_are_named_as_the_manifest_names_them(prepared: Prepared) -> None:
+    root, samples = prepared("multi")
+    out = imported(root, "multi")
+    samples[0].mask.write_bytes(b"none")
+    samples[1].image.unlink()
+    files = {finding.code: finding.file for finding in check_manifest(out, root).findings}
+    names = {name for sample in samples[:2] for name in (f"masks/{sample.mask.name}", f"images/{sample.image.name}")}
+    assert {files["file-unreadable"], files["file-missing"], files["hash-changed"]} <= names
+
+
+def test_what_cannot_be_written_is_told_before_the_check(prepared: Prepared, tmp_path: Path) -> None:
+    root, _ = prepared("multi")
+    out = imported(root, "multi")
+    check = [sys.executable, "-m", "medseg", "manifest", "check", str(out), "--data-root", str(root)]
+    repair(check_manifest(out, root), root / "v2")
+    (out / "dataset.yaml").write_text((out / "dataset.yaml").read_text() + "\n")  # another version than v2 was made from
+    for more, words in (
+        (["--html", str(tmp_path)], "is a folder, and a file is to be written there"),
+        (["--fix", str(out)], "this is the manifest that was checked"), (["--fix", str(root / "v2")], "another version stands there"),
+    ):  # fmt: skip
+        done = subprocess.run([*check, *more], capture_output=True, text=True)
+        assert done.returncode == 2 and words in done.stderr and "checking" not in done.stderr and done.stderr.count("error:") == 1
 
 
 @pytest.mark.parametrize("across", [False, True])
@@ -506,11 +642,31 @@ def test_json_has_every_field_and_the_page_every_finding(prepared: Prepared, tmp
     assert not re.findall(r"https?://|src=\"(?!data:)|@import|url\(", page)
 
 
+def test_the_page_says_where_its_pictures_end(prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root, samples = prepared("binary")
+    for sample in samples[:3]:
+        planting.emptied(sample, np.random.default_rng(0))
+    planting.constant(90)(samples[4], np.random.default_rng(0))
+    report = check_manifest(imported(root, "binary"), root)
+    count = len(report.findings)
+    assert count >= 4
+    monkeypatch.setattr(page, "PICTURES", 2)
+    write_page(report, tmp_path / "page.html")
+    text = (tmp_path / "page.html").read_text()
+    assert f"Only the first 2 of {count} findings have pictures" in text and text.count("No pictures from here on") == 1
+    before, after = text.split("No pictures from here on")
+    assert before.count("<article>") == before.count("<img") == 2 and after.count("<article>") == count - 2 and "<img" not in after
+    monkeypatch.setattr(page, "PICTURES", count)
+    write_page(report, tmp_path / "page.html")
+    assert "No pictures" not in (tmp_path / "page.html").read_text() and "Only the first" not in (tmp_path / "page.html").read_text()
+
+
 def test_volumes_are_told_in_voxels_and_shown_enlarged(prepared: Prepared, tmp_path: Path) -> None:
     root, samples = prepared("volumes")
     ids = np.asarray(nib.load(samples[0].mask).dataobj).copy()
     ids[0, 0, 0] = 1
-    ids[tuple(np.argwhere(ndimage.binary_erosion(ids > 0, iterations=2))[0])] = 0
+    hole = tuple(np.argwhere(ndimage.binary_erosion(ids > 0, iterations=2))[0])
+    ids[hole] = 0
     planting.save_volume(samples[0].mask, ids, nib.load(samples[0].mask).affine)
     report = check_manifest(imported(root, "volumes"), root)
     rules = {finding.code: finding.rule for finding in report.findings if finding.sample_id == "v000"}
@@ -520,8 +676,16 @@ def test_volumes_are_told_in_voxels_and_shown_enlarged(prepared: Prepared, tmp_p
     assert log == {"specks": "1 voxels of specks", "holes": "1 voxels of holes"}
     write_page(report, tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text()
-    assert "<figcaption>v000, slice 9 of 16</figcaption>" in page
-    shown = Image.open(io.BytesIO(base64.b64decode(re.findall(r"base64,([^\"]+)\"", page)[0])))
+    places = re.findall(r"<figcaption>v000, (slice \d+) of 16</figcaption>", page)
+    assert sorted(places) == sorted(["slice 1", f"slice {hole[2] + 1}"])  # of the speck and of the hole, not the middle one
+    pictures = [
+        np.asarray(Image.open(io.BytesIO(base64.b64decode(text))).convert("RGB"), int) for text in re.findall(r"base64,([^\"]+)\"", page)
+    ]
+    for place, picture in zip(places, pictures, strict=True):
+        red = (picture[..., 0] > 180) & (picture[..., 1] < 110) & (picture[..., 2] < 110)
+        spot = (0, 0) if place == "slice 1" else (hole[1], hole[0])
+        assert np.abs(np.argwhere(red).mean(axis=0) - (np.array(spot) + 0.5) * picture.shape[1] / 24).max() < 3
+    shown = Image.open(io.BytesIO(base64.b64decode(re.findall(r"base64,([^\"]+)\"", page)[places.index("slice 1")])))
     assert shown.size == (SIDE_PX, round(SIDE_PX * 20 / 24))
     grey = np.asarray(shown.convert("L"), float)
     # nearest neighbour: 24 x 20 voxels make steps at their borders, and nothing in between
@@ -587,6 +751,21 @@ def test_a_manifest_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
 def test_each_code_has_a_severity_and_is_used_somewhere() -> None:
     source = "".join(path.read_text() for path in Path(facts.__file__).parent.glob("*.py") if path.name != "findings.py")
     assert [code for code in CODES if f'"{code}"' not in source] == []
+
+
+def test_each_code_is_explained_in_the_docs() -> None:
+    table = (Path(__file__).parents[2] / "docs" / "check.md").read_text()
+    assert [code for code in CODES if not re.search(rf"^\|[^|]*\b{code}\b[^|]*\|", table, re.MULTILINE)] == []
+    assert f"draws the first {page.PICTURES} findings" in table
+
+
+def test_the_fewest_of_the_planted_table_counts_rows_not_shares(monkeypatch: pytest.MonkeyPatch) -> None:
+    """2 % of 60 rows is one mask: printed as "fewest of one", it would say that a defect was planted once."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "bench"))
+    script = importlib.import_module("check_planted")
+    row = script.Outcome("binary", "A", "specks", 12, 12)
+    assert script.fewest([row, script.Outcome("binary", "B", "inverted, 2% of the set", 1, 1, by_share=True)]) == 12
+    assert [task[0] for task in script.tasks([script.Base(script.LABELME, Path(), MULTI)], 12, "")] == [script.plant] * len(INSTANCE_PLANTS)
 
 
 def test_fingerprint_tells_pixels_shape_and_type() -> None:

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as coco_rle
 
-from medseg.errors import AnnotationError, LabelError, MedsegError
+from medseg.errors import AnnotationError, LabelError, ManifestError, MedsegError
 from medseg.files import sha256_file
 from medseg.images import read_mask
 from medseg.instances import decode, read_instances
@@ -103,7 +103,7 @@ def test_crowds(tmp_path, crowd, values):
     mask[10:15, 10:20] = True
     path = save_coco(tmp_path, [annotation(3, [box(0, 0, 5, 5)]), annotation(7, code(mask, False), iscrowd=1)])
     report, manifest = imported(path, crowd=crowd)
-    assert set(np.unique(mask_of(manifest))) == values and any("1 crowd annotations are" in note for note in report.notes)
+    assert set(np.unique(mask_of(manifest))) == values and any("1 crowd annotation is" in note for note in report.notes)
     assert [found.crowd for found in read_instances(manifest.folder / "instances/1.json")] == [False, True]
 
 
@@ -119,7 +119,7 @@ def test_images_without_annotation(tmp_path):
     save_picture(tmp_path / "images" / "not_listed.png", seed=9)
     report, manifest = imported(path)
     assert (report.imported, report.unlabelled) == (1, 2) and manifest.row(1).mask is None
-    assert "1 listed images without annotation are unlabelled (--empty-is-background if nothing is in them)" in report.notes
+    assert "1 listed image without annotation is unlabelled (--empty-is-background if nothing is in them)" in report.notes
     assert "class coating is in no annotation" in report.notes
     report = import_coco(path, tmp_path / "images", tmp_path / "out2", empty_is_background=True)
     assert (report.imported, report.unlabelled) == (2, 1)  # what the file does not list stays unlabelled
@@ -203,6 +203,33 @@ def test_names_that_cannot_be_classes(tmp_path):
     path = save_coco(tmp_path, [annotation(3, SQUARE)])
     with pytest.raises(LabelError, match=r"coco.json: the category 'tongue' is no class of the data set \(coating\)"):
         imported(path, classes=["coating"])
+
+
+def test_the_classes_of_the_file_are_listed(tmp_path):
+    names = [{"id": 3, "name": "tongue "}, {"id": 7, "name": "Tongue"}, {"id": 9, "name": "hair"}]
+    boxes = [annotation(3, SQUARE), annotation(3, SQUARE, image=2), annotation(3, SQUARE, image=2), annotation(7, SQUARE)]
+    path = save_coco(tmp_path, boxes, images=2, changes={"categories": names})
+    report, manifest = imported(path)
+    assert report.notes[0] == "blanks around the category 'tongue' are left out: 1 file (coco.json)"
+    assert report.notes[-2:] == [
+        "classes as the annotations name them (--classes would fix them): 1 tongue (3 annotations in 2 images), "
+        "2 Tongue (1 annotation in 1 image), 3 hair (0 annotations in 0 images)",
+        "class names that differ by case, blanks or one letter alone, perhaps one class: 'tongue' and 'Tongue'",
+    ]
+    assert json.loads((manifest.folder / "import.json").read_text())["notes"] == report.notes[:1]
+    named = import_coco(path, tmp_path / "images", tmp_path / "named", classes=["background", "tongue", "Tongue"]).notes
+    assert named[0].startswith("--classes names background, which is always id 0") and not any(
+        "as the annotations" in note for note in named
+    )
+
+
+def test_a_folder_in_place_of_the_file(tmp_path):
+    path = save_coco(tmp_path, [annotation(3, SQUARE)])
+    rule = r"a folder, where a COCO JSON file is expected; name the file itself \(in this folder: coco.json\)"
+    with pytest.raises(AnnotationError, match=rule):
+        import_coco(tmp_path, path.parent / "images", tmp_path / "out")
+    with pytest.raises(ManifestError, match=r"images: this folder holds files of the set \(1.png\), and the manifest would lie among them"):
+        import_coco(path, path.parent / "images", path.parent / "images")
 
 
 def test_truncated_and_missing_files(tmp_path):

@@ -609,6 +609,13 @@ def test_class_names_of_the_files_are_told_and_those_given_are_taken(src: Path) 
     save_seg(src / "seg", save_series(src, stored_values()), box(LIVER, LESION), ["liver", "lesion"])
     report, _ = imported(src)
     assert "class names come from the SEG files: lesion, liver; check that none names a person: 1 file (seg)" in report.notes
+    assert not any("perhaps one class" in note for note in report.notes)
+
+
+def test_segments_of_like_names_are_told(src: Path) -> None:
+    save_seg(src / "seg", save_series(src, stored_values()), box(LIVER, LESION), ["liver", "Livers"])
+    report, _ = imported(src)
+    assert report.notes[0] == "class names that differ by case, blanks or one letter alone, perhaps one class: 'Livers' and 'liver'"
 
 
 def test_the_issuer_is_part_of_the_patient(src: Path, tmp_path: Path) -> None:
@@ -691,6 +698,6 @@ def test_a_full_disk_names_no_patient(tmp_path: Path, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr("medseg.manifest.importers.dicom.write_volume", full)
     save_series(tmp_path / "dicom", stored_values())
-    with pytest.raises(AnnotationError, match="No space left on device") as caught:
+    with pytest.raises(ManifestError, match=r"out: the disk is full \(No space left on device\), so nothing was written") as caught:
         imported(tmp_path / "dicom", classes=["lesion"])
     assert PATIENT not in str(caught.value) and "1.2." not in str(caught.value)

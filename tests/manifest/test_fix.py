@@ -9,15 +9,17 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
 from medseg.errors import ManifestError
-from medseg.files import sha256_file
+from medseg.files import sha256_array, sha256_file
 from medseg.images import read_mask
 from medseg.manifest.check import fix
 from medseg.manifest.check.doctor import Report, check_manifest
 from medseg.manifest.check.fix import REPAIRS_FILE, repair
+from medseg.manifest.importers import common
 from medseg.manifest.importers.nifti import import_nifti
 from medseg.manifest.split import given_split
 from medseg.manifest.table import read_manifest
@@ -205,6 +207,114 @@ def test_masks_and_instances_of_an_importer_move_along(labelme_set: tuple[Path, 
     assert check_manifest(tmp_path / "v2", tmp_path / "src").findings == []
 
 
+@pytest.mark.parametrize("defect", planting.INSTANCE_PLANTS)
+def test_objects_at_fault_are_left_out_and_said(defect: str, prepared: Prepared) -> None:
+    root, samples = prepared("labelme")
+    out = imported(root, "labelme")
+    spec = planting.INSTANCE_PLANTS[defect]
+    bad = samples[: len(spec.variants)]
+    for sample, plant in zip(bad, spec.variants, strict=True):
+        plant(sample, RNG(0))
+    masks = {row.sample_id: row.mask_sha256 for row in read_manifest(out)}
+    _, log, after = repaired(root, out)
+    rows = {row.sample_id: row for row in read_manifest(root / "v2")}
+    names = {sample.image.stem for sample in bad}
+    assert {name: row.mask_sha256 for name, row in rows.items()} == masks and after.findings == []
+    assert {name for name, row in rows.items() if row.instances is None} == names
+    assert {path.stem for path in (root / "v2/instances").glob("*")} == set(rows) - names
+    assert {line["sample_id"] for line in log} == names and {(line["before"], line["after"]) for line in log} == {("instances", "left out")}
+    assert all(line["rule"] and line["code"] in ("hash-changed", *spec.codes) for line in log)
+
+
+@pytest.mark.parametrize("name", ["instances/link.json", "away/secret.json"])
+def test_no_object_outside_the_root_is_copied(name: str, prepared: Prepared) -> None:
+    """Where the manifest names, through a link, a file that the user may read and its author may not; the text of a path that leaves
+    its root is refused when the manifest is read."""
+    root, samples = prepared("labelme")
+    out = imported(root, "labelme")
+    (root.parent / "elsewhere").mkdir()
+    secret = root.parent / "elsewhere" / "secret.json"
+    secret.write_text("of another patient")
+    (out / "instances/link.json").symlink_to(secret)
+    (out / "away").symlink_to(secret.parent)
+    table = (out / "manifest.csv").read_text()
+    (out / "manifest.csv").write_text(table.replace(f"instances/{samples[0].image.stem}.json", name))
+    _, log, _ = repaired(root, out)
+    assert [(line["sample_id"], line["code"]) for line in log] == [(samples[0].image.stem, "path-leaves-root")]
+    assert not [
+        path for path in (root / "v2").rglob("*") if path.is_symlink() or path.is_file() and b"of another patient" in path.read_bytes()
+    ]
+
+
+@pytest.mark.parametrize("name", ["objects/{}.json", "instances/../objects/{}.json", "objects\\{}.json"])
+def test_objects_of_any_folder_are_found_in_the_new_version(name: str, prepared: Prepared) -> None:
+    root, samples = prepared("labelme")
+    out = imported(root, "labelme")
+    stem = samples[0].image.stem
+    (out / "objects").mkdir()
+    samples[0].instances.rename(out / "objects" / f"{stem}.json")
+    table = (out / "manifest.csv").read_text()
+    (out / "manifest.csv").write_text(table.replace(f"instances/{stem}.json", name.format(stem)))
+    report, log, after = repaired(root, out)
+    assert (report.findings, log, after.findings) == ([], [], [])
+    row = next(row for row in read_manifest(root / "v2") if row.sample_id == stem)
+    assert row.instances == f"instances/objects/{stem}.json" and (root / "v2" / row.instances).is_file()
+
+
+def test_objects_of_a_repaired_mask_are_left_out_and_said(prepared: Prepared) -> None:
+    """The objects are those of the mask as it was; of a row whose image alone was saved again they still are."""
+    root, samples = prepared("labelme")
+    out = imported(root, "labelme")
+    manifest = read_manifest(out)
+    rng = RNG(0)
+    planting.inverted(1)(samples[0], rng)
+    planting.emptied(samples[1], rng)
+    samples[2].mask.write_bytes(b"none")
+    planting.stray(9, 3)(samples[3], rng)
+    planting._append(samples[4].image)
+    _, log, _ = repaired(root, out)
+    told = {(line["sample_id"], line["code"]) for line in log if (line["before"], line["after"]) == ("instances", "left out")}
+    stems = [sample.image.stem for sample in samples]
+    codes = ("hash-changed", "hash-changed", "file-unreadable", "values-outside")
+    assert told == set(zip(stems[:4], codes, strict=True))
+    new = {row.sample_id: row.instances for row in read_manifest(root / "v2")}
+    assert {name for name, instances in new.items() if instances is None} == set(stems[:4])
+    assert len(new) == len(manifest)
+
+
+def test_objects_of_a_cleaned_mask_are_left_out_under_the_repair_s_code(prepared: Prepared) -> None:
+    """Specks that were there at the import: no hash has changed, and the objects still hold them."""
+    root, samples = prepared("labelme")
+    out = imported(root, "labelme")
+    frame = pd.read_csv(out / "manifest.csv", dtype=str, keep_default_na=False)
+    for sample in samples[:2]:
+        planting.specks(3, 2)(sample, RNG(0))
+        row = frame["sample_id"] == sample.image.stem
+        frame.loc[row, "mask_sha256"] = sha256_array(read_mask(sample.mask))
+        counts = np.bincount(read_mask(sample.mask).ravel(), minlength=4)
+        for column, count in zip(("px_background", "px_tongue", "px_coating", "px_lesion"), counts, strict=True):
+            frame.loc[row, column] = str(count)
+    frame.to_csv(out / "manifest.csv", index=False)
+    report, log, after = repaired(root, out)
+    assert {finding.code for finding in report.findings} == {"specks"} and after.findings == []
+    told = [(line["sample_id"], line["code"]) for line in log if line["before"] == "instances"]
+    assert told == [(sample.image.stem, "specks") for sample in samples[:2]]
+
+
+def test_a_fault_of_the_objects_is_not_told_as_the_mask_s(prepared: Prepared) -> None:
+    root, samples = prepared("labelme")
+    out = imported(root, "labelme")
+    samples[0].mask.write_bytes(b"none")
+    samples[0].instances.unlink()
+    samples[1].image.write_bytes(b"")
+    samples[1].instances.unlink()
+    _, log, _ = repaired(root, out)
+    assert [(line["sample_id"], line["code"], line["after"]) for line in log] == [
+        (samples[0].image.stem, "file-unreadable", "unlabelled"), (samples[0].image.stem, "file-unreadable", "left out"),
+        (samples[1].image.stem, "file-unreadable", "left out"),
+    ]  # fmt: skip
+
+
 def test_volumes_are_repaired_on_their_grid(tmp_path: Path) -> None:
     samples = write_volumes(tmp_path / "data", 8)
     root = tmp_path / "data"
@@ -264,6 +374,28 @@ def test_nothing_is_half_written_on_an_error(prepared: Prepared, monkeypatch: py
 
     monkeypatch.setattr(fix, "write_mask", failing)
     with pytest.raises(OSError, match="no space"):
+        repair(report, root / "v2")
+    assert hashes(root) == before
+
+
+@pytest.mark.parametrize("when", ["the log cannot be written", "another log stands there", "the manifest cannot be written"])
+def test_no_version_stands_without_its_log(when: str, prepared: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
+    root, samples = prepared("binary")
+    planting.white(255)(samples[0], RNG(0))
+    report = check_manifest(imported(root, "binary", as_is=True), root)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "no space left on device")
+
+    if when == "another log stands there":
+        (root / "v2").mkdir()
+        (root / "v2" / REPAIRS_FILE).write_text("the user's own")
+    elif when == "the log cannot be written":
+        monkeypatch.setattr(fix, "_write_log", full)
+    else:
+        monkeypatch.setattr(common, "write_manifest", full)
+    before = hashes(root)
+    with pytest.raises((OSError, ManifestError), match=r"no space|repairs.csv: the file exists and differs"):
         repair(report, root / "v2")
     assert hashes(root) == before
 

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from medseg.errors import AnnotationError, ImageError, ManifestError
-from medseg.images import read_mask
+from medseg.images import read_mask, verify_image
 from medseg.instances import decode, read_instances
 from medseg.manifest.importers import common
 from medseg.manifest.importers.coco import import_coco
@@ -159,7 +159,7 @@ def test_refused_and_lists_are_there_before_the_manifest(tmp_path: Path, monkeyp
 
     with monkeypatch.context() as patched:
         patched.setattr(common, "write_manifest", full)
-        with pytest.raises(OSError, match="No space left"):
+        with pytest.raises(ManifestError, match=r"out: the disk is full \(No space left on device\), so nothing was written; free"):
             import_voc(root, out, ["train", "val"], skip_refused=True)
     assert not out.exists() or not list(out.iterdir())
     import_voc(root, out, ["train", "val"], skip_refused=True)
@@ -243,7 +243,7 @@ def test_names_match_in_either_unicode_form(tmp_path: Path, image: str, mask: st
     only_labelled(read_manifest(tmp_path / "of_coco"))
     save_picture(tmp_path / f"l/{image}.jpg")
     save_json(tmp_path / f"l/{image}.json", [("tongue", 0, 0, 9, 9)], imagePath=f"{mask}.jpg")
-    assert import_labelme(tmp_path / "l", tmp_path / "of_labelme").notes == []
+    assert import_labelme(tmp_path / "l", tmp_path / "of_labelme", classes=["tongue"]).notes == []
     only_labelled(read_manifest(tmp_path / "of_labelme"))
     save_volume(tmp_path / f"v/{image}.nii.gz")
     save_volume(tmp_path / f"w/{mask}.nii.gz", 2)
@@ -312,7 +312,7 @@ def test_a_link_within_the_set_is_noted_and_one_without_images_is_not(labelme_di
     (labelme_dir / "again").symlink_to(labelme_dir / "set_1")
     (tmp_path / "texts").mkdir()
     (labelme_dir / "texts").symlink_to(tmp_path / "texts")
-    report = import_labelme(labelme_dir, tmp_path / "out")
+    report = import_labelme(labelme_dir, tmp_path / "out", classes=["tongue", "coating"])
     assert report.imported == 2 and report.notes == ["a link to another folder of the same set, not followed: 1 file (again)"]
 
 
@@ -328,5 +328,10 @@ def test_a_picture_of_signed_values_is_refused(tmp_path: Path) -> None:
     rule = r"a.tif: signed intensities from -15 to 14: as a photograph, the 50% of its pixels below 0 become black; import it as NIfTI or"
     with pytest.raises(ImageError, match=rule):
         import_masks(tmp_path / "i", tmp_path / "m", tmp_path / "out", ["tongue"])
+    Image.fromarray((values / 15 - 0.25).astype(np.float32)).save(tmp_path / "i/a.tif")
+    with pytest.raises(ImageError, match=r"a.tif: signed intensities from -1.25 to 0.683333: as a photograph, the 63% of its pixels"):
+        import_masks(tmp_path / "i", tmp_path / "m", tmp_path / "out", ["tongue"])
+    Image.fromarray(np.where(values < 0, np.nan, values / 15).astype(np.float32)).save(tmp_path / "i/a.tif")
+    assert verify_image(tmp_path / "i/a.tif") == (20, 30), "what is not a number is the check's to find"
     Image.fromarray(values + 15).save(tmp_path / "i/a.tif")
     assert import_masks(tmp_path / "i", tmp_path / "m", tmp_path / "out", ["tongue"]).imported == 1

@@ -19,7 +19,7 @@ from medseg.errors import AnnotationError, ImageError, LabelError, ManifestError
 from medseg.files import sha256_array, sha256_file
 from medseg.images import read_image, read_mask
 from medseg.instances import decode, read_instances
-from medseg.manifest.importers.common import ImportReport
+from medseg.manifest.importers.common import ImportReport, alike_names
 from medseg.manifest.importers.labelme import import_labelme
 from medseg.manifest.schema import Manifest
 from medseg.manifest.table import read_manifest
@@ -45,7 +45,8 @@ def test_import_and_read_back(labelme_dir: Path, tmp_path: Path) -> None:
     report, manifest = imported(labelme_dir, tmp_path / "tongues" / "v1", on_progress=lambda done, total: steps.append((done, total)))
     assert (report.imported, report.unlabelled, report.refused, report.notes) == (2, 0, [], [])
     assert (report.data_root, report.manifest_folder) == (labelme_dir, tmp_path / "tongues" / "v1")
-    assert steps == [(done, 8) for done in range(1, 9)]  # JSON, photograph and mask of each of two, and two images
+    assert [total for _, total in steps] == [2] * 8, "the images are the total, whatever is done with each"
+    assert [done for done, _ in steps] == [0, 0, 0, 1, 1, 1, 1, 2]
     row = manifest.row(0)
     assert (row.sample_id, row.group_id, row.image, row.mask) == ("set_1/a", "set_1/a", "set_1/a.jpg", "masks/set_1/a.png")
     assert row.px == {"background": 600 - 19 * 14, "tongue": 19 * 14 - 25, "coating": 25}
@@ -363,9 +364,99 @@ def test_skip_refused_imports_the_rest_and_lists_them(labelme_dir: Path, tmp_pat
     assert listed[0]["file"] == "set_1/a.json" and "annotated at 30 x 99" in listed[0]["reason"]
 
 
-def test_unknown_class_is_never_skipped(labelme_dir: Path, tmp_path: Path) -> None:
-    with pytest.raises(LabelError, match=r"a.json: the label 'coating' is no class of the data set \(tongue\) .*in 2 files"):
+def test_a_file_with_an_unknown_label_is_refused_as_others_are(labelme_dir: Path, tmp_path: Path) -> None:
+    rule = r"(?s)src: 2 files cannot be imported:.*the label 'coating' is no class of the data set \(tongue\); name it.*a.json, .*b.json"
+    with pytest.raises(LabelError, match=rule):
+        imported(labelme_dir, tmp_path / "out", classes=["tongue"])
+    with pytest.raises(AnnotationError, match=r"(?s)nothing is left to import.*the label 'coating' is no class"):
         imported(labelme_dir, tmp_path / "out", classes=["tongue"], skip_refused=True)
+    save_picture(labelme_dir / "other.jpg", seed=5)
+    save_json(labelme_dir / "c.json", [("lung", 0, 0, 9, 9), ("lips", 0, 0, 9, 9)], imagePath="other.jpg")
+    with pytest.raises(LabelError, match=r"c.json: the labels 'lips', 'lung' are no classes of .*; name it .*, or pass --skip-refused"):
+        imported(labelme_dir, tmp_path / "out")
+    report, manifest = imported(labelme_dir, tmp_path / "out", skip_refused=True)
+    assert (report.imported, report.unlabelled) == (2, 0), "its photograph is not taken as one without annotation"
+    assert [file for file, _ in report.refused] == ["c.json"] and "'lips', 'lung'" in (tmp_path / "out/refused.csv").read_text()
+
+
+# --- classes that nobody named
+
+
+def test_classes_that_are_met_are_listed_and_those_alike_are_told(tmp_path: Path) -> None:
+    for name, labels in {"a": ["heart", "heart", "lung_1"], "b": ["heart", "Heart", "lung_2"], "c": ["hart "]}.items():
+        save_picture(tmp_path / "src" / f"{name}.jpg", seed=ord(name))
+        save_json(tmp_path / "src" / f"{name}.json", [(label, 0, 0, 9, 9) for label in labels])
+    report, _ = imported(tmp_path / "src", tmp_path / "out", classes=None)
+    assert report.notes == [
+        "blanks around the label 'hart' are left out: 1 file (c.json)",
+        "classes as the annotations name them (--classes would fix them): 1 Heart (1 shape in 1 image), 2 hart (1 shape in 1 image), "
+        "3 heart (3 shapes in 2 images), 4 lung_1 (1 shape in 1 image), 5 lung_2 (1 shape in 1 image)",
+        "class names that differ by case, blanks or one letter alone, perhaps one class: "
+        "'Heart' and 'hart', 'Heart' and 'heart', 'hart' and 'heart'",
+    ]
+    named = imported(tmp_path / "src", tmp_path / "named", classes=["heart", "Heart", "hart", "lung_1", "lung_2"])[0]
+    assert named.notes == report.notes[:1], "who names the classes is not told them"
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "alike"),
+    [
+        ("soft tissue", "soft_tissue", True), ("Tongue", "tongues", True), ("coating", "cotaing", False), ("vessel", "vassel", True),
+        ("car", "cat", False), ("lesion", "lesion 2", False), ("T1 map", "T2 map", False), ("nerve", "nerves2", False),
+        ("ulcer", "culcer", True), ("a", "A", True),
+    ],
+)  # fmt: skip
+def test_names_that_may_be_one(one: str, other: str, alike: bool) -> None:
+    assert bool(alike_names([one, other])) == bool(alike_names([other, one])) == alike
+
+
+def test_background_among_the_classes_is_noted(labelme_dir: Path, tmp_path: Path) -> None:
+    report, manifest = imported(labelme_dir, tmp_path / "out", classes=["tongue", "background", "coating"])
+    said = "--classes names background, which is always id 0, so it is left out of the count: the ids are 1 tongue, 2 coating"
+    assert report.notes == [said] and manifest.labels.foreground == ("tongue", "coating")
+
+
+# --- photographs that EXIF turns
+
+
+@pytest.mark.parametrize(
+    ("orientation", "stated", "noted"), [(3, True, True), (6, True, False), (6, False, True), (1, False, False), (2, True, True)]
+)
+def test_a_photograph_that_exif_turns_is_noted_as_by_masks(tmp_path: Path, orientation: int, stated: bool, noted: bool) -> None:
+    """Nothing embedded, and a size that does not tell which way the annotator saw the picture."""
+    height, width = (30, 20) if orientation == 6 else (20, 30)
+    save_picture(tmp_path / "src" / "a.jpg", height, width, orientation)
+    save_json(tmp_path / "src" / "a.json", [("tongue", 0, 0, 9, 4)], *((20, 30) if stated else (None, None)))
+    notes = imported(tmp_path / "src", tmp_path / "out", classes=["tongue"])[0].notes
+    said = "1 photograph carries an EXIF orientation; which way its mask lies is told by `medseg manifest check`"
+    assert notes == ([said] if noted else [])
+
+
+# --- the output's place and disk
+
+
+def full_disk(*arguments: object) -> None:
+    raise OSError(28, "No space left on device")
+
+
+def test_a_full_disk_is_told_of_the_output_and_of_no_source(labelme_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("medseg.manifest.importers.painted.write_mask", full_disk)
+    with pytest.raises(ManifestError, match=r"out: the disk is full \(No space left on device\), so nothing was written; free") as caught:
+        imported(labelme_dir, tmp_path / "out", skip_refused=True)
+    assert "--skip-refused" not in str(caught.value) and ".json" not in str(caught.value) and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("out", ["src/set_1", "src", "src/deep"])
+def test_an_output_among_the_photographs_is_refused(labelme_dir: Path, tmp_path: Path, out: str) -> None:
+    """Below the source such a folder would be passed by, and its images be missed in silence."""
+    save_picture(labelme_dir / "z.jpg", seed=9)
+    save_picture(labelme_dir / "deep" / "er" / "y.jpg", seed=8)
+    with pytest.raises(
+        ManifestError, match=r"this folder holds files of the set \(.*\.jpg.*\), and the manifest would lie among them; give"
+    ):
+        imported(labelme_dir, tmp_path / out)
+    assert not (tmp_path / out / "manifest.csv").exists()
+    assert imported(labelme_dir, tmp_path / "src" / ".." / "beside")[0].imported == 2
 
 
 def test_labels_that_cannot_be_class_names(tmp_path: Path) -> None:

@@ -322,6 +322,57 @@ def test_patterns_name_masks_and_images(tmp_path: Path) -> None:
         import_masks(both, both, tmp_path / "o", ["vessel"], mask_pattern="(x)", mask_suffix="_m")
 
 
+@pytest.mark.parametrize(("pattern", "taken"), [(r"\.jpg$", ["a", "bL"]), (r"[LR]$", ["bL"]), (r"^(a|c)\b", ["a", "c"])])
+def test_an_image_pattern_sees_the_path_with_suffix_and_without(tmp_path: Path, pattern: str, taken: list[str]) -> None:
+    for name in ("a.jpg", "bL.jpg", "c.png"):
+        save_picture(tmp_path / "i" / name, seed=ord(name[0]))
+        if Path(name).stem in taken:
+            save_mask(tmp_path / "m" / f"{Path(name).stem}.png", {1: 2})
+    import_masks(tmp_path / "i", tmp_path / "m", tmp_path / "out", ["x"], image_pattern=pattern)
+    assert [row.sample_id for row in read_manifest(tmp_path / "out")] == taken
+
+
+def test_an_image_pattern_that_leaves_nothing_is_named(mask_dirs: Dirs, tmp_path: Path) -> None:
+    rule = (
+        r"images: --image-pattern '\\\\.jpg\$' finds none of the images under this folder \(3 files, such as 1.png\); correct the pattern"
+    )
+    with pytest.raises(AnnotationError, match=rule):
+        import_masks(*mask_dirs, tmp_path / "out", ["tongue"], image_pattern=r"\.jpg$")
+
+
+def test_a_full_disk_is_told_of_the_output_and_of_no_source(mask_dirs: Dirs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in (1, 2, 3):
+        save_mask(mask_dirs[1] / f"{number}.png", {255: number})
+
+    def full(*arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("medseg.manifest.importers.masks.write_mask", full)
+    with pytest.raises(ManifestError, match=r"out: the disk is full \(No space left on device\), so nothing was written") as caught:
+        import_masks(*mask_dirs, tmp_path / "out", ["tongue"])
+    assert "--skip-refused" not in str(caught.value) and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("out", ["data/images", "data/masks"])
+def test_an_output_among_images_or_masks_is_refused(mask_dirs: Dirs, tmp_path: Path, out: str) -> None:
+    with pytest.raises(ManifestError, match=r"this folder holds files of the set \(1.png, 2.png, 3.png\), and the manifest would lie"):
+        import_masks(*mask_dirs, tmp_path / out, ["tongue"])
+
+
+def test_an_output_of_its_own_below_the_images_may_be_written_again(mask_dirs: Dirs) -> None:
+    for number in (1, 2, 3):
+        save_mask(mask_dirs[1] / f"{number}.png", {255: number})
+    first = import_masks(*mask_dirs, mask_dirs[0] / "v1", ["tongue"])
+    assert import_masks(*mask_dirs, mask_dirs[0] / "v1", ["tongue"]).imported == first.imported == 3
+
+
+def test_images_without_mask_are_named(mask_dirs: Dirs, tmp_path: Path) -> None:
+    (mask_dirs[1] / "2.png").unlink()
+    report = import_masks(*mask_dirs, tmp_path / "out", ["background", "tongue"])
+    assert list(report.without_mask) == ["images/2.png"] and report.unlabelled == 1
+    assert report.notes == ["--classes names background, which is always id 0, so it is left out of the count: the ids are 1 tongue"]
+
+
 @pytest.mark.parametrize(
     ("option", "said"), [({"mask_pattern": r"^(.*)_1stHO$"}, "--mask-pattern"), ({"mask_suffix": "_1stHO"}, "--mask-suffix")]
 )

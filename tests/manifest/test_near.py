@@ -120,14 +120,24 @@ def test_what_the_whole_set_has_in_common_makes_no_pair() -> None:
     assert set(found) == {("s004", "s020")}
 
 
+def test_what_is_no_image_of_the_set_does_not_change_what_its_images_have_in_common() -> None:
+    """The speckle above beside drawings without a mask, dark where the frame is bright, such as a second observer's masks."""
+    rng = np.random.default_rng(3)
+    rows, columns = np.mgrid[:64, :64] - 31.5
+    frame = np.where(np.hypot(rows, columns) < 28, 190.0, 5.0)
+    images = [np.clip(frame + 105 * ndimage.gaussian_filter(rng.normal(size=(64, 64)), 2), 0, 255).astype(np.uint8) for _ in range(20)]
+    drawings = [
+        np.where(frame + 400 * ndimage.gaussian_filter(rng.normal(size=(64, 64)), 3) > 100, 0, 255).astype(np.uint8) for _ in range(20)
+    ]
+    thumbs = np.stack([near.thumbnail(np.repeat(one[..., None], 3, axis=2)) for one in (*images, *drawings)])
+    names = [f"s{place:03d}" for place in range(40)]
+    of_images = [[pair for pair in near.near_pairs(names, thumbs, known) if pair.second < "s020"] for known in (None, np.arange(40) < 20)]
+    assert of_images[0] and not of_images[1]  # without the first the test says nothing
+
+
 def test_the_middle_slice_of_a_volume_is_shown() -> None:
     array = np.zeros((6, 4, 5), np.float32)
     array[1, 2, 2], array[0, 0, 2] = 10, np.nan
     picture = near.middle_slice(array)
     assert picture.shape == (4, 6, 3) and picture[2, 1].tolist() == [255] * 3 and picture[0, 0].tolist() == [0] * 3
     assert near.middle_slice(np.ones((3, 3, 3, 2), np.int16)).shape == (3, 3, 3)
-
-
-def test_clusters_join_chains() -> None:
-    pair = [near.Pair(first, second, 0.99, "as it is") for first, second in ("ab", "dc", "bd", "xy")]
-    assert near.clusters(pair) == [["a", "b", "c", "d"], ["x", "y"]]

@@ -271,7 +271,7 @@ def test_a_description_that_is_none(tmp_path: Path, text: str, message: str) -> 
         import_decathlon(root, tmp_path / "out")
     (root / "dataset.json").unlink()
     for importer in (import_decathlon, import_nnunet):
-        with pytest.raises(AnnotationError, match="dataset.json: there is no such file"):
+        with pytest.raises(AnnotationError, match=r"dataset.json: there is no such file; .*`medseg manifest import nifti --images DIR"):
             importer(root, tmp_path / "out")
 
 

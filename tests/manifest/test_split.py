@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -140,7 +140,7 @@ def test_keys(manifest: Manifest, tmp_path: Path, text: str) -> None:
         "x/2": "train",
         "x/3": "test",
     }
-    assert warnings == [] and read_split(manifest, "given").digest == split.digest
+    assert warnings == ["val is empty: no labelled row is listed there"] and read_split(manifest, "given").digest == split.digest
     assert "from=pairs.csv; from_sha256=" in split.path.read_text().splitlines()[0]
 
 
@@ -156,6 +156,7 @@ def test_warnings_count_what_is_left_out(manifest: Manifest, tmp_path: Path) -> 
         "1 listed, but not in the manifest (x/9)",
         "1 listed, but unlabelled: left out (x/4)",
         "2 labelled, but not listed: in no part, neither trained on nor scored (x/1, x/2)",
+        "val and test are empty: no labelled row is listed there",
     ]
 
 
@@ -167,7 +168,7 @@ BAD_TABLES = {
     "part": ("sample,split\nx/1,train\nx/3,dev\n", r"pairs.csv row 3 \(x/3\): unknown split 'dev'; use one of train, val, test"),
     "none known": (
         "sample,split\ny,train\n",
-        r"none of its 1 rows names a sample of .*\(first: 'y'\); its sample column must hold",
+        r"none of its 1 row names a sample of .*\(first: 'y'\); its sample column must hold",
     ),
     "twice": ("sample,split\nx/1,train\nx/1,train\n", r"pairs.csv row 3 \(x/1\): the sample 'x/1' is listed twice; keep one"),
     "torn": ("sample,split\nx/1,train\nx/2,test\n", r"pairs.csv: the group 'p' is in two splits: train and test; put all"),
@@ -199,6 +200,17 @@ def test_a_part_of_another_path_is_no_match(make_manifest: Make, tmp_path: Path)
     split, warnings = taken(manifest, tmp_path, "image,split\nset_1/104.jpg,test\nset_2/105.jpg,train\n105.1,test\n")
     assert dict(zip(split.frame["sample_id"], split.frame["split"], strict=True)) == {"set_2/105": "train"}
     assert warnings[0] == "2 listed, but not in the manifest (set_1/104.jpg, 105.1)"
+
+
+def test_parts_without_a_row_are_told(manifest: Manifest, tmp_path: Path) -> None:
+    assert taken(manifest, tmp_path, "sample,split\nx/1,val\nx/2,val\nx/3,val\n")[1] == [
+        "train and test are empty: no labelled row is listed there"
+    ]
+
+
+def test_a_table_of_folds_lacks_no_val(make_manifest: Make) -> None:
+    manifest = make_manifest(patients(10, 1, 0))
+    assert given_split(manifest, "taken", make_split(manifest, "cv", folds=3).path)[1] == []
 
 
 def test_missing_table(manifest: Manifest, tmp_path: Path) -> None:
@@ -312,6 +324,11 @@ def test_near_duplicates_join_their_groups(make_manifest: Make) -> None:
     assert group_of["p009/0"] == "p009" and split.frame["group_id"].nunique() == 10
     assert "near_duplicate_pairs=4; near_duplicate_clusters=2" in split.path.read_text().splitlines()[0]
     assert remarks(split) == ["4 pairs of near duplicates, 2 groups joined from several"]
+    one = replace(split, facts={"near_duplicate_pairs": "1", "near_duplicate_clusters": "1", "kept_test": "1"})
+    assert remarks(one) == [
+        "1 row stays in test because an earlier split of this data set tests on it or on its group",
+        "1 pair of near duplicates, 1 group joined from several",
+    ]
 
 
 def test_near_duplicates_are_joined_through_an_unlabelled_image(make_manifest: Make) -> None:
@@ -360,6 +377,8 @@ def test_unlocking_is_recorded(make_manifest: Make) -> None:
     first = make_split(manifest, "main", seed=0)
     split = make_split(manifest, "other", seed=1, unlock="the old one;\nhad leaked")
     assert groups_in(split, "test") != groups_in(first, "test")
+    (told,) = remarks(split)
+    assert told.endswith("had leaked; the next split keeps in test what any split has there, the earlier ones as well as this")
     assert split.facts["unlock_test"] == "the old one, had leaked" and read_split(manifest, "other").digest == split.digest
     make_split(manifest, "other", seed=1, unlock="the old one;\nhad leaked")
     moved = len(groups_in(first, "test") - groups_in(split, "test")) * 2
@@ -369,6 +388,7 @@ def test_unlocking_is_recorded(make_manifest: Make) -> None:
         assert (line["event"], line["reason"], line["rows"], line["new_split"]) == ("unlock", "the old one; had leaked", moved, "other.csv")
     with pytest.raises(ManifestError, match=r"--unlock-test: the reason is blank; say why"):
         make_split(manifest, "third", unlock=" ")
+    assert groups_in(make_split(manifest, "third"), "test") == groups_in(first, "test") | groups_in(split, "test")
 
 
 def test_unlocking_is_recorded_by_every_split_that_tests_on_the_rows(manifest: Manifest, tmp_path: Path) -> None:

@@ -19,12 +19,13 @@ from typing import Any
 import pandas as pd
 
 from medseg.errors import ManifestError
-from medseg.files import resolve_under
+from medseg.files import read_json
 from medseg.labels import LabelSet
 from medseg.manifest.check.facts import examine
 from medseg.manifest.check.findings import Finding, exit_code
 from medseg.manifest.check.record import Facts, Job
 from medseg.manifest.check.rules import Seen, find_near, of_set, read_by_the_set
+from medseg.manifest.importers.common import IMPORT_FILE
 from medseg.manifest.near import Pair
 from medseg.manifest.schema import SPLIT_COLUMNS, Manifest
 from medseg.manifest.table import SPLITS_FOLDER, read_csv, read_manifest, read_split, split_names
@@ -63,25 +64,38 @@ class Report:
         }  # fmt: skip
 
 
-def check_manifest(path: Path, data_root: Path, jobs: int = 0, on_progress: Progress | None = None) -> Report:
+def check_manifest(
+    path: Path, data_root: Path, jobs: int = 0, on_progress: Progress | None = None, only_splits: Sequence[str] = ()
+) -> Report:
     """Examine every row and the set as a whole; `jobs` workers, 0 for as many as there are processors.
+
+    only_splits: the splits to look at, by name; all of them by default. One that another has replaced stands for ever, as its test rows
+    are locked.
 
     Raises ManifestError where manifest.csv or dataset.yaml itself cannot be read, or not one image is there; everything else becomes
     a finding.
     """
     manifest = read_manifest(path)
-    splits, unusable = _read_splits(manifest)
-    prepared = [_job(manifest, row, data_root) for row in manifest]
+    splits, unusable = _read_splits(manifest, only_splits)
+    given, unread = _read_given(manifest)
+    prepared = [_job(manifest, row, stated, data_root) for row, stated in zip(manifest, _instance_hashes(manifest), strict=True)]
     _check_root([job.image for job, _ in prepared if job.image], manifest, data_root)
     facts = list(_examine_all([job for job, _ in prepared], manifest.labels, jobs, on_progress))
-    seen = Seen(manifest, facts, splits)
+    seen = Seen(manifest, facts, splits, given)
     read_by_the_set(seen)
     pairs = find_near(seen)
-    found = [*unusable, *(finding for _, leaving in prepared for finding in leaving), *_local(facts), *of_set(seen, pairs)]
-    return Report(seen, _in_order(found, manifest), pairs, data_root)
+    leaving = (finding for _, some in prepared for finding in some)
+    found = [*unread, *unusable, *leaving, *_local(facts), *of_set(seen, pairs)]
+    return Report(seen, _in_order(found, manifest, data_root), pairs, data_root)
 
 
-def _job(manifest: Manifest, row: Row, data_root: Path) -> tuple[Job, list[Finding]]:
+def _instance_hashes(manifest: Manifest) -> list[str | None]:
+    """By row, what the manifest states of its file of objects."""
+    stated = manifest.frame.get("instances_sha256", [None] * len(manifest))
+    return [cell if isinstance(cell, str) else None for cell in stated]
+
+
+def _job(manifest: Manifest, row: Row, instances_sha256: str | None, data_root: Path) -> tuple[Job, list[Finding]]:
     """The row with its files' places; a path that leaves its root becomes a finding and is not followed."""
     leaving: list[Finding] = []
 
@@ -94,10 +108,8 @@ def _job(manifest: Manifest, row: Row, data_root: Path) -> tuple[Job, list[Findi
 
     image = place(lambda: manifest.image_path(row, data_root), row.image)
     mask = place(lambda: manifest.mask_path(row, data_root), row.mask) if row.mask else None
-    objects = row.instances or ""
-    told = place(lambda: resolve_under(manifest.folder, objects, ManifestError, manifest.where(row)), objects) if objects else None
     derived = (manifest.dataset.images_under == "manifest", manifest.dataset.masks_under == "manifest")
-    return Job(row, image, mask, told, *derived), leaving
+    return Job(row, image, mask, manifest.folder, instances_sha256, *derived), leaving
 
 
 def _check_root(images: Sequence[Path], manifest: Manifest, data_root: Path) -> None:
@@ -155,15 +167,40 @@ def _processors() -> int:
 
 def _local(facts: Sequence[Facts]) -> Iterator[Finding]:
     for seen in facts:
-        for code, file, rule, fix in seen.local:
+        for code, file, rule, fix in (*seen.local, *seen.of_instances):
             yield Finding(code, rule, fix, file, sample_id=seen.sample_id)
 
 
-def _read_splits(manifest: Manifest) -> tuple[dict[str, pd.DataFrame], list[Finding]]:
+def _read_given(manifest: Manifest) -> tuple[dict[int, int] | None, list[Finding]]:
+    """What the user said at the import by --map, where the masks still lie as they were: {} where import.json is gone, None where it
+    is broken, which is a finding."""
+    path = manifest.folder / IMPORT_FILE
+    if manifest.dataset.masks_under != "data_root" or not path.is_file():
+        return {}, []
+    known = {*manifest.labels.classes, manifest.labels.ignore_id}
+    try:
+        given = read_json(path, ManifestError).get("given", {})
+        numbers = {int(value): class_id for value, class_id in given.items() if value.isdecimal()}
+        if not known.issuperset(numbers.values()):
+            raise ValueError
+        return numbers, []
+    except (ManifestError, OSError, ValueError, TypeError, AttributeError) as cause:
+        why = cause.rule if isinstance(cause, ManifestError) else "not what an import writes"
+        rule = f"{why}: what was said by --map at the import is not known, and masks are read by their values alone"
+        fix = "put the file back, or import the set again as a new version; where no --map was given, it may be removed"
+        return None, [Finding("file-unreadable", rule, fix, file=IMPORT_FILE)]
+
+
+def _read_splits(manifest: Manifest, only: Sequence[str]) -> tuple[dict[str, pd.DataFrame], list[Finding]]:
     """The tables of all splits, read leniently: one made for another version of the manifest is a finding and still looked at."""
     tables: dict[str, pd.DataFrame] = {}
     findings: list[Finding] = []
-    for name in split_names(manifest):
+    names = split_names(manifest)
+    for name in only:
+        if name not in names:
+            there = f"the splits are {', '.join(names)}" if names else "it has none"
+            raise ManifestError(manifest.folder, f"there is no split {name!r}", there)
+    for name in only or names:
         path = manifest.folder / SPLITS_FOLDER / f"{name}.csv"
         try:
             tables[name] = read_split(manifest, name).frame
@@ -184,8 +221,8 @@ def _lenient(path: Path) -> pd.DataFrame | None:
     return table if set(SPLIT_COLUMNS) <= set(table.columns) else None
 
 
-def _in_order(findings: Sequence[Finding], manifest: Manifest) -> list[Finding]:
-    """Findings with row and file filled in, by row; those on the set first."""
+def _in_order(findings: Sequence[Finding], manifest: Manifest, data_root: Path) -> list[Finding]:
+    """Findings with row and file filled in, by row; those on the set first. A file stands there as in the manifest: below its root."""
     frame = manifest.frame
     line = {str(sample): int(order) + 2 for sample, order in zip(frame["sample_id"], frame.index, strict=True)}
     mask = dict(zip(frame["sample_id"], frame["mask"], strict=True))
@@ -195,5 +232,11 @@ def _in_order(findings: Sequence[Finding], manifest: Manifest) -> list[Finding]:
         sample = finding.sample_id
         on_image = "duplicate" in finding.code and finding.code != "duplicate-mask"
         file = finding.file or str((image if on_image else mask).get(sample, ""))
-        filled.append(replace(finding, row=line.get(sample), file=file))
+        filled.append(replace(finding, row=line.get(sample), file=below(file, (manifest.folder, data_root))))
     return sorted(filled, key=lambda f: (f.row or 0, f.severity, f.code, f.file, f.others))
+
+
+def below(file: str, roots: Sequence[Path]) -> str:
+    """`file` relative to the first root that holds it."""
+    path = Path(file)
+    return next((path.relative_to(root).as_posix() for root in roots if path.is_relative_to(root)), file)

@@ -12,11 +12,12 @@ from types import ModuleType
 import numpy as np
 
 from medseg.conventions import FileKind, ValueMap, content_of, decide, look_up, stored_values
-from medseg.errors import ImageTooLargeError, MedsegError
+from medseg.errors import ImageTooLargeError, ManifestError, MedsegError
+from medseg.files import resolve_under, sha256_file
 from medseg.images import Inspected, RawMask, inspect_image, is_volume, read_raw_mask
 from medseg.labels import LabelSet
 from medseg.manifest.check.outline import outline_fit
-from medseg.manifest.check.record import AGAIN, Facts, FractionError, Job, Seen, check_hash, fingerprint
+from medseg.manifest.check.record import AGAIN, Facts, Fault, FractionError, Job, Seen, changed, check_hash, fingerprint
 from medseg.manifest.check.shapes import blemishes_of, border_shares, follows_stored
 from medseg.manifest.check.whole import damage_of
 from medseg.manifest.near import reduced, thumbnail
@@ -36,8 +37,8 @@ def examine(job: Job, labels: LabelSet) -> Facts:
     seen = _guarded(lambda: _examine_image(job, facts) if job.image else None, job.image, facts)
     if job.mask:
         _guarded(lambda: _examine_mask(job, labels, seen, facts), job.mask, facts)
-    if job.instances and not job.instances.is_file():
-        facts.add("file-missing", job.instances, "the file of the instances is not there", "import the set again")
+    if job.row.instances:
+        facts.of_instances = _faults_of_instances(job, job.row.instances)
     return facts
 
 
@@ -48,6 +49,41 @@ def _guarded(look: Callable[[], Seen | None], path: Path | None, facts: Facts) -
     except OSError as cause:
         facts.add("file-unreadable", path, f"it cannot be read ({cause.strerror or cause})", "check its permissions and the disk")
         return None
+
+
+# --- the objects
+
+_BACK = "put it back, or import the set again as a new version; `--fix` leaves it out"
+
+
+def _faults_of_instances(job: Job, relative: str) -> list[Fault]:
+    """What is wrong with the row's file of objects.
+
+    It is read only where its bytes are not those that the manifest states: these an importer has written from codes that it checked,
+    and reading takes ten times as long as hashing.
+    """
+    try:
+        path = resolve_under(job.folder, relative, ManifestError, job.row.sample_id)
+    except ManifestError as error:
+        return [("path-leaves-root", relative, error.rule, error.fix)]
+    try:
+        found, stated = sha256_file(path) if path.is_file() else None, job.instances_sha256
+        if found is None:
+            return [("file-missing", str(path), "the file of the instances is not there", _BACK)]
+        faults = [("hash-changed", str(path), changed(found, stated), _BACK)] if stated and found != stated else []
+        return faults if found == stated else [*faults, *_unreadable_instances(path)]
+    except OSError as cause:
+        return [("file-unreadable", str(path), f"it cannot be read ({cause.strerror or cause})", "check its permissions and the disk")]
+
+
+def _unreadable_instances(path: Path) -> list[Fault]:
+    from medseg.instances import read_instances  # a set without objects does not wait for pycocotools
+
+    try:
+        read_instances(path)
+    except ManifestError as error:
+        return [("file-unreadable", str(path), error.rule, _BACK)]
+    return []
 
 
 # --- the image
@@ -191,7 +227,12 @@ def _check_photograph_grid(path: Path, raw: RawMask, seen: Seen | None, facts: F
         facts.add("exif-orientation", path, rule, "turn the mask likewise; `--fix` does it")
     elif shape != seen.shape:
         rule = f"the mask is {shape[1]} x {shape[0]} pixels, its image {seen.shape[1]} x {seen.shape[0]} (upright)"
-        facts.add("size-mismatch", path, rule, "export the mask at the image's size")
+        facts.add(
+            "size-mismatch",
+            path,
+            rule,
+            "export the mask at the image's size; `--fix` scales it where the shapes agree, else leaves the row unlabelled",
+        )
 
 
 def _binary(values_HW: np.ndarray) -> np.ndarray:

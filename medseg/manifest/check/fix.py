@@ -1,19 +1,21 @@
 """Repair what can be repaired safely, into a new version of the manifest; the originals stay as they are.
 
 Masks are read by the set's convention, turned, un-inverted and cleaned, and written anew as id masks. What cannot be known is not
-guessed: a mask that no rule explains makes its row unlabelled, an image that cannot be read leaves its row out. Every step goes into
-repairs.csv with its rule, before and after.
+guessed: a mask that no rule explains makes its row unlabelled, an image that cannot be read leaves its row out, and objects that are
+no longer those of their mask are left out. Every step goes into repairs.csv with its rule, before and after.
 """
 
 from __future__ import annotations
 
 import csv
 import io
+import os
 import shutil
 from collections import defaultdict
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pandas as pd
@@ -21,27 +23,31 @@ from scipy import ndimage
 
 from medseg.conventions import ValueMap, convert, snap
 from medseg.errors import LabelError, ManifestError
-from medseg.files import sha256_array, staging, write_text
+from medseg.files import posix, read_json, resolve_under, sha256_array, staging, write_text
 from medseg.images import RawMask, byte_counts, inspect_image, is_volume, read_raw_mask, resize_mask, write_mask
 from medseg.labels import LabelSet
-from medseg.manifest.check.doctor import Report
+from medseg.manifest.check.doctor import Report, below
 from medseg.manifest.check.findings import Finding
 from medseg.manifest.check.record import Facts
 from medseg.manifest.check.rules import BLEMISHES, KIND_CODES, enclosing, usual
 from medseg.manifest.check.shapes import UPRIGHT, holes_of, specks_of
 from medseg.manifest.check.volume_facts import flat_mask, raw_volume
 from medseg.manifest.imagefiles import image_hash
-from medseg.manifest.importers.common import write_all
+from medseg.manifest.importers.common import IMPORT_FILE, write_all
 from medseg.manifest.schema import PIXEL_PREFIX, SPACINGS, Manifest
 from medseg.manifest.split import joined_groups
+from medseg.manifest.table import MANIFEST_FILE, digest_of
 from medseg.types import Row, Size
 from medseg.volumes import read_header, read_volume, rounded, write_labels
 
 REPAIRS_FILE = "repairs.csv"
 REGROUPED = "near-duplicate"  # the code of a row whose group changed
+LEFT_OUT = "left out"
+FOLDERS = ("masks", "images", "instances")
 SAME_ASPECT = 0.01  # relative difference of width / height up to which a mask is scaled onto its image
 OF_MASK = ("mask", "mask_sha256", "mask_as_stored", "instances", "instances_sha256")
 NO_IMAGE = ("file-missing", "file-unreadable", "path-leaves-root", "huge-image")
+_REDRAWN = "the mask was repaired or has changed, and its objects may not be those of the file any more"
 Progress = Callable[[int, int], None]
 
 
@@ -56,6 +62,15 @@ class Repair:
     after: str
 
 
+@dataclass(frozen=True, slots=True)
+class Stages:
+    """Where the files of the new version wait until all are written, in the order of FOLDERS."""
+
+    masks: Path
+    images: Path
+    instances: Path
+
+
 class _UnrepairableError(Exception):
     """A mask that no rule explains; the row becomes unlabelled. args: code, rule."""
 
@@ -63,16 +78,18 @@ class _UnrepairableError(Exception):
 def repair(report: Report, out: Path, on_progress: Progress | None = None) -> list[Repair]:
     """Write a new version to the folder `out` and return what was done.
 
-    Raises ManifestError where `out` is the manifest's own folder or holds another version, or no row is left.
+    Raises ManifestError where `out` is the manifest's own folder or holds another version, what was said of the masks at the import is
+    not known any more, or no row is left.
     """
     manifest = report.manifest
-    if out.resolve() == manifest.folder.resolve():
-        raise ManifestError(out, "this is the manifest that was checked; versions are immutable", "name a new folder, such as v2 beside v1")
+    _check_may_repair(report, out)
     worker = _Repairer(report)
-    with staging(out / "masks") as masks, staging(out / "images") as images, staging(out / "instances") as instances:
+    with ExitStack() as stack:
+        staged = [(stack.enter_context(staging(target)), target) for target in (out, *(out / name for name in FOLDERS))]
+        top, *stages = (stage for stage, _ in staged)
         rows = []
         for position, row in enumerate(manifest):
-            rows += worker.repaired(row, position, masks, images, instances)
+            rows += worker.repaired(row, position, Stages(*stages))
             if on_progress:
                 on_progress(position + 1, len(manifest))
         if not rows:
@@ -80,10 +97,33 @@ def repair(report: Report, out: Path, on_progress: Progress | None = None) -> li
         frame = worker.framed(rows)
         dataset = manifest.dataset.model_copy(update={"masks_under": "manifest"})
         how = {"importer": "manifest check --fix", "repaired_from_sha256": manifest.digest, "repairs": len(worker.log)}
-        staged = [(masks, out / "masks"), (images, out / "images"), (instances, out / "instances")]
+        _write_log(top / REPAIRS_FILE, worker.log)  # comes into place before the manifest: no version stands without its log
         write_all(out, frame, dataset, [(stage, target) for stage, target in staged if any(stage.iterdir())], how)
-    _write_log(out / REPAIRS_FILE, worker.log)
     return worker.log
+
+
+def check_target(folder: Path, out: Path) -> None:
+    """ManifestError where a repair of the manifest in `folder` cannot go to `out`: told before an hour of checking."""
+    if out.resolve() == folder.resolve():
+        raise ManifestError(out, "this is the manifest that was checked; versions are immutable", "name a new folder, such as v2 beside v1")
+    if (out / MANIFEST_FILE).exists() and (folder / MANIFEST_FILE).exists() and _repaired_from(out) != digest_of(folder):
+        rule = "another version stands there, and versions are immutable"
+        raise ManifestError(out, rule, "name a new folder, such as v3 beside v2, or remove this one")
+
+
+def _repaired_from(out: Path) -> object:
+    try:
+        return read_json(out / IMPORT_FILE, ManifestError).get("repaired_from_sha256")
+    except (ManifestError, OSError):
+        return None
+
+
+def _check_may_repair(report: Report, out: Path) -> None:
+    folder = report.manifest.folder
+    check_target(folder, out)
+    if report.seen.given is None:
+        rule = "the file is broken: what was said by --map at the import is not known, and a repair would have to guess it"
+        raise ManifestError(folder / IMPORT_FILE, rule, "put it back; where no --map was given, remove it")
 
 
 def _write_log(path: Path, log: list[Repair]) -> None:
@@ -112,24 +152,25 @@ class _Repairer:
 
     # --- rows
 
-    def repaired(self, row: Row, position: int, masks: Path, images: Path, instances: Path) -> list[dict[str, object]]:
+    def repaired(self, row: Row, position: int, stages: Stages) -> list[dict[str, object]]:
         """The row's cells in the new version: none where its image cannot be read."""
-        codes = {finding.code: finding for finding in self._findings[row.sample_id]}
         facts = self._facts[row.sample_id]
+        of_instances = {below(file, (self.manifest.folder, self.data_root)) for _, file, *_ in facts.of_instances}
+        codes = {finding.code: finding for finding in self._findings[row.sample_id] if finding.file not in of_instances}
         if facts.pixels is None:
             code = next((code for code in NO_IMAGE if code in codes), "file-unreadable")
-            self._say(row, code, codes[code].rule if code in codes else "the image cannot be read", "row", "left out")
+            self._say(row, code, codes[code].rule if code in codes else "the image cannot be read", "row", LEFT_OUT)
             return []
-        cells = self._cells(row, position, images)
+        cells = self._cells(row, position, stages.images)
         if row.mask is None or facts.content is None:
-            return [self._unlabelled(row, codes, cells)]
+            return [self._unreadable(row, codes, cells)]
         try:
-            ids = self._ids(row, facts, codes)
+            ids, redrawn = self._ids(row, facts, codes)
         except (_UnrepairableError, LabelError) as problem:
             code, rule = problem.args if isinstance(problem, _UnrepairableError) else ("interpolated-mask", problem.rule)
-            self._say(row, code, rule, "mask", "unlabelled")
-            return [_without_mask(cells)]
-        return [self._labelled(row, cells, *ids, masks, instances)]
+            return [self._unlabelled(row, code, rule, cells)]
+        cells |= self._instances(row, facts, redrawn, stages.instances)
+        return [self._labelled(row, cells, ids, stages.masks)]
 
     def _cells(self, row: Row, position: int, images: Path) -> dict[str, object]:
         """The old row's cells, with the image's size and hash as they are now."""
@@ -148,21 +189,41 @@ class _Repairer:
         if found != row.image_sha256:
             self._say(row, "hash-changed", "the image has changed since the manifest was written", row.image_sha256, found)
         if derived:
-            target = images / _below(row.image, "images")
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, target)
+            cells |= {"image": _copied(path, row.image, images, "images")}
         return cells | {"image_sha256": found}
 
-    def _unlabelled(self, row: Row, codes: dict[str, Finding], cells: dict[str, object]) -> dict[str, object]:
+    def _unreadable(self, row: Row, codes: dict[str, Finding], cells: dict[str, object]) -> dict[str, object]:
+        """The cells of a row that has no mask, or one that cannot be read."""
+        if row.mask is None:
+            return self._unlabelled(row, "file-missing", "the row has no mask", cells)
+        code = next((code for code in (*NO_IMAGE, "interpolated-mask") if code in codes), "file-unreadable")
+        return self._unlabelled(row, code, codes[code].rule if code in codes else "the mask cannot be read", cells)
+
+    def _unlabelled(self, row: Row, code: str, rule: str, cells: dict[str, object]) -> dict[str, object]:
         if row.mask is not None:
-            code = next((code for code in (*NO_IMAGE, "interpolated-mask") if code in codes), "file-unreadable")
-            self._say(row, code, codes[code].rule if code in codes else "the mask cannot be read", "mask", "unlabelled")
+            self._say(row, code, rule, "mask", "unlabelled")
+        if row.instances is not None:
+            self._say(row, code, f"its row is unlabelled: {rule}", "instances", LEFT_OUT)
         return _without_mask(cells)
 
-    def _labelled(
-        self, row: Row, cells: dict[str, object], ids: np.ndarray, redrawn: bool, masks: Path, instances: Path
-    ) -> dict[str, object]:
-        assert row.mask is not None
+    def _instances(self, row: Row, facts: Facts, redrawn: str | None, instances: Path) -> dict[str, object]:
+        """The cells of the file of objects, which moves along where it is sound and its mask is still as it was.
+
+        A repair is not carried over to the objects: which of them a turned, exchanged or cleaned pixel is of, the mask does not tell.
+        """
+        if row.instances is None:
+            return {}
+        if facts.of_instances:
+            code, _, rule, _ = facts.of_instances[0]
+        elif redrawn:
+            code, rule = redrawn, _REDRAWN
+        else:
+            path = resolve_under(self.manifest.folder, row.instances, ManifestError, self.manifest.where(row))
+            return {"instances": _copied(path, row.instances, instances, "instances")}
+        self._say(row, code, rule, "instances", LEFT_OUT)
+        return {"instances": None, "instances_sha256": None}
+
+    def _labelled(self, row: Row, cells: dict[str, object], ids: np.ndarray, masks: Path) -> dict[str, object]:
         volume = ids.ndim == 3
         name = f"{row.sample_id}.nii.gz" if volume else f"{row.sample_id}.png"
         if volume:
@@ -173,12 +234,6 @@ class _Repairer:
         px = {PIXEL_PREFIX + label: int(counts[class_id]) for class_id, label in self.labels.classes.items()}
         if any(px[column] != cells[column] for column in px):
             self._say_counts(row, cells, px)
-        if row.instances and not redrawn:
-            target = instances / _below(row.instances, "instances")
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(self.manifest.folder / row.instances, target)
-        elif row.instances:
-            cells |= {"instances": None, "instances_sha256": None}
         if "mask_as_stored" in cells:
             cells |= {"mask_as_stored": None}
         return cells | {"mask": f"masks/{name}", "mask_sha256": sha256_array(ids), **px}
@@ -205,8 +260,8 @@ class _Repairer:
 
     # --- one mask
 
-    def _ids(self, row: Row, facts: Facts, codes: dict[str, Finding]) -> tuple[np.ndarray, bool]:
-        """The row's class ids after every repair, uint8 (H, W) or (X, Y, Z), and whether more than their code changed.
+    def _ids(self, row: Row, facts: Facts, codes: dict[str, Finding]) -> tuple[np.ndarray, str | None]:
+        """The row's class ids after every repair, uint8 (H, W) or (X, Y, Z), and the code by which a pixel's class changed, if one did.
 
         Raises _UnrepairableError or LabelError.
         """
@@ -216,8 +271,12 @@ class _Repairer:
                 raise _UnrepairableError(code, codes[code].rule)
         raw = raw_volume(path) if is_volume(path) else read_raw_mask(path)
         ids = stored = self._decoded(row, raw)
-        if "hash-changed" in codes and facts.mask_sha256 and facts.mask_sha256 != row.mask_sha256:
-            self._say(row, "hash-changed", "the mask has changed since the manifest was written", str(row.mask_sha256), facts.mask_sha256)
+        changed = bool("hash-changed" in codes and facts.mask_sha256 and facts.mask_sha256 != row.mask_sha256)
+        if changed:
+            self._say(
+                row, "hash-changed", "the mask has changed since the manifest was written", str(row.mask_sha256), str(facts.mask_sha256)
+            )
+        steps = len(self.log) - changed  # each step from here on may change the classes of pixels
         if not is_volume(path):
             ids = self._on_grid(row, facts, ids)
         elif "size-mismatch" in codes:
@@ -225,7 +284,7 @@ class _Repairer:
         if "inverted-mask" in codes:
             ids = self._exchanged(row, facts, ids)
         cleaned = self._cleaned(row, ids, codes)
-        return cleaned, "hash-changed" in codes or not np.array_equal(cleaned, stored)
+        return cleaned, self.log[steps].code if changed or not np.array_equal(cleaned, stored) else None
 
     def _decoded(self, row: Row, raw: RawMask) -> np.ndarray:
         reading = self._readings[row.sample_id]
@@ -293,10 +352,14 @@ def _code_of(kind: str) -> str:
     return KIND_CODES.get(kind, "values-outside")  # type: ignore[call-overload]
 
 
-def _below(relative: str, folder: str) -> Path:
-    """A path in the manifest's folder, below `folder` there."""
-    path = Path(relative)
-    return path.relative_to(folder) if path.is_relative_to(folder) else path
+def _copied(path: Path, relative: str, stage: Path, folder: str) -> str:
+    """Copy a file that lies at `relative` in the manifest's folder; its path in the new one, where it lies below `folder`."""
+    plain = PurePosixPath(os.path.normpath(posix(relative)))  # "images/../a.nii" would leave the stage
+    inner = plain.relative_to(folder) if plain.is_relative_to(folder) else plain
+    target = stage / inner
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(path, target)
+    return (folder / inner).as_posix()
 
 
 def _without_mask(cells: dict[str, object]) -> dict[str, object]:

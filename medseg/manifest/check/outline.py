@@ -1,6 +1,7 @@
 """Does a mask belong to its photograph? Its outline should lie on edges, and the colours on its two sides should differ.
 
-A quick look at small size, cheap enough for every row; what is low for the set is suspected (rules.misfits).
+A quick look at small size, cheap enough for every row; what is low for the set is suspected (rules.misfits). At twice that size the two
+positions of a mask under an EXIF tag are compared (shapes.follows_stored).
 """
 
 from __future__ import annotations
@@ -15,19 +16,24 @@ BINS = 1024
 BAND = 64  # the band along the outline is about a 64th of the side wide on each side
 
 
-def outline_fit(image_HWC: np.ndarray, inside_HW: np.ndarray) -> float | None:
+def outline_fit(image_HWC: np.ndarray, inside_HW: np.ndarray, side_px: int = SIDE_PX) -> float | None:
     """How well an outline (bool or 0/1) fits its photograph: mean rank of the edges under it plus R2 of the colours beside it, 0 to 2.
 
-    None where the mask has no outline at this size.
+    None where the mask has no outline at this size, a longer side of `side_px` at most.
     """
-    scale = min(1.0, SIDE_PX / max(inside_HW.shape))
-    frame = Size(max(8, round(inside_HW.shape[0] * scale)), max(8, round(inside_HW.shape[1] * scale)))
+    frame = frame_of(inside_HW.shape, side_px)
     inside = resize_mask(np.ascontiguousarray(inside_HW).view(np.uint8), frame) > 0
     on_outline = inside & ~_eroded(inside)
     if on_outline.sum() < BINS // 64:
         return None
     image_CHW = np.moveaxis(resize_image(image_HWC, frame), 2, 0).astype(np.float32, order="C")
     return float(_edge_ranks(image_CHW)[on_outline].mean()) + _parted_colours(image_CHW, inside)
+
+
+def frame_of(shape: tuple[int, ...], side_px: int) -> Size:
+    """The size at which a picture is looked at: its longer side at most `side_px`, each at least 8, which the smoothing needs."""
+    scale = min(1.0, side_px / max(shape))
+    return Size(max(8, round(shape[0] * scale)), max(8, round(shape[1] * scale)))
 
 
 def _grown(inside_HW: np.ndarray, reach: int) -> np.ndarray:

@@ -20,6 +20,7 @@ from medseg.types import Row
 if TYPE_CHECKING:
     from medseg.volumes import Header  # which imports nibabel
 
+Fault = tuple[str, str, str, str]  # code, file, rule, fix
 AGAIN = "put the annotated file back, or import the set again as a new version"
 
 
@@ -29,12 +30,16 @@ class FractionError(ImageError):
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One row with the places of its files (None: it has none, or its path leaves the root) and how they are hashed."""
+    """One row with the places of its files (None: it has none, or its path leaves the root) and how they are hashed.
+
+    folder: the manifest's, which the row's file of objects hangs on.  instances_sha256: what the manifest states of that file.
+    """
 
     row: Row
     image: Path | None
     mask: Path | None
-    instances: Path | None
+    folder: Path
+    instances_sha256: str | None
     image_derived: bool
     mask_derived: bool
 
@@ -43,14 +48,16 @@ class Job:
 class Facts:
     """What was seen of a row.
 
-    local: (code, file, rule, fix) of what is wrong on its own.  pixels: `fingerprint` of the decoded image, None where it cannot be
+    local: what is wrong with it on its own.  of_instances: likewise with its file of objects, which says nothing against image and
+    mask.  pixels: `fingerprint` of the decoded image, None where it cannot be
     read.  content: the mask's stored values.  own: stored value -> class id by the mask's own convention, None where the file alone
     does not tell.  stored_border: share of the mask's edge by stored value.  class_px, border: pixels and share of the edge by class
     id (by `own`, until the set is known).
     """
 
     sample_id: str
-    local: list[tuple[str, str, str, str]] = field(default_factory=list)
+    local: list[Fault] = field(default_factory=list)
+    of_instances: list[Fault] = field(default_factory=list)
     pixels: str | None = None
     image_px: int = 0
     orientation: int = 1
@@ -93,6 +100,10 @@ def check_hash(facts: Facts, path: Path, stated: str | None, decoded: np.ndarray
     """Compare the file's hash, or the decoded array's where the manifest hashes that, with the manifest's."""
     found = image_hash(path, channels) if decoded is None else sha256_array(decoded)
     if stated and found != stated:
-        rule = f"the file has changed since the manifest was written (SHA-256 {found[:12]}, the manifest says {stated[:12]})"
-        facts.add("hash-changed", path, rule, AGAIN)
+        facts.add("hash-changed", path, changed(found, stated), AGAIN)
     return found
+
+
+def changed(found: str, stated: str) -> str:
+    """The rule that another hash breaks."""
+    return f"the file has changed since the manifest was written (SHA-256 {found[:12]}, the manifest says {stated[:12]})"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -11,8 +11,6 @@ import numpy as np
 import pandas as pd
 
 from medseg.conventions import Content, Kind, Refusal, ValueMap, decide
-from medseg.errors import ManifestError
-from medseg.files import read_json
 from medseg.labels import LabelSet
 from medseg.manifest.check.facts import measure_by
 from medseg.manifest.check.findings import Finding
@@ -34,11 +32,15 @@ FEW_SOUND = 0.1  # share of masks with a free border from which the others are j
 
 @dataclass(frozen=True)
 class Seen:
-    """A checked set: its manifest, what was seen of each row (in the manifest's order), and its splits' tables by name."""
+    """A checked set: its manifest, what was seen of each row (in the manifest's order), its splits' tables by name.
+
+    given: stored value -> class id, said by the user at the import; None where that is no longer known.
+    """
 
     manifest: Manifest
     facts: list[Facts]
     splits: dict[str, pd.DataFrame]
+    given: Mapping[int, int] | None
 
     @property
     def labels(self) -> LabelSet:
@@ -49,7 +51,7 @@ class Seen:
     def readings(self) -> dict[str, ValueMap | Refusal]:
         """By sample: how its mask's values become class ids, judged by the whole set."""
         with_mask = [facts for facts in self.facts if facts.content is not None]
-        decided = decide([facts.content for facts in with_mask if facts.content is not None], self.labels, _given(self.manifest))
+        decided = decide([facts.content for facts in with_mask if facts.content is not None], self.labels, self.given or {})
         return {facts.sample_id: reading for facts, reading in zip(with_mask, decided, strict=True)}
 
     def share_with(self, code: str) -> float:
@@ -76,17 +78,6 @@ def of_set(seen: Seen, pairs: Sequence[Pair]) -> Iterator[Finding]:
 # --- masks
 
 
-def _given(manifest: Manifest) -> dict[int, int]:
-    """What the user said at the import by --map, where the masks still lie as they were; {} where import.json is gone."""
-    path = manifest.folder / "import.json"
-    if manifest.dataset.masks_under != "data_root" or not path.is_file():
-        return {}
-    content = read_json(path, ManifestError)
-    given = content.get("given") if isinstance(content, dict) else None
-    found = given if isinstance(given, dict) else {}
-    return {int(value): class_id for value, class_id in found.items() if value.isdecimal() and isinstance(class_id, int)}
-
-
 def read_by_the_set(seen: Seen) -> None:
     """Measure anew what a mask on its own is read otherwise than by the set: only the set knows what a palette's index 0 is."""
     found = seen.readings
@@ -107,7 +98,7 @@ def conventions(seen: Seen) -> Iterator[Finding]:
     kinds = {sample: _kind(reading) for sample, reading in found.items()}
     contents = {facts.sample_id: facts.content for facts in seen.facts}
     for sample, reading in found.items():
-        told = (reading.rule, reading.fix) if isinstance(reading, Refusal) else (f"the mask is no id mask: {reading.said}", _CONVERT)
+        told = (reading.rule, _way_out(reading)) if isinstance(reading, Refusal) else (f"the mask is no id mask: {reading.said}", _CONVERT)
         for code in codes_of(reading, contents[sample], seen.labels):
             yield Finding(code, *told, sample_id=sample)
     counted = Counter(kind for kind in kinds.values() if kind not in ("interpolated", "outside"))
@@ -134,6 +125,12 @@ def codes_of(reading: ValueMap | Refusal, content: Content | None, labels: Label
     if content is not None and content.kind_of_file == "colour" and kind == "two_valued":
         return [KIND_CODES["colours"]]
     return [KIND_CODES[kind]] if kind in KIND_CODES else []
+
+
+def _way_out(refusal: Refusal) -> str:
+    if refusal.kind == "interpolated":
+        return "export it without interpolation and as PNG; `--fix` takes the nearest class at each pixel"
+    return f"{refusal.fix}; `--fix` leaves the row unlabelled"
 
 
 _CONVERT = "import the set again, which maps it, or repair it by `--fix`"
@@ -255,9 +252,10 @@ def miscounted(seen: Seen) -> Iterator[Finding]:
     """Rows whose px_ columns are not what their id mask holds: sampling and stratification read them."""
     frame = seen.manifest.frame.set_index("sample_id")
     plain = {sample for sample, reading in seen.readings.items() if _kind(reading) == "ids"}
+    uncounted = {row.sample_id for row in seen.manifest if row.mask_as_stored}  # such an import counts nothing
     for facts in seen.facts:
-        changed = any(code in ("hash-changed", "size-mismatch") for code, *_ in facts.local)
-        if not facts.class_px or changed or facts.sample_id not in plain:
+        changed = any(code in ("hash-changed", "size-mismatch", "exif-orientation") for code, *_ in facts.local)
+        if not facts.class_px or changed or facts.sample_id not in plain or facts.sample_id in uncounted:
             continue
         for class_id, name in seen.labels.classes.items():
             stated, found = int(frame[PIXEL_PREFIX + name][facts.sample_id]), facts.class_px[class_id]
@@ -311,11 +309,18 @@ def _apart(parts: dict[str, dict[str, str]], first: str, second: str) -> Iterato
 
 
 def duplicates(seen: Seen, parts: dict[str, dict[str, str]]) -> Iterator[Finding]:
-    """Images of equal decoded pixels: each later one against the first, and every pair that a split parts."""
+    """Images of equal decoded pixels: each later one against the first, unless one group holds both, and every pair that a split parts."""
+    group_of = dict(zip(seen.manifest.frame["sample_id"], seen.manifest.frame["group_id"], strict=True))
     for samples in _equal({facts.sample_id: facts.pixels for facts in seen.facts}):
-        for copy in samples[1:]:
+        for copy in (copy for copy in samples[1:] if group_of[copy] != group_of[samples[0]]):
             rule = f"the same pixels as {samples[0]}"
-            yield Finding("duplicate", rule, "remove one of the two, or give them one group", sample_id=copy, others=(samples[0],))
+            yield Finding(
+                "duplicate",
+                rule,
+                "remove one of the two, or give them one group; `--fix` does the latter",
+                sample_id=copy,
+                others=(samples[0],),
+            )
         for place, copy in enumerate(samples):
             for other in samples[:place]:
                 for split, one, two in _apart(parts, copy, other):
@@ -324,7 +329,7 @@ def duplicates(seen: Seen, parts: dict[str, dict[str, str]]) -> Iterator[Finding
 
 
 _ONE_GROUP = "split with --group-near-duplicates, or give them one group"
-_REGROUP = "split again with --group-near-duplicates"
+_REGROUP = "split again with --group-near-duplicates under a new name, and check that one: --split NAME"
 
 
 def _equal(keys: dict[str, str | None]) -> list[list[str]]:
@@ -351,7 +356,9 @@ def find_near(seen: Seen) -> list[Pair]:
     readable = [facts for facts in seen.facts if facts.thumb is not None]
     if len(readable) < 2:
         return []
-    return near_pairs([facts.sample_id for facts in readable], np.stack([facts.thumb for facts in readable if facts.thumb is not None]))
+    with_mask = set(seen.manifest.frame.loc[seen.manifest.frame["mask"].notna(), "sample_id"])
+    thumbs_NHW = np.stack([facts.thumb for facts in readable if facts.thumb is not None])
+    return near_pairs([f.sample_id for f in readable], thumbs_NHW, np.array([f.sample_id in with_mask for f in readable]))
 
 
 def near(seen: Seen, pairs: Sequence[Pair], parts: dict[str, dict[str, str]]) -> Iterator[Finding]:

@@ -17,8 +17,8 @@ from typing import Any, TypeVar
 import numpy as np
 from pycocotools import mask as coco_rle
 
-from medseg.errors import AnnotationError, LabelError, MedsegError
-from medseg.files import names_a_file, nfc, on_disk, posix, read_json, resolve_under
+from medseg.errors import AnnotationError, LabelError, MedsegError, counted
+from medseg.files import names_a_file, nfc, on_disk, posix, read_json, resolve_under, walk
 from medseg.images import IMAGE_SUFFIXES, MAX_PIXELS, read_orientation
 from medseg.instances import Instance, checked_counts, counts_of, encode_counts, paint_counts, united
 from medseg.labels import LabelSet
@@ -27,6 +27,7 @@ from medseg.manifest.importers.common import (
     Notes,
     Progress,
     Record,
+    check_out,
     counter,
     decoded_size,
     described,
@@ -37,13 +38,25 @@ from medseg.manifest.importers.common import (
     hides_its_turn,
     images_under,
     label_set,
+    listed,
+    note_background,
     refused_links,
     relative,
     stem_of,
     turned_note,
     without_clashes,
 )  # fmt: skip
-from medseg.manifest.importers.painted import Source, Stage, check_left, finish, shown, source_of, stage_of, unused_classes
+from medseg.manifest.importers.painted import (
+    Source,
+    Stage,
+    check_left,
+    finish,
+    met_classes,
+    shown,
+    source_of,
+    stage_of,
+    unused_classes,
+)  # fmt: skip
 from medseg.manifest.schema import Dataset
 from medseg.manifest.table import DATASET_FILE
 from medseg.types import Size
@@ -89,13 +102,15 @@ class Outline:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A COCO file, checked. names: of the categories, by their COCO id.  bad: picture -> why it is refused."""
+    """A COCO file, checked. names: of the categories, by their COCO id.  bad: picture -> why it is refused.  trimmed: the names that
+    stand with blanks around them."""
 
     names: tuple[str, ...]
     pictures: tuple[Picture, ...]
     outlines: Mapping[Key, Sequence[Outline]]
     bad: Mapping[Key, MedsegError]
     strays: tuple[MedsegError, ...]
+    trimmed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,9 +151,11 @@ def import_coco(
     root = folder_at(images, "images")
     group_ids([], group_pattern)  # a bad pattern shall not cost a pass over the images
     source = source_of(root, out, masks_out)
+    check_out(out, [root], made=source.made[1:])
     document = read_coco(annotations, large)
+    named = bool(classes) or (out / DATASET_FILE).exists()
     dataset = _described(document, annotations, source, classes, dataset_name)
-    free, notes = _unlisted(images_under(root, source.made), document, root), Notes()
+    free, notes = _unlisted(images_under(root, source.made), document, root), _noted(document, annotations, classes)
     links = refused_links(root, IMAGE_SUFFIXES, source.made, notes)
     pictures, clashes = without_clashes(picture for picture in document.pictures if picture.key not in document.bad)
     advance = counter(len(pictures) + len(free), on_progress)
@@ -150,7 +167,7 @@ def import_coco(
         records = _kind(results, Record)
         check_left(records, refused, annotations, skip_refused)
         how = {"importer": "coco", "crowd": crowd, "paint": paint, "empty_is_background": empty_is_background, "instances": instances}
-        said = [*turned_note(len(turned)), *_said(document, dataset.labels, choices)]
+        said = [*turned_note(len(turned)), *_said(document, dataset.labels, choices, named)]
         return finish(stage, dataset, records, refused, notes, said, how, group_pattern, skip_refused)
 
 
@@ -178,18 +195,30 @@ def _described(document: Document, path: Path, source: Source, classes: Sequence
     return dataset
 
 
-def _said(document: Document, labels: LabelSet, choices: Choices) -> list[str]:
-    """Notes on the whole set: what was chosen, where it made a difference."""
+def _noted(document: Document, path: Path, classes: Sequence[str] | None) -> Notes:
+    """Notes on the names of the classes."""
+    notes = Notes()
+    note_background(classes, notes)
+    for name in document.trimmed:
+        notes.add(f"blanks around the category {shown(name)} are left out", path.name)
+    return notes
+
+
+def _said(document: Document, labels: LabelSet, choices: Choices, named: bool) -> list[str]:
+    """Notes on the whole set: what was chosen, where it made a difference; the classes, where the file alone names them."""
     outlines = [outline for found in document.outlines.values() for outline in found]
     said = [f"overlaps: {'the smaller' if choices.paint == 'area' else 'the later'} annotation is on top (--paint {choices.paint})"]
     if crowds := sum(outline.crowd for outline in outlines):
         done = {"ignore": "painted with the ignore id", "paint": "painted as their class", "skip": "left out of the masks"}
-        said.append(f"{crowds} crowd annotations are {done[choices.crowd]} (--crowd {choices.crowd})")
+        verb = "is" if crowds == 1 else "are"
+        said.append(f"{counted(crowds, 'crowd annotation')} {verb} {done[choices.crowd]} (--crowd {choices.crowd})")
     empty = sum(picture.key not in document.outlines and picture.key not in document.bad for picture in document.pictures)
     if empty:
         meaning = "background all over" if choices.empty_is_background else "unlabelled (--empty-is-background if nothing is in them)"
-        said.append(f"{empty} listed images without annotation are {meaning}")
-    return [*said, *unused_classes(labels, {outline.label for outline in outlines})]
+        said.append(f"{counted(empty, 'listed image')} without annotation {'is' if empty == 1 else 'are'} {meaning}")
+    said += unused_classes(labels, {outline.label for outline in outlines})
+    drawn = ((key, outline.label) for key, found in document.outlines.items() for outline in found if key not in document.bad)
+    return said if named else [*said, *met_classes(labels, drawn, "annotation")]
 
 
 # --- the file, checked
@@ -197,6 +226,10 @@ def _said(document: Document, labels: LabelSet, choices: Choices) -> list[str]:
 
 def read_coco(path: Path, large: bool = False) -> Document:
     """Read and check a COCO file; AnnotationError where it is none. What is wrong with one image is kept in `bad`."""
+    if path.is_dir():
+        inside = [file.relative_to(path).as_posix() for file in walk(path, (".json",))]
+        fix = f"name the file itself{f' (in this folder: {listed(inside, 3)})' if inside else ''}"
+        raise AnnotationError(path, "a folder, where a COCO JSON file is expected", fix)
     try:
         return checked_document(read_json(path, AnnotationError, AGAIN, LARGE if large else 1, "pass --large if you trust it"), path)
     except FileNotFoundError:
@@ -211,7 +244,8 @@ def checked_document(content: Any, path: Path) -> Document:
     names = _categories(content["categories"], path)
     pictures = _pictures(content["images"], path)
     outlines, bad, strays = _outlines(content["annotations"], names, {picture.key: picture for picture in pictures}, path)
-    return Document(tuple(names.values()), tuple(pictures), outlines, bad, tuple(strays))
+    trimmed = tuple(entry["name"].strip() for entry in content["categories"] if entry["name"] != entry["name"].strip())
+    return Document(tuple(names.values()), tuple(pictures), outlines, bad, tuple(strays), trimmed)
 
 
 def _key(value: Any) -> Key | None:
@@ -337,8 +371,8 @@ def _polygon(numbers: Any, where: str) -> tuple[float, ...]:
 
 
 def _unlisted(photographs: Sequence[Path], document: Document, root: Path) -> list[Path]:
-    listed = {nfc(picture.file) for picture in document.pictures}
-    return [path for path in photographs if nfc(path.relative_to(root).as_posix()) not in listed]
+    of_file = {nfc(picture.file) for picture in document.pictures}
+    return [path for path in photographs if nfc(path.relative_to(root).as_posix()) not in of_file]
 
 
 def _unlisted_record(path: Path, root: Path) -> Record:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
 import os
@@ -12,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import groupby
+from itertools import combinations, groupby
 from pathlib import Path
 from typing import Literal, Protocol, TypeVar
 
@@ -20,7 +21,7 @@ import numpy as np
 import pandas as pd
 from pydantic import ValidationError
 
-from medseg.errors import AnnotationError, ImageError, LabelError, ManifestError, MedsegError
+from medseg.errors import AnnotationError, LabelError, ManifestError, MedsegError, counted
 from medseg.files import (
     json_text,
     linked_folders,
@@ -34,8 +35,8 @@ from medseg.files import (
     write_bytes,
     write_text,
 )  # fmt: skip
-from medseg.images import IMAGE_SUFFIXES, read_raw_mask, verify_image
-from medseg.labels import LabelSet
+from medseg.images import IMAGE_SUFFIXES, verify_image
+from medseg.labels import BACKGROUND, LabelSet
 from medseg.manifest.schema import PIXEL_PREFIX, SPACINGS, Dataset, columns_of
 from medseg.manifest.table import DATASET_FILE, MANIFEST_FILE, check_version, pixel_columns, read_dataset, write_manifest
 from medseg.types import Size, Spacing
@@ -47,16 +48,20 @@ Progress = Callable[[int, int], None]
 MasksUnder = Literal["data_root", "manifest"]
 REFUSED_FILE, IMPORT_FILE = "refused.csv", "import.json"
 NO_CHOICE = ("notes", "refused")  # keys of import.json that tell what was met
-TIFF_HEADS = (b"II*\0", b"MM\0*")
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 WORKERS = 2  # decoding and hashing release the interpreter lock; more threads only hold more photographs in memory
 BLOCK = 1 << 22  # pixels counted at a time
 SHOWN = 10_000  # lines of a refusal: all, but not a million
 ALIKE, FILES = 3, 8  # sentences that differ in numbers and names alone, and files of one sentence, that a refusal shows
+TYPO_LEAST = 4  # letters of a class name that may be a misspelt one; of shorter names (car, cat) too many are one letter apart
 
 
 @dataclass(frozen=True, slots=True)
 class ImportReport:
-    """What an import did. `imported` counts annotated images; `refused` is (file, reason); `notes` are worth the user's eye."""
+    """What an import did. `imported` counts annotated images; `refused` is (file, reason); `notes` are worth the user's eye.
+
+    without_mask: the images of the `unlabelled` rows, where their names may be shown.
+    """
 
     manifest_folder: Path
     imported: int
@@ -64,6 +69,7 @@ class ImportReport:
     refused: list[tuple[str, str]]
     notes: list[str]
     data_root: Path
+    without_mask: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,10 +118,15 @@ def listed(names: Sequence[str], most: int) -> str:
 
 
 class Notes:
-    """Remarks of one kind on many files, told in one line each."""
+    """Remarks of one kind on many files, told in one line each; remarks on the whole set before them."""
 
     def __init__(self) -> None:
         self._files: dict[str, list[str]] = {}
+        self._said: list[str] = []
+
+    def say(self, sentence: str) -> None:
+        """Note what is of no file."""
+        self._said.append(sentence)
 
     def add(self, kind: str, file: str) -> None:
         """Note one more file of a kind."""
@@ -123,8 +134,8 @@ class Notes:
 
     def lines(self) -> list[str]:
         """One line a kind: what, how many files, the first three."""
-        counted = {kind: f"{len(files)} file{'s' if len(files) > 1 else ''}" for kind, files in self._files.items()}
-        return [f"{kind}: {counted[kind]} ({listed(files, 3)})" for kind, files in self._files.items()]
+        told = [f"{kind}: {counted(len(files), 'file')} ({listed(files, 3)})" for kind, files in self._files.items()]
+        return [*self._said, *told]
 
 
 # --- walking and decoding
@@ -147,6 +158,20 @@ def shared_root(images: Path, masks: Path, given: Path | None) -> Path:
     if root == Path(root.anchor):
         raise ManifestError(root, f"{images} and {masks} have no folder in common", "put the two under one folder")
     return root
+
+
+def check_out(out: Path, folders: Sequence[Path], suffixes: Sequence[str] = IMAGE_SUFFIXES, made: Sequence[Path] = ()) -> None:
+    """ManifestError where files of the set lie in the folder that is to hold the manifest: they would be mixed with it, and below
+    one of `folders` passed by, since an import does not read what an earlier one wrote. made: folders in `out` that hold such."""
+    place = out.resolve()
+    for folder in folders if out.is_dir() else ():
+        if not place.is_relative_to(folder.resolve()):
+            continue
+        inner = place != folder.resolve()
+        mixed = [path.name for path in walk(place, suffixes, made) if inner or path.parent == place]
+        if mixed:
+            rule = f"this folder holds files of the set ({listed(mixed, 3)}), and the manifest would lie among them"
+            raise ManifestError(out, rule, "give --out a folder of its own, such as data_manifests/NAME/v1")
 
 
 def images_under(root: Path, skip: Iterable[Path] = ()) -> list[Path]:
@@ -173,31 +198,14 @@ def refused_links(root: Path, suffixes: Sequence[str], skip: Sequence[Path], not
         if link.resolve().is_relative_to(root.resolve()):
             notes.add("a link to another folder of the same set, not followed", link.relative_to(root).as_posix())
         elif missed := len(walk(link.resolve(), suffixes, skip)):
-            rule = f"a link to a folder outside {root}, not followed: {missed} file{'s' * (missed > 1)} would be missed"
+            rule = f"a link to a folder outside {root}, not followed: {counted(missed, 'file')} would be missed"
             refused.append(AnnotationError(link, rule, "put the folder itself there, or remove the link"))
     return refused
 
 
 def decoded_size(path: Path) -> Size:
     """The upright size of an image that decodes to its last pixel; ImageError where it does not, or holds values below 0."""
-    size = verify_image(path)
-    _check_signs(path)
-    return size
-
-
-def _check_signs(path: Path) -> None:
-    """ImageError for whole numbers below 0 (CT values): a photograph has none, and `read_image` would make them black. Only a TIFF can."""
-    with path.open("rb") as stream:
-        if stream.read(4) not in TIFF_HEADS:
-            return
-    try:
-        values = read_raw_mask(path).values
-    except ImageError:  # colours or fractions of a kind that masks may not have
-        return
-    if values.dtype.kind == "i" and values.min() < 0:
-        share = f"as a photograph, the {(values < 0).mean():.0%} of its pixels below 0 become black"
-        rule = f"signed intensities from {values.min()} to {values.max()}: {share}"
-        raise ImageError(path, rule, "import it as NIfTI or DICOM, or rescale it to 0..255")
+    return verify_image(path)
 
 
 def hides_its_turn(orientation: int, size: Size) -> bool:
@@ -214,7 +222,10 @@ def turned_note(photographs: int) -> list[str]:
 
 
 def each(work: Callable[[Item], Result], items: Sequence[Item], advance: Callable[[], None]) -> Iterator[Result | MedsegError]:
-    """`work` on every item in order, over threads; a user-facing error or an OS error comes back as the item's result."""
+    """`work` on every item in order, over threads; a user-facing error or an OS error comes back as the item's result.
+
+    But for a full disk: no item is at fault, and the next one would fail as well (`told_full`).
+    """
 
     def guarded(item: Item) -> Result | MedsegError:
         try:
@@ -222,6 +233,8 @@ def each(work: Callable[[Item], Result], items: Sequence[Item], advance: Callabl
         except MedsegError as error:
             return error
         except OSError as cause:
+            if cause.errno in DISK_FULL:
+                raise
             where = cause.filename or getattr(item, "path", "a file")  # never the item itself: it may hold a patient's name
             return AnnotationError(where, f"cannot be read or written ({cause.strerror})", "check its permissions and the disk")
 
@@ -234,15 +247,30 @@ def each(work: Callable[[Item], Result], items: Sequence[Item], advance: Callabl
         pool.shutdown(cancel_futures=True)
 
 
-def counter(total: int, on_progress: Progress | None) -> Callable[[], None]:
-    """A function that counts one step each time and tells `on_progress(done, total)`."""
-    done = 0
+@contextmanager
+def told_full(out: Path) -> Iterator[None]:
+    """ManifestError about the output where its disk is full while the block writes."""
+    try:
+        yield
+    except OSError as cause:
+        if cause.errno not in DISK_FULL:
+            raise
+        rule = f"the disk is full ({cause.strerror}), so nothing was written"
+        raise ManifestError(out, rule, "free some space, or put --out (and --masks-out) on another disk") from None
+
+
+def counter(total: int, on_progress: Progress | None, shown: int | None = None) -> Callable[[], None]:
+    """A function that counts one step each time and tells `on_progress(done, total)`.
+
+    shown: how many things the user counts, where each takes several steps; the steps are then told as a share of these.
+    """
+    done, shown = 0, total if shown is None else shown
 
     def advance() -> None:
         nonlocal done
         done += 1
         if on_progress:
-            on_progress(done, total)
+            on_progress(done * shown // total, shown)
 
     return advance
 
@@ -317,7 +345,7 @@ def refused_file(rows: Sequence[tuple[str, str]]) -> dict[str, str]:
 def label_set(foreground: Sequence[str], where: object) -> LabelSet:
     """Background and `foreground` in the order given; LabelError for a name that cannot head a column, or names that repeat."""
     try:
-        return LabelSet.of(*[name for name in foreground if name != "background"])
+        return LabelSet.of(*[name for name in foreground if name != BACKGROUND])
     except ValidationError as cause:
         fix = "name the classes in a dataset.yaml in the output folder, or correct the annotation"
         raise LabelError(where, f"the class names {list(foreground)} cannot be used ({first_problem(cause)[1]})", fix) from None
@@ -349,7 +377,7 @@ def described(out: Path, classes: Sequence[str] | None, name: str | None, under:
         labels = label_set(classes or sorted(met), "--classes" if classes else "the labels met")
         return _named(name or default_name(out) or "dataset", labels, under)
     dataset = read_dataset(path)
-    wanted = tuple(name for name in classes or dataset.labels.foreground if name != "background")
+    wanted = tuple(name for name in classes or dataset.labels.foreground if name != BACKGROUND)
     if wanted != dataset.labels.foreground:
         rule = f"it names the classes {', '.join(dataset.labels.foreground)}, --classes says {', '.join(wanted)}"
         raise ManifestError(path, rule, "leave --classes out, or write to a new version")
@@ -360,6 +388,36 @@ def described(out: Path, classes: Sequence[str] | None, name: str | None, under:
             path, f"it says `masks_under: {dataset.masks_under}`, these masks lie under: {under}", f"write `masks_under: {under}`"
         )
     return dataset
+
+
+def note_background(classes: Sequence[str] | None, notes: Notes) -> None:
+    """Note that a `background` among the classes given takes no place: who wrote it may expect other ids."""
+    if classes and BACKGROUND in classes:
+        others = [name for name in classes if name != BACKGROUND]
+        ids = listed([f"{class_id} {name}" for class_id, name in enumerate(others, start=1)], 8)
+        notes.say(f"--classes names {BACKGROUND}, which is always id 0, so it is left out of the count: the ids are {ids}")
+
+
+def alike_names(names: Sequence[str]) -> list[str]:
+    """A note on class names that may be one misspelt: they differ by case, by blanks, or by one letter.
+
+    >>> alike_names(["Heart", "hart", "T1", "T2"])
+    ["class names that differ by case, blanks or one letter alone, perhaps one class: 'Heart' and 'hart'"]
+    """
+    pairs = [f"{one!r} and {other!r}" for one, other in combinations(names, 2) if _may_be_one(one, other)]
+    return [f"class names that differ by case, blanks or one letter alone, perhaps one class: {listed(pairs, 8)}"] if pairs else []
+
+
+def _may_be_one(one: str, other: str) -> bool:
+    short, long = sorted((re.sub(r"[\s_-]+", "", name).casefold() for name in (one, other)), key=len)
+    if short == long:
+        return True
+    if len(short) < TYPO_LEAST or len(long) - len(short) > 1:
+        return False
+    at = next((place for place, (a, b) in enumerate(zip(short, long, strict=False)) if a != b), len(short))
+    same_length = len(short) == len(long)
+    letters = long[at] + (short[at] if same_length else "")  # not digits: lesion_1 and lesion_2 are two
+    return letters.isalpha() and short[at + same_length :] == long[at + 1 :]
 
 
 def group_ids(sample_ids: Sequence[str], pattern: str | None) -> list[str]:
@@ -439,6 +497,11 @@ def claim(path: Path, image: object) -> None:
         raise AnnotationError(image, rule, "rename one of the two images") from None
 
 
+def without_mask(records: Sequence[Record]) -> list[str]:
+    """The images of the unlabelled rows."""
+    return [record.image for record in records if record.mask is None]
+
+
 def note_twins(records: Sequence[Record], notes: Notes) -> None:
     """Note images that are byte for byte another: in two parts of a split they would leak."""
     times = Counter(record.image_sha256 for record in records)
@@ -497,7 +560,7 @@ def write_all(
         small[IMPORT_FILE] = json_text(how)
     moved: list[Path] = []
     try:
-        with _as_they_were([out / name for name in small]):
+        with told_full(out), _as_they_were([out / name for name in small]):
             for stage, target in staged:
                 place(stage, target, moved)
             for name, text in small.items():

@@ -12,9 +12,9 @@ from typing import Any
 
 from medseg.errors import AnnotationError, MedsegError
 from medseg.files import names_a_file, nfc, on_disk, resolve_under
-from medseg.images import is_volume
+from medseg.images import VOLUME_SUFFIXES, is_volume
 from medseg.labels import BACKGROUND, LabelSet
-from medseg.manifest.importers.common import ImportReport, Notes, Progress, group_ids, label_set
+from medseg.manifest.importers.common import ImportReport, Notes, Progress, check_out, group_ids, label_set
 from medseg.manifest.importers.volume_common import (
     Case,
     Job,
@@ -44,6 +44,7 @@ def import_decathlon(
     path = (src / "dataset.json" if src.is_dir() else src).resolve()
     content = read_description(path)
     group_ids([], group_pattern)
+    check_out(out, [path.parent], VOLUME_SUFFIXES)
     notes = Notes()
     modalities = ordered_names(content, "modality", path)
     labels = _labels(content.get("labels"), path, notes)

@@ -25,16 +25,20 @@ from medseg.manifest.importers.common import (
     Notes,
     Progress,
     Record,
+    alike_names,
+    check_out,
     counter,
     described,
     each,
     folder_at,
     frame_of,
+    note_background,
     note_twins,
     raise_refused,
     refused_links,
     refused_rows,
     relative,
+    told_full,
     write_all,
 )  # fmt: skip
 from medseg.manifest.importers.dicom_key import key_at, pseudonym, write_key
@@ -118,6 +122,8 @@ class _Job:
 
 def _import(folders: list[Path], job: _Job) -> ImportReport:
     notes, root = Notes(), folders[0]
+    check_out(job.out, folders, SUFFIXES)
+    note_background(job.classes, notes)
     files = sorted({path for folder in folders for path in walk(folder, ("",), [job.out])})
     slices, segs, refused, spoilt = _read_all(files, folders, notes, counter(len(files), job.on_progress))
     refused += [error for folder in folders for error in refused_links(folder, ("",), [job.out], notes)]
@@ -129,7 +135,7 @@ def _import(folders: list[Path], job: _Job) -> ImportReport:
         raise_refused(refused, str(root))
     dataset, choices = _described(job, list(series.values()), notes)
     _note_issuers(series.values(), notes)
-    with staging(job.out / "images") as images, staging(job.out / "masks") as masks:
+    with told_full(job.out), staging(job.out / "images") as images, staging(job.out / "masks") as masks:
         work = partial(_convert, key=job.key, choices=choices, images=images, masks=masks)
         records = _converted(list(each(work, list(series.values()), counter(len(series), job.on_progress))), refused, notes)
         if not job.skip_refused or not records:
@@ -189,6 +195,8 @@ def _described(job: _Job, series: Sequence[Series], notes: Notes) -> tuple[Datas
     if not job.classes and not there.exists():
         for seg in segs:
             notes.add(f"class names come from the SEG files: {', '.join(met)}; check that none names a person", seg.path.name)
+        for line in alike_names(met):
+            notes.say(line)
     plain = dict(zip(met, column_names(met, notes), strict=True))
     dataset = described(job.out, job.classes, job.name, "manifest", list(plain.values()))
     if there.exists() and dataset.images_under != "manifest":

@@ -15,11 +15,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
-from medseg.errors import AnnotationError, ImageError, LabelError, MedsegError
+from medseg.errors import AnnotationError, ImageError, LabelError, MedsegError, counted
 from medseg.files import names_a_file, on_disk, posix, read_json, walk
 from medseg.images import (
     IMAGE_SUFFIXES,
@@ -36,6 +36,7 @@ from medseg.manifest.importers.common import (
     Notes,
     Progress,
     Record,
+    check_out,
     counter,
     decoded_size,
     described,
@@ -43,14 +44,18 @@ from medseg.manifest.importers.common import (
     folder_at,
     group_ids,
     hashed,
+    hides_its_turn,
     images_under,
+    listed,
+    note_background,
     raise_refused,
     refused_links,
     relative,
     stem_of,
+    turned_note,
     without_clashes,
 )  # fmt: skip
-from medseg.manifest.importers.painted import Stage, check_left, finish, shown, source_of, stage_of, unused_classes
+from medseg.manifest.importers.painted import Stage, check_left, finish, met_classes, shown, source_of, stage_of, unused_classes
 from medseg.manifest.schema import FLAG_PREFIX, Dataset
 from medseg.manifest.table import DATASET_FILE
 from medseg.rasterise import LINE_WIDTH_PX, MIN_POINTS, POINT_RADIUS_PX, Patch, Point, Shape, corners, packed, paint, patches
@@ -69,6 +74,7 @@ class Draft:
     """What a labelme file says, checked, with no photograph looked at.
 
     size: as stated, None where it is not.  remarked: how many shapes carry a flag or description of their own, which nothing keeps.
+    trimmed: the labels that stand with blanks around them.
     """
 
     path: Path
@@ -78,11 +84,15 @@ class Draft:
     image_path: Any
     embedded: bool
     remarked: int = 0
+    trimmed: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
 class Annotation:
-    """A labelme file that can be imported: its photograph (relative to SRC), that one's upright size, its shapes in order."""
+    """A labelme file that can be imported: its photograph (relative to SRC), that one's upright size, its shapes in order.
+
+    turned: EXIF turns the photograph, and neither its size nor an embedded picture tells whether the annotator saw it so.
+    """
 
     path: Path
     sample_id: str
@@ -92,6 +102,10 @@ class Annotation:
     shapes: tuple[Shape, ...]
     flags: Mapping[str, bool]
     notes: tuple[str, ...]
+    turned: bool = False
+
+
+Found = TypeVar("Found", Draft, Annotation)
 
 
 def import_labelme(
@@ -110,39 +124,46 @@ def import_labelme(
 
     Shapes of `ignore_labels` are painted with the ignore id, in the file's order, and are no instances. Images without a JSON
     become unlabelled rows. Raises AnnotationError naming every file that cannot be imported (unless `skip_refused`), LabelError
-    for a label that is no class, ManifestError where `out` holds something else; then nothing is written.
+    where it has a label that is no class, ManifestError where `out` holds something else; then nothing is written.
     """
     root = folder_at(src, "source")
     group_ids([], group_pattern)  # a bad pattern shall not cost a pass over the images
     source = source_of(root, out, masks_out)
+    check_out(out, [root], made=source.made[1:])
     files, photographs = walk(root, (".json",), source.made), images_under(root, source.made)
-    advance = counter(3 * len(files) + len(photographs), on_progress)
+    advance = counter(3 * len(files) + len(photographs), on_progress, shown=len(photographs) or len(files))
     notes = Notes()
+    note_background(classes, notes)
     drafts, refused = _read_all(files, root, notes, advance)
     refused += refused_links(root, (".json", *IMAGE_SUFFIXES), source.made, notes)
     if not drafts and not refused:
         raise AnnotationError(src, "no labelme file (.json with `shapes`) under this folder", "check the path")
-    describe = partial(_described, out, classes, dataset_name, source.under, frozenset(ignore_labels), root)
-    if drafts and (classes or (out / DATASET_FILE).exists()):
-        describe(drafts)  # before the photographs are decoded: that takes long, and the names are known
+    ignored = frozenset(ignore_labels)
+    describe = partial(_described, out, classes, dataset_name, source.under, ignored)
+    named = bool(classes) or (out / DATASET_FILE).exists()
+    if drafts and named:  # before the photographs are decoded: that takes long, and the names are known
+        _, unknown = _of_known_labels(drafts, describe(drafts).labels, ignored)
+        raise_refused([] if skip_refused else unknown, str(root))
     found, strays = _photographed(drafts, root, notes, advance)
     annotations, clashes = without_clashes(found, lambda annotation: annotation.path)
     refused += [*strays, *clashes]
     check_left(annotations, refused if skip_refused or not annotations else [], src, skip_refused)
     dataset = describe(annotations)
+    annotations, unknown = _of_known_labels(annotations, dataset.labels, ignored)
+    refused += unknown
     columns = _flag_columns(annotations)
     plain, damaged = _unlabelled(photographs, found, refused, root, advance)
     refused += damaged
     check_left(annotations, refused, src, skip_refused)
     with stage_of(source, dataset.labels, instances) as stage:
         outside: list[str] = []
-        drawing = partial(_draw, stage=stage, ignored=frozenset(ignore_labels), columns=columns, outside=outside)
+        drawing = partial(_draw, stage=stage, ignored=ignored, columns=columns, outside=outside)
         results = list(each(drawing, annotations, advance))
         raise_refused([result for result in results if isinstance(result, MedsegError)], str(src))
         records = [*(result for result in results if isinstance(result, Record)), *plain]
         for sample in sorted(set(outside)):
             notes.add("a shape lies outside its image and paints nothing", sample + ".json")
-        said = _said(annotations, dataset.labels, ignore_labels)
+        said = _said(annotations, dataset.labels, ignore_labels, named)
         how = _how(instances, ignore_labels)
         return finish(stage, dataset, records, refused, notes, said, how, group_pattern, skip_refused)
 
@@ -154,10 +175,14 @@ def _how(instances: bool, ignore_labels: Sequence[str]) -> dict[str, object]:
     }  # fmt: skip
 
 
-def _said(annotations: Sequence[Annotation], labels: LabelSet, ignore_labels: Sequence[str]) -> list[str]:
-    """Notes on the whole set: names that were given and met in no file."""
+def _said(annotations: Sequence[Annotation], labels: LabelSet, ignore_labels: Sequence[str], named: bool) -> list[str]:
+    """Notes on the whole set: photographs that EXIF turns, names that were given and met in no file, classes that nobody named."""
     met = _labels_met(annotations)
-    return [*unused_classes(labels, met), *(f"--ignore-label {name} is in no annotation" for name in ignore_labels if name not in met)]
+    told = turned_note(sum(annotation.turned for annotation in annotations))
+    told += unused_classes(labels, met)
+    told += [f"--ignore-label {name} is in no annotation" for name in ignore_labels if name not in met]
+    drawn = ((annotation.image, shape.label) for annotation in annotations for shape in annotation.shapes)
+    return told if named else [*told, *met_classes(labels, drawn, "shape")]
 
 
 # --- pass 1: every JSON read and checked
@@ -186,10 +211,13 @@ def _read_all(files: Sequence[Path], root: Path, notes: Notes, advance: Callable
 
 def _note_remarks(drafts: Sequence[Draft], root: Path, notes: Notes) -> None:
     total = sum(draft.remarked for draft in drafts)
-    kind = f"flags or a description of {total} single shape{'s' * (total > 1)}, not imported"
+    kind = f"flags or a description of {counted(total, 'single shape')}, not imported"
     for draft in drafts:
+        name = stem_of(draft.path, root) + ".json"
         if draft.remarked:
-            notes.add(kind, stem_of(draft.path, root) + ".json")
+            notes.add(kind, name)
+        for label in sorted(draft.trimmed):
+            notes.add(f"blanks around the label {shown(label)} are left out", name)
 
 
 def read_draft(path: Path) -> Draft | None:
@@ -207,7 +235,8 @@ def checked_draft(content: Any, path: Path) -> Draft | None:
     shapes = _shapes(content["shapes"], path)
     remarked = sum(_is_remarked(shape) for shape in content["shapes"])
     flags, size = _flags(content.get("flags"), path), _stated_size(content, path)
-    return Draft(path, shapes, flags, size, content.get("imagePath"), bool(embedded), remarked)
+    trimmed = frozenset(shape["label"].strip() for shape in content["shapes"] if shape["label"] != shape["label"].strip())
+    return Draft(path, shapes, flags, size, content.get("imagePath"), bool(embedded), remarked, trimmed)
 
 
 def _is_remarked(shape: Mapping[str, Any]) -> bool:
@@ -273,7 +302,8 @@ def _points(points: Any, kind: str, name: str, path: Path) -> tuple[Point, ...]:
     needed = MIN_POINTS[kind]
     if len(points) < needed or (kind in EXACT_POINTS and len(points) != needed):
         least = "" if kind in EXACT_POINTS else "at least "
-        raise AnnotationError(path, f"{name} is a {kind} of {len(points)} points, it needs {least}{needed}", "draw it again, or remove it")
+        rule = f"{name} is a {kind} of {counted(len(points), 'point')}, it needs {least}{needed}"
+        raise AnnotationError(path, rule, "draw it again, or remove it")
     return tuple((float(x), float(y)) for x, y in points)
 
 
@@ -319,27 +349,29 @@ def _described(
     name: str | None,
     under: Any,
     ignored: frozenset[str],
-    root: Path,
     found: Sequence[Draft] | Sequence[Annotation],
 ) -> Dataset:
-    """The Dataset of the import; LabelError for a label that is neither a class nor ignored, or a class that is to be ignored."""
+    """The Dataset of the import; LabelError for a class that is to be ignored."""
     dataset = described(out, classes, name, under, sorted(_labels_met(found) - ignored))
     if both := sorted(ignored & set(dataset.labels.names)):
         raise LabelError("--ignore-label", f"{both[0]!r} is a class of the data set", "leave it out of the classes, or do not ignore it")
-    _check_classes(found, dataset.labels, ignored)
     return dataset
 
 
-def _check_classes(found: Sequence[Draft] | Sequence[Annotation], labels: LabelSet, ignored: frozenset[str]) -> None:
-    """LabelError for the first label that is no class: an id could only be guessed, so this is never skipped."""
+def _of_known_labels(found: Sequence[Found], labels: LabelSet, ignored: frozenset[str]) -> tuple[list[Found], list[MedsegError]]:
+    """The files whose labels are all classes or ignored, and an error for each other one: its ids could only be guessed."""
     known = set(labels.names) | ignored
-    strays = [(a.path, shape.label) for a in found for shape in a.shapes if shape.label not in known]
-    if strays:
-        path, label = strays[0]
-        files = len({path for path, _ in strays})
-        rule = f"the label {label!r} is no class of the data set ({', '.join(labels.foreground)})"
-        more = f" (labels {sorted({label for _, label in strays})} in {files} files)" if files > 1 else ""
-        raise LabelError(path, rule + more, "name it in dataset.yaml (or --classes), pass --ignore-label, or correct it in labelme")
+    kept: list[Found] = []
+    refused: list[MedsegError] = []
+    for one in found:
+        strays = sorted({shape.label for shape in one.shapes} - known)
+        if not strays:
+            kept.append(one)
+            continue
+        said = "the label {} is no class" if len(strays) == 1 else "the labels {} are no classes"
+        rule = f"{said.format(listed([shown(label) for label in strays], 8))} of the data set ({', '.join(labels.foreground)})"
+        refused.append(LabelError(one.path, rule, "name it in dataset.yaml (or --classes), pass --ignore-label, or correct it in labelme"))
+    return kept, refused
 
 
 def _flag_columns(annotations: Sequence[Annotation]) -> dict[str, str]:
@@ -384,7 +416,16 @@ def with_photograph(draft: Draft, root: Path) -> Annotation:
     check_inside(draft.shapes, size, path)
     if not draft.shapes:
         notes.append("no shape: labelled as background all over")
-    return Annotation(path, stem_of(path, root), relative(image, root), size, hashed(image), draft.shapes, draft.flags, tuple(notes))
+    return Annotation(
+        path, stem_of(path, root), relative(image, root), size, hashed(image), draft.shapes, draft.flags, tuple(notes),
+        not draft.embedded and _turned(image, size, draft.size),
+    )  # fmt: skip
+
+
+def _turned(image: Path, size: Size, stated: Size | None) -> bool:
+    """Whether EXIF turns a photograph and its size does not tell which way it was annotated; a file that states none never tells."""
+    orientation = read_orientation(image)
+    return hides_its_turn(orientation, size) or (stated is None and orientation > 1)
 
 
 def check_inside(shapes: Sequence[Shape], size: Size, path: Path) -> None:

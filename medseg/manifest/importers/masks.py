@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from medseg.conventions import Content, Refusal, ValueMap, content_of, convert, decide, reads_as_stored
-from medseg.errors import AnnotationError, ImageError, LabelError, ManifestError, MedsegError
+from medseg.errors import AnnotationError, ImageError, LabelError, ManifestError, MedsegError, counted
 from medseg.files import nfc, staging, walk
 from medseg.images import IMAGE_SUFFIXES, MASK_SUFFIXES, RawMask, one_at_a_time, read_orientation, read_raw_mask, read_size, write_mask
 from medseg.labels import BACKGROUND, LabelSet
@@ -23,6 +23,7 @@ from medseg.manifest.importers.common import (
     Notes,
     Progress,
     Record,
+    check_out,
     claim,
     count_pixels,
     counter,
@@ -37,6 +38,7 @@ from medseg.manifest.importers.common import (
     images_under,
     listed,
     mask_hash,
+    note_background,
     note_twins,
     raise_refused,
     refused_file,
@@ -45,8 +47,10 @@ from medseg.manifest.importers.common import (
     relative,
     shared_root,
     stem_of,
+    told_full,
     turned_note,
     without_clashes,
+    without_mask,
     write_all,
 )  # fmt: skip
 from medseg.manifest.schema import Dataset
@@ -128,8 +132,8 @@ def import_masks(
     """Write the manifest of images and masks of equal name: `a/7.jpg` and `a/7<mask_suffix>.png`.
 
     mask_pattern: instead of the suffix, a regular expression whose one group is the image's path, on the mask's, both without
-    suffix.  image_pattern: take only images whose path it finds.  value_map: `VALUE=CLASS`, where the files' own convention cannot
-    be told.  as_is: record every readable pair, for `manifest check --fix` to repair.
+    suffix.  image_pattern: take only images whose path, with suffix or without, it finds.  value_map: `VALUE=CLASS`, where the files'
+    own convention cannot be told.  as_is: record every readable pair, for `manifest check --fix` to repair.
 
     The data root is `data_root`, or else the folder both lie in. Images without a mask become unlabelled rows. Raises
     AnnotationError, ImageError or LabelError naming the files that cannot be imported (unless `skip_refused`); then nothing is
@@ -138,7 +142,9 @@ def import_masks(
     images, masks = folder_at(images, "images"), folder_at(masks, "masks")
     root = shared_root(images, masks, data_root)
     group_ids([], group_pattern)  # a bad pattern shall not cost a pass over the images
+    check_out(out, [images, masks], MASK_SUFFIXES, [out / MASKS_FOLDER])
     notes = Notes()
+    note_background(classes, notes)
     if not classes and not (out / DATASET_FILE).exists():
         rule = f"masks hold ids without names, and there is no {out / DATASET_FILE} that names them"
         raise ManifestError("--classes", rule, "give --classes NAME,NAME: every class of the masks, in the order of the ids")
@@ -146,9 +152,10 @@ def import_masks(
     given = parse_map(value_map, dataset.labels)
     if as_is and given:
         raise LabelError("--map", "--as-is records the masks as stored, so nothing is mapped", "leave one of the two out")
-    pairs, refused = _pairs(images, masks, _Naming.of(mask_suffix, mask_pattern, image_pattern), out, notes)
+    naming = _Naming.of(mask_suffix, mask_pattern, image_pattern)
+    pairs, refused = _pairs(images, masks, naming, out, notes)
     if not pairs:
-        raise AnnotationError(images, "no image under this folder", "check --images")
+        raise _no_image(images, [] if images == masks else [masks, out], naming)
     if all(pair.mask is None for pair in pairs):
         rule = f"no mask has the name of an image ({_examples(pairs, refused)})"
         raise AnnotationError(masks, rule, "check --masks and --mask-suffix (or --mask-pattern)")
@@ -206,6 +213,10 @@ class _Naming:
             return found[1] or None if found else None
         return mask.removesuffix(self.suffix) if mask.endswith(self.suffix) else None
 
+    def takes(self, name: str, suffix: str) -> bool:
+        """Whether a file is an image by --image-pattern: it finds the path as a sample id has it, or as the folder shows it."""
+        return self.image is None or any(self.image.search(path) for path in (name, name + suffix))
+
     @property
     def said(self) -> str:
         """Why a file is no mask."""
@@ -247,7 +258,7 @@ def _pairs(images: Path, masks: Path, naming: _Naming, out: Path, notes: Notes) 
         name = stem_of(path, images)
         if path in taken:
             continue
-        if naming.image is not None and naming.image.search(name) is None:
+        if naming.image is not None and not naming.takes(name, path.suffix):
             notes.add(f"--image-pattern {naming.image.pattern!r} does not find its name, not taken as an image", name + path.suffix)
             continue
         if one_folder and naming.image is None and name not in found:
@@ -258,6 +269,16 @@ def _pairs(images: Path, masks: Path, naming: _Naming, out: Path, notes: Notes) 
         AnnotationError(found[name], f"there is no image {name}.* under {images}", "add the image, or remove the mask") for name in orphans
     ]
     return pairs, refused
+
+
+def _no_image(images: Path, passed_by: Sequence[Path], naming: _Naming) -> AnnotationError:
+    """The error for a folder of which no image is taken; --image-pattern is named where it leaves none."""
+    there = images_under(images, skip=passed_by)
+    if naming.image is None or not there:
+        return AnnotationError(images, "no image under this folder", "check --images")
+    met = f"{counted(len(there), 'file')}, such as {there[0].relative_to(images).as_posix()}"
+    rule = f"--image-pattern {naming.image.pattern!r} finds none of the images under this folder ({met})"
+    return AnnotationError(images, rule, "correct the pattern; it is searched for in the path under --images, with and without suffix")
 
 
 def _masks_by_name(
@@ -365,7 +386,7 @@ def _stop(refused: Sequence[MedsegError], left: bool, job: Job) -> None:
         raise_refused(refused, str(job.source))
     elif refused and not left:
         first = f"{refused[0].where}: {refused[0].rule}"
-        raise type(refused[0])(job.source, f"none of {len(refused)} masks can be imported, the first: {first}", refused[0].fix)
+        raise type(refused[0])(job.source, f"none of {counted(len(refused), 'mask')} can be imported, the first: {first}", refused[0].fix)
 
 
 def _note_maps(maps: Sequence[tuple[Seen, ValueMap]], job: Job, notes: Notes) -> None:
@@ -418,7 +439,7 @@ def _derive(
     """Write id masks of all pairs under OUT/masks, and the manifest."""
     dataset = _under_manifest(job)
     target = job.out / MASKS_FOLDER
-    with staging(target) as stage:
+    with told_full(job.out), staging(target) as stage:
         drawing = partial(_draw, stage=stage, labels=dataset.labels)
         drawn = list(each(drawing, maps, counter(len(maps), _second(job.on_progress, len(maps)))))
         _stop([result for result in drawn if isinstance(result, MedsegError)], False, replace(job, skip_refused=False))
@@ -483,7 +504,8 @@ def _finish(
     staged: Sequence[tuple[Path, Path]] = (),
 ) -> ImportReport:  # fmt: skip
     """Write manifest, import.json and refused.csv."""
-    labelled = sum(record.mask is not None for record in records)
+    plain = without_mask(records)
+    labelled = len(records) - len(plain)
     _stop(refused, labelled > 0, job)
     note_twins(records, notes)
     given = {str(value): class_id for value, class_id in job.given.items()}
@@ -492,4 +514,4 @@ def _finish(
     files, told = job.beside(frozenset(record.sample_id for record in records))
     frame = frame_of(records, job.dataset.labels, job.group_pattern)
     write_all(job.out, frame, job.dataset, staged, how, {**files, **refused_file(rows)})
-    return ImportReport(job.out, labelled, len(records) - labelled, rows, [*notes.lines(), *extra, *told], job.root)
+    return ImportReport(job.out, labelled, len(plain), rows, [*notes.lines(), *extra, *told], job.root, plain)

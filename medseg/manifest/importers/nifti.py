@@ -12,9 +12,11 @@ from medseg.manifest.importers.common import (
     ImportReport,
     Notes,
     Progress,
+    check_out,
     described,
     folder_at,
     group_ids,
+    note_background,
     refused_links,
     shared_root,
 )  # fmt: skip
@@ -43,10 +45,12 @@ def import_nifti(
     images, masks = folder_at(images, "images"), folder_at(masks, "masks")
     root = shared_root(images, masks, data_root)
     group_ids([], group_pattern)
+    check_out(out, [images, masks], VOLUME_SUFFIXES)
     if not classes and not (out / "dataset.yaml").exists():
         raise ManifestError(out / "dataset.yaml", "masks hold ids without names, and there is no such file", "give --classes NAME,NAME")
     dataset = described(out, classes, dataset_name, "data_root", [])
     notes = Notes()
+    note_background(classes, notes)
     cases, refused = _pairs(images, masks, mask_suffix, out, notes)
     if not cases:
         raise AnnotationError(images, "no volume (.nii, .nii.gz) under this folder", "check --images")

@@ -25,6 +25,7 @@ from medseg.manifest.importers.common import (
     Notes,
     Progress,
     Record,
+    check_out,
     decoded_size,
     folder_at,
     group_ids,
@@ -69,6 +70,7 @@ def import_nnunet(
     path = root / "dataset.json"
     content = read_description(path)
     group_ids([], group_pattern)
+    check_out(out, [root], (*VOLUME_SUFFIXES, *FLAT_ENDINGS))
     notes = Notes()
     ending = _ending(content, path)
     channels = ordered_names(content, "channel_names" if "channel_names" in content else "modality", path)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import reprlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from medseg.errors import AnnotationError, ManifestError, MedsegError
+from medseg.errors import AnnotationError, ManifestError, MedsegError, counted
 from medseg.files import sha256_file, staging
 from medseg.images import write_mask
 from medseg.instances import Instance, write_instances
@@ -21,6 +22,7 @@ from medseg.manifest.importers.common import (
     MasksUnder,
     Notes,
     Record,
+    alike_names,
     claim,
     count_pixels,
     frame_of,
@@ -30,8 +32,10 @@ from medseg.manifest.importers.common import (
     raise_refused,
     refused_file,
     refused_rows,
+    told_full,
     told_once,
     without_clashes,
+    without_mask,
     write_all,
 )  # fmt: skip
 from medseg.manifest.schema import Dataset
@@ -117,7 +121,7 @@ class Stage:
 @contextmanager
 def stage_of(source: Source, labels: LabelSet, instances: bool) -> Iterator[Stage]:
     """Staging folders inside their targets, gone afterwards."""
-    with ExitStack() as stack:
+    with told_full(source.out), ExitStack() as stack:
         masks = stack.enter_context(staging(source.masks_dir))
         objects = stack.enter_context(staging(source.out / INSTANCES_FOLDER)) if instances else None
         yield Stage(source, labels, masks, objects)
@@ -138,6 +142,24 @@ def unused_classes(labels: LabelSet, used: set[str]) -> list[str]:
     if not unused:
         return []
     return [f"{'class' if len(unused) == 1 else 'classes'} {listed(unused, 10)} {'is' if len(unused) == 1 else 'are'} in no annotation"]
+
+
+def met_classes(labels: LabelSet, drawn: Iterable[tuple[object, str]], what: str) -> list[str]:
+    """Notes on classes that nobody named but the annotations: what each has, and names that look like one another.
+
+    drawn: (image, class) of each annotation.  what: such an annotation is called.
+    """
+    each = Counter(drawn)
+    total, images = Counter[str](), Counter[str]()
+    for (_, name), times in each.items():
+        total[name] += times
+        images[name] += 1
+    told = [
+        f"{class_id} {name} ({counted(total[name], what)} in {counted(images[name], 'image')})"
+        for class_id, name in labels.classes.items()
+        if class_id
+    ]
+    return [f"classes as the annotations name them (--classes would fix them): {', '.join(told)}", *alike_names(labels.foreground)]
 
 
 def finish(
@@ -163,5 +185,5 @@ def finish(
     rows = refused_rows([*refused, *clashes], source.root)
     frame = frame_of(records, dataset.labels, group_pattern)
     write_all(source.out, frame, dataset, stage.moves(), {**how, "notes": notes.lines()}, refused_file(rows))
-    labelled = sum(record.mask is not None for record in records)
-    return ImportReport(source.out, labelled, len(records) - labelled, rows, [*notes.lines(), *said], source.root)
+    plain = without_mask(records)
+    return ImportReport(source.out, len(records) - len(plain), len(plain), rows, [*notes.lines(), *said], source.root, plain)

@@ -22,14 +22,16 @@ from medseg.manifest.importers.common import (
     ImportReport,
     Notes,
     Progress,
+    check_out,
     described,
     folder_at,
     group_ids,
     images_under,
+    note_background,
     refused_links,
     stem_of,
 )  # fmt: skip
-from medseg.manifest.importers.masks import Job, Pair, import_pairs, parse_map, stated_under
+from medseg.manifest.importers.masks import MASKS_FOLDER, Job, Pair, import_pairs, parse_map, stated_under
 from medseg.manifest.schema import SPLIT_NAMES, Dataset
 from medseg.manifest.table import DATASET_FILE
 
@@ -77,10 +79,12 @@ def import_voc(
     """
     base = _layout(folder_at(root, "VOC"))
     group_ids([], group_pattern)  # a bad pattern shall not cost a pass over the images
+    check_out(out, [base], MASK_SUFFIXES, [out / MASKS_FOLDER])
     dataset = _dataset(out, classes, dataset_name)
     given = parse_map(value_map, dataset.labels)
     lists = {name: _read_list(base, name) for name in image_sets}
     notes = Notes()
+    note_background(classes, notes)
     pairs, refused = _pairs(base, lists, notes)
     if not any(pair.mask for pair in pairs):
         rule = "no mask has the name of an image"

@@ -33,6 +33,7 @@ from medseg.manifest.importers.common import (
     refused_rows,
     relative,
     without_clashes,
+    without_mask,
     write_all,
 )  # fmt: skip
 from medseg.manifest.schema import Dataset
@@ -84,8 +85,11 @@ def volume_id(path: Path, root: Path) -> str:
 def read_description(path: Path) -> dict[str, Any]:
     """A dataset.json; AnnotationError for a file that is missing, a folder, too large, no JSON or no mapping."""
     fix = "check the path, or correct the file"
-    if not path.is_file():
-        raise AnnotationError(path, "a folder, where a file is expected" if path.is_dir() else "there is no such file", fix)
+    if path.is_dir():
+        raise AnnotationError(path, "a folder, where a file is expected", fix)
+    if not path.exists():
+        fix = "check the path; volumes without such a description are taken by `medseg manifest import nifti --images DIR --masks DIR`"
+        raise AnnotationError(path, "there is no such file", fix)
     content = read_json(path, AnnotationError, fix, larger=fix)
     if not isinstance(content, dict):
         raise AnnotationError(path, "must hold a mapping of keys to values", fix)
@@ -268,5 +272,5 @@ def import_cases(
     note_twins(records, notes)
     rows = refused_rows(refused, job.root)
     write_all(job.out, frame_of(records, job.dataset.labels, job.group_pattern), job.dataset, how=job.how, beside=refused_file(rows))
-    labelled = sum(record.mask is not None for record in records)
-    return ImportReport(job.out, labelled, len(records) - labelled, rows, notes.lines(), job.root)
+    plain = without_mask(records)
+    return ImportReport(job.out, len(records) - len(plain), len(plain), rows, notes.lines(), job.root, plain)
