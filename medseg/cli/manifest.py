@@ -10,6 +10,7 @@ import typer
 
 from medseg.cli.imports import import_app
 from medseg.cli.options import DataRoot
+from medseg.errors import counted
 
 if TYPE_CHECKING:
     from medseg.manifest.check.doctor import Report
@@ -71,16 +72,16 @@ def _fix(report: Report, out: Path) -> None:
 
     with bar("repairing") as show:
         log = repair(report, out, show)
-    print(
-        f"{len(log)} repairs are in {out}, listed in {out / REPAIRS_FILE}; next: medseg manifest check {out} --data-root {report.data_root}"
-    )
+    print(f"{counted(len(log), 'repair')} in {out}, listed in {out / REPAIRS_FILE}")
+    print(f"next: medseg manifest check {out} --data-root {report.data_root}")
     changed = list(dict.fromkeys(step.sample_id for step in log if step.code == "hash-changed"))
     if changed:
         shown = ", ".join(changed[:3]) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
         print(f"note: files that had changed since the import were taken as they are now, right or wrong: {shown}; look at each")
     joined = sum(step.code == REGROUPED for step in log)
     if joined:
-        print(f"note: near-duplicates share a group now ({joined} rows changed theirs); a given split (--from) that parts them is refused")
+        rows = counted(joined, "row")
+        print(f"note: near-duplicates share a group now ({rows} changed theirs); a given split (--from) that parts them is refused")
         print(f"then, by the new groups: medseg manifest split {out} --name main")
 
 
@@ -102,7 +103,8 @@ def _print_findings(report: Report) -> None:
         fix = next(finding.fix for finding in report.findings if finding.code == code)
         more = f" ({SHOWN} shown; all by --json or --html)" if count > SHOWN else ""
         print(f"{CODES[code]} {code}: {count}{more}; way out: {fix}")
-    print(f"{len(report.manifest)} rows checked, {report.flagged()} with a finding; findings in all: {len(report.findings)}")
+    rows, findings = counted(len(report.manifest), "row"), counted(len(report.findings), "finding")
+    print(f"{rows} checked, {report.flagged()} with a finding; {findings} in all")
 
 
 @manifest_app.command("split")

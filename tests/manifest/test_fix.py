@@ -415,7 +415,7 @@ def test_the_command_repairs(prepared: Prepared) -> None:
     planting.white(255)(samples[0], RNG(0))
     out = imported(root, "binary", as_is=True)
     done = medseg(out, "--data-root", root, "--fix", root / "v2")
-    assert done.returncode == 2 and "1 repairs are in" in done.stdout and "share a group" not in done.stdout
+    assert done.returncode == 2 and "1 repair in" in done.stdout and "share a group" not in done.stdout
     assert medseg(root / "v2", "--data-root", root, "--strict").returncode == 0
     refused = medseg(out, "--data-root", root, "--fix", out)
     assert refused.returncode == 2 and "versions are immutable" in refused.stderr and "Traceback" not in refused.stderr
