@@ -68,6 +68,7 @@ def check_command(
 
 def _fix(report: Report, out: Path) -> None:
     from medseg.manifest.check.fix import REGROUPED, REPAIRS_FILE, repair
+    from medseg.manifest.importers.common import listed
     from medseg.progress import bar
 
     with bar("repairing") as show:
@@ -76,8 +77,8 @@ def _fix(report: Report, out: Path) -> None:
     print(f"next: medseg manifest check {out} --data-root {report.data_root}")
     changed = list(dict.fromkeys(step.sample_id for step in log if step.code == "hash-changed"))
     if changed:
-        shown = ", ".join(changed[:3]) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
-        print(f"note: files that had changed since the import were taken as they are now, right or wrong: {shown}; look at each")
+        rows = f"{counted(len(changed), 'row')} ({listed(changed, 3)})"
+        print(f"note: files of {rows} that had changed since the import were taken as they are now, right or wrong: look at each")
     joined = sum(step.code == REGROUPED for step in log)
     if joined:
         rows = counted(joined, "row")

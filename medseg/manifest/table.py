@@ -79,7 +79,11 @@ def manifest_folder(path: Path) -> Path:
 
 def digest_of(folder: Path) -> str:
     """SHA-256 of what makes a version: manifest.csv and dataset.yaml."""
-    return hashlib.sha256((folder / MANIFEST_FILE).read_bytes() + (folder / DATASET_FILE).read_bytes()).hexdigest()
+    return _digest(folder, (folder / MANIFEST_FILE).read_bytes())
+
+
+def _digest(folder: Path, table: bytes) -> str:
+    return hashlib.sha256(table + (folder / DATASET_FILE).read_bytes()).hexdigest()
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -90,8 +94,7 @@ def read_manifest(path: Path) -> Manifest:
         raise ManifestError(table, "there is no such file", "check the path, or make it by `medseg manifest import`")
     dataset = read_dataset(folder / DATASET_FILE)
     content = table.read_bytes()
-    digest = digest_of(folder)
-    return Manifest(folder, parse_manifest(content, table, dataset.labels), dataset, digest)
+    return Manifest(folder, parse_manifest(content, table, dataset.labels), dataset, _digest(folder, content))
 
 
 def parse_manifest(content: bytes, table: Path, labels: LabelSet) -> pd.DataFrame:

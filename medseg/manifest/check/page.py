@@ -148,8 +148,9 @@ def _scaled(picture: np.ndarray, enlarge: bool) -> np.ndarray:
     """A copy of at most SIDE_PX a side. A slice of few voxels is enlarged by the nearest neighbour: each voxel can be seen then, and
     nothing is made up between them."""
     scale = SIDE_PX / max(picture.shape[:2])
-    size = Size(*(max(1, round(side * (scale if enlarge else min(1.0, scale)))) for side in picture.shape[:2]))
-    if enlarge:
+    enlarged = enlarge and scale > 1
+    size = Size(*(max(1, round(side * (scale if enlarged else min(1.0, scale)))) for side in picture.shape[:2]))
+    if enlarged:
         return np.repeat(resize_mask(picture[..., 0], size)[..., None], 3, axis=2)
     return resize_image(picture, size).copy()
 

@@ -48,6 +48,11 @@ class Seen:
         return self.manifest.labels
 
     @cached_property
+    def group_of(self) -> dict[str, str]:
+        """By sample: its group in the manifest."""
+        return dict(zip(self.manifest.frame["sample_id"], self.manifest.frame["group_id"], strict=True))
+
+    @cached_property
     def readings(self) -> dict[str, ValueMap | Refusal]:
         """By sample: how its mask's values become class ids, judged by the whole set."""
         with_mask = [facts for facts in self.facts if facts.content is not None]
@@ -252,7 +257,7 @@ def miscounted(seen: Seen) -> Iterator[Finding]:
     """Rows whose px_ columns are not what their id mask holds: sampling and stratification read them."""
     frame = seen.manifest.frame.set_index("sample_id")
     plain = {sample for sample, reading in seen.readings.items() if _kind(reading) == "ids"}
-    uncounted = {row.sample_id for row in seen.manifest if row.mask_as_stored}  # such an import counts nothing
+    uncounted = set(frame.index[frame["mask_as_stored"] == "true"]) if "mask_as_stored" in frame else set()  # such an import counts nothing
     for facts in seen.facts:
         changed = any(code in ("hash-changed", "size-mismatch", "exif-orientation") for code, *_ in facts.local)
         if not facts.class_px or changed or facts.sample_id not in plain or facts.sample_id in uncounted:
@@ -310,9 +315,8 @@ def _apart(parts: dict[str, dict[str, str]], first: str, second: str) -> Iterato
 
 def duplicates(seen: Seen, parts: dict[str, dict[str, str]]) -> Iterator[Finding]:
     """Images of equal decoded pixels: each later one against the first, unless one group holds both, and every pair that a split parts."""
-    group_of = dict(zip(seen.manifest.frame["sample_id"], seen.manifest.frame["group_id"], strict=True))
     for samples in _equal({facts.sample_id: facts.pixels for facts in seen.facts}):
-        for copy in (copy for copy in samples[1:] if group_of[copy] != group_of[samples[0]]):
+        for copy in (copy for copy in samples[1:] if seen.group_of[copy] != seen.group_of[samples[0]]):
             rule = f"the same pixels as {samples[0]}"
             yield Finding(
                 "duplicate",
@@ -364,14 +368,13 @@ def find_near(seen: Seen) -> list[Pair]:
 def near(seen: Seen, pairs: Sequence[Pair], parts: dict[str, dict[str, str]]) -> Iterator[Finding]:
     """Pairs that look alike without being equal, unless one group holds both: frames of one patient do. Across a split they leak."""
     of_image = {facts.sample_id: facts.pixels for facts in seen.facts}
-    group_of = dict(zip(seen.manifest.frame["sample_id"], seen.manifest.frame["group_id"], strict=True))
     for pair in pairs:
         if of_image[pair.first] == of_image[pair.second]:
             continue
         sure = "the same picture" if pair.correlation > SAME else "the same subject in all likelihood"
         how = "" if pair.how == "as it is" else f", {pair.how}"
         rule = f"{sure} as {pair.first}{how} (correlation {pair.correlation:.4f})"
-        if group_of[pair.first] != group_of[pair.second]:
+        if seen.group_of[pair.first] != seen.group_of[pair.second]:
             yield Finding("near-duplicate", rule, _ONE_GROUP, sample_id=pair.second, others=(pair.first,))
         for split, one, two in _apart(parts, pair.second, pair.first):
             told = f"it is in {one}, and {pair.first}, {sure}, in {two} (correlation {pair.correlation:.4f})"
@@ -380,10 +383,9 @@ def near(seen: Seen, pairs: Sequence[Pair], parts: dict[str, dict[str, str]]) ->
 
 def torn_groups(seen: Seen) -> Iterator[Finding]:
     """Groups, of the manifest or of the split's own table, that stand in two parts."""
-    in_manifest = dict(zip(seen.manifest.frame["sample_id"], seen.manifest.frame["group_id"], strict=True))
     for split, table in seen.splits.items():
         told: set[str] = set()
-        for groups in (table["sample_id"].map(in_manifest), table["group_id"]):
+        for groups in (table["sample_id"].map(seen.group_of), table["group_id"]):
             part = pd.Series(_parts(table), index=table.index)
             several = part.groupby(groups).nunique()
             for group in several.index[several > 1]:
