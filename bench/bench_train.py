@@ -95,9 +95,11 @@ def ours(experiment: Path, data_root: Path, mode: str, overrides: Sequence[str])
 
 def run_steps(experiment: Path, data_root: Path, mode: str, overrides: Sequence[str]) -> None:
     """Train without end, a line a step; first the seconds to the first batch. mode: eager or compiled, and _pure on one batch alone."""
-    from medseg.build import build_training, resolve
+    from medseg.build import build_training, make_fabric, resolve
     from medseg.config import load_config
     from medseg.data.loaders import train_batches
+    from medseg.data.realised import Seen
+    from medseg.engine.course import Course
     from medseg.engine.train import optimise, train
     from medseg.manifest.table import read_manifest, read_split
     from medseg.runfolder import create_run
@@ -107,13 +109,14 @@ def run_steps(experiment: Path, data_root: Path, mode: str, overrides: Sequence[
     config = resolve(load_config(experiment, [*endless, *overrides]))
     started = time.perf_counter()
     manifest = read_manifest(Path(config.data.manifest))
-    training = build_training(config, manifest, read_split(manifest, config.data.split), data_root)
+    training = build_training(config, manifest, read_split(manifest, config.data.split), data_root, make_fabric(config))
+    course = Course(Seen(training.train_set.labels.num_classes))
     first = next(train_batches(training.train_set, training.draws(1), 1, training.loading))
     print(json.dumps({"first_batch_s": time.perf_counter() - started, "precision": config.train.precision}), flush=True)
     if mode.endswith("pure"):
         training.model.train()
         while True:
-            optimise(training, first, config.optim.lr)
+            optimise(training, [first], config.optim.lr, course)
             print("step", flush=True)
     done = 0
 
@@ -123,7 +126,7 @@ def run_steps(experiment: Path, data_root: Path, mode: str, overrides: Sequence[
             done = step
             print("step", flush=True)
 
-    train(training, create_run(experiment.parent / "runs", "bench", mode, 0), on_step)
+    train(training, create_run(experiment.parent / "runs", "bench", mode, 0), course, on_step)
 
 
 def compare(data_root: Path | None, turns: int, overrides: Sequence[str]) -> dict[str, object]:

@@ -12,7 +12,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from anonymous import Peak
@@ -41,8 +41,10 @@ class Program:
                 self.lines.append(line)
 
     def signal(self, which: signal.Signals) -> None:
-        """To the program and what it has started."""
-        os.killpg(self.process.pid, which)
+        """To the program and what it has started, in sessions of their own too, as torchrun's processes are."""
+        for pid in family(self.process.pid):
+            with suppress(ProcessLookupError):
+                os.kill(pid, which)
 
     def warm_up(self) -> None:
         """Wait for the first steps, then stop it."""
@@ -63,9 +65,32 @@ class Program:
         return self.seen - before, wall_s
 
     def end(self) -> None:
-        """At once."""
-        self.signal(signal.SIGKILL)
+        """At once, and what it has started."""
+        pids = family(self.process.pid)
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         self.process.wait()
+        while any(alive(pid) for pid in pids):
+            time.sleep(0.01)
+
+
+def alive(pid: int) -> bool:
+    """Whether it is there, and no zombie (Linux)."""
+    try:
+        return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
+
+
+def family(pid: int) -> list[int]:
+    """A process and its descendants (Linux)."""
+    found = [pid]
+    for children in Path(f"/proc/{pid}/task").glob("*/children"):
+        with suppress(OSError):  # it has ended meanwhile
+            for child in children.read_text().split():
+                found += family(int(child))
+    return found
 
 
 def in_turn(commands: Mapping[str, Sequence[str]], folder: Path, turns: int, seconds: float) -> tuple[dict[str, float], dict[str, Program]]:

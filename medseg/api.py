@@ -4,6 +4,7 @@ The import_* functions make a manifest, `check_manifest` looks at it, `repair` m
 evaluate, predict and compare use it.
 """
 
+from medseg.crossval import cross_validate
 from medseg.manifest.check.doctor import check_manifest
 from medseg.manifest.check.fix import repair
 from medseg.manifest.check.page import write_page
@@ -17,13 +18,15 @@ from medseg.manifest.importers.nnunet import import_nnunet
 from medseg.manifest.importers.voc import import_voc
 from medseg.manifest.split import given_split, make_split
 from medseg.manifest.table import read_manifest
-from medseg.run import Predicted, Progress, compare, evaluate, load_run, predict, train
+from medseg.run import Predicted, compare, evaluate, load_run, predict
+from medseg.training import Progress, resume, train
 
 __all__ = [
     "Predicted",
     "Progress",
     "check_manifest",
     "compare",
+    "cross_validate",
     "evaluate",
     "given_split",
     "import_coco",
@@ -39,6 +42,7 @@ __all__ = [
     "predict",
     "read_manifest",
     "repair",
+    "resume",
     "train",
     "write_page",
 ]

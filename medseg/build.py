@@ -5,7 +5,10 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -13,6 +16,7 @@ from typing import Literal
 import numpy as np
 import torch
 from lightning.fabric import Fabric
+from lightning.fabric.strategies import DDPStrategy
 from lightning.fabric.utilities.rank_zero import rank_zero_module
 
 from medseg.config import Config
@@ -21,11 +25,13 @@ from medseg.data.decoded import DecodedSet, decode_all, undecoded
 from medseg.data.patches import VERSION as INDEX_VERSION
 from medseg.data.patches import PatchIndex, build_index, most_bytes, read_index
 from medseg.data.realised import asked, set_shares
-from medseg.data.sampling import check_centres, check_patches, equals_uniform, image_weights, pixel_counts, presence
+from medseg.data.sampling import check_centres, check_patches, equals_uniform, image_weights, pixel_counts, presence, rank_places
+from medseg.engine.average import WeightAverage
 from medseg.engine.optim import make_optimizer
+from medseg.engine.ranks import Ranks
 from medseg.engine.train import Training
 from medseg.environment import processor_flags
-from medseg.errors import ConfigError
+from medseg.errors import ConfigError, counted
 from medseg.labels import LabelSet
 from medseg.losses import class_weights, make_loss
 from medseg.manifest.schema import Manifest, Split
@@ -39,8 +45,11 @@ log = logging.getLogger(__name__)
 # Pixels to be shown (steps x batch x height x width) from which compiling is chosen. On two cores in float32 it took about 45 s and saved
 # 0.3 s of a step of 8 x 256 x 256, so it repays from 1e8 on; 4e8 leaves room for slower compilers. The GPU's is not measured yet.
 COMPILE_REPAYS_PX = {"cpu": 4e8, "cuda": 2e10}
-rank_zero_module.log.setLevel(logging.WARNING)  # Fabric announces the precision at every set-up; config.yaml tells it already
-FABRIC_PRECISION = {"float32": "32-true", "bfloat16": "bf16-mixed"}
+# Fabric announces the precision at every set-up, which config.yaml tells already, and each process that joins.
+rank_zero_module.log.setLevel(logging.WARNING)
+logging.getLogger("lightning.fabric.utilities.distributed").setLevel(logging.WARNING)
+FABRIC_PRECISION = {"float32": "32-true", "bfloat16": "bf16-mixed", "float64": "64-true"}
+LONGEST_WAIT = timedelta(days=1)  # of a process for the others: the first may decode for hours; torchrun ends the others where one dies
 OnDecode = Callable[[str, int, int], None]  # (part of the split or "class positions", done, total)
 
 
@@ -102,34 +111,85 @@ def _has_bfloat16(device: str) -> bool:
 
 
 def make_fabric(config: Config) -> Fabric:
-    """One process on the resolved device and precision."""
-    assert config.train.precision != "auto" and config.train.device != "auto", "resolve() the config first"
-    return Fabric(accelerator=config.train.device, devices=1, precision=FABRIC_PRECISION[config.train.precision])  # type: ignore[arg-type]
+    """This process on the resolved device and precision, joined to those that torchrun has started beside it.
+
+    ConfigError where a GPU each is asked of a machine with fewer.
+    """
+    device, precision = config.train.device, config.train.precision
+    assert precision != "auto" and device != "auto", "resolve() the config first"
+    here, world = _processes()
+    if device == "cuda" and here > torch.cuda.device_count():
+        rule = f"{here} processes were started on a machine with {counted(torch.cuda.device_count(), 'GPU')}"
+        raise ConfigError("torchrun --nproc-per-node", rule, "start one a GPU, or set train.device=cpu")
+    strategy = DDPStrategy(timeout=LONGEST_WAIT) if world > 1 else "auto"
+    fabric = Fabric(accelerator=device, strategy=strategy, devices=here, num_nodes=world // here, precision=FABRIC_PRECISION[precision])  # type: ignore[arg-type]
+    fabric.launch()
+    return fabric
 
 
-def build_model(config: Config, labels: LabelSet, rows: Sequence[Row] | None = None) -> SemanticNetwork:
+def _processes() -> tuple[int, int]:
+    """(on this machine, in all), as torchrun says; without it one."""
+    if not torch.distributed.is_torchelastic_launched():
+        return 1, 1
+    return int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["WORLD_SIZE"])
+
+
+@contextmanager
+def deterministic_kernels(config: Config) -> Iterator[None]:
+    """Inside, torch takes kernels that repeat to the bit only, where the config asks for them; its settings are put back afterwards."""
+    if not config.train.deterministic:
+        yield
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS refuses; read when CUDA starts
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    benchmark, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, False
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        torch.backends.cudnn.benchmark = benchmark
+
+
+def build_model(config: Config, labels: LabelSet, rows: Sequence[Row] | None = None, ranks: Ranks | None = None) -> SemanticNetwork:
     """The network, initialised from the run's seed; the global random state is left as found.
 
-    rows: the training images, by whose classes the loss may be weighted; without them the network predicts only.
+    rows: the training images, by whose classes the loss may be weighted; without them the network predicts only.  ranks: the processes
+    that share a batch out, where there are several.
     """
     with torch.random.fork_rng():
         torch.manual_seed(seed_of(config.seed, "weights"))
         net = build_network(config.model, labels.num_classes)
-    loss = None if rows is None else make_loss(config.loss, labels, class_weights(config.loss, rows, labels))
+    loss = None if rows is None else make_loss(config.loss, labels, class_weights(config.loss, rows, labels), ranks.world if ranks else 1)
     model = SemanticNetwork(net, loss)
     return model.to(memory_format=torch.channels_last) if config.train.channels_last else model  # type: ignore[call-overload, no-any-return]
 
 
-def build_training(config: Config, manifest: Manifest, split: Split, data_root: Path, on_decode: OnDecode | None = None) -> Training:
-    """Decode both sets, build network, optimiser and sampler. `config` must be resolved."""
+def build_training(
+    config: Config, manifest: Manifest, split: Split, data_root: Path, fabric: Fabric, on_decode: OnDecode | None = None
+) -> Training:
+    """Decode both sets, build network, optimiser and sampler. `config` must be resolved, and `fabric` of it."""
     check_patches(config.sampling, Size(*config.data.size_px), manifest.labels)
-    train_set, val_set = _decode_both(config, manifest, split, data_root, on_decode)
-    fabric, model = make_fabric(config), build_model(config, manifest.labels, train_set.rows)
+    check_shared(config, fabric.world_size)
+    with fabric.rank_zero_first(local=True):  # the others of a machine find the decoded images there
+        train_set, val_set = _decode_both(config, manifest, split, data_root, on_decode)
+        index = patch_index(config, train_set, on_decode)
+    model = build_model(config, manifest.labels, train_set.rows, Ranks(fabric))
     if config.train.compile == "always":
         model.compile_training()
     wrapped, optimizer = fabric.setup(model, make_optimizer(config.optim, model))
-    weights, index = sampling_weights(config, train_set), patch_index(config, train_set, on_decode)
-    return Training(config, fabric, wrapped, optimizer, train_set, val_set, weights, index, _shares(config, train_set, weights))
+    average = WeightAverage(model, config.optim.ema_decay) if config.optim.ema_decay else None
+    weights = sampling_weights(config, train_set)
+    shares = _shares(config, train_set, weights)
+    return Training(config, fabric, wrapped, optimizer, train_set, val_set, weights, index, shares, average)
+
+
+def check_shared(config: Config, world: int) -> None:
+    """ConfigError where several processes cannot train this: a batch not shared evenly, a loss that has no sums to add up."""
+    rank_places(config.train.batch_size, 0, world, config.train.batch_size)
+    if world > 1 and config.loss.name == "dice_topk" and config.loss.reduction == "batch":
+        rule = f"the worst pixels of a batch are not found by {world} processes that hold a part of it each"
+        raise ConfigError("loss.reduction", rule, "set loss.reduction=image, or train in one process")
 
 
 def decode_part(

@@ -44,6 +44,7 @@ class DataConfig(Section):
 
     manifest: str
     split: str = "main"
+    fold: Annotated[int, Field(ge=0)] | None = Field(None, description="which fold of a split with folds is val, and the others train")
     size_px: tuple[PixelSize, PixelSize] = Field((256, 256), description="height, width of the network's grid")
     cache: str = Field("cache", description="folder of decoded images; may be removed at any time")
     cache_gib: Positive = Field(20.0, description="size of that folder up to which images not used the longest are kept")
@@ -180,27 +181,50 @@ class AugmentConfig(Section):
 
 
 class OptimConfig(Section):
-    """AdamW (Loshchilov and Hutter 2019); linear warm-up, then cosine decay to `lr * final_lr_share`, counted in steps."""
+    """The optimiser (AdamW: Loshchilov and Hutter 2019; SGD with Nesterov's momentum) and the course of its rate, counted in steps.
 
+    The rate rises to `lr` linearly over the warm-up, then falls to `lr * final_lr_share`; see medseg.engine.optim.
+    """
+
+    name: Literal["adamw", "sgd"] = "adamw"
     lr: Positive = 1e-3
-    weight_decay: Annotated[float, Field(ge=0)] = 1e-2
-    warmup_share: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    schedule: Literal["cosine", "polynomial", "one_cycle", "constant"] = "cosine"
+    warmup_share: Annotated[float, Field(ge=0, lt=1)] = Field(0.05, description="of all steps; of one_cycle the share that rises")
     final_lr_share: Share = 0.0
-    clip_norm: Positive | None = 1.0
+    power: Positive = Field(0.9, description="polynomial: exponent of the share of steps to go")
+    momentum: Annotated[float, Field(ge=0, lt=1)] = Field(0.9, description="sgd")
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-2
+    clip_norm: Positive | None = Field(1.0, description="largest norm of the gradients of all weights together; null: not clipped")
+    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        None, description="validate and keep the exponential moving average of the weights, with this decay a step; 0.999 is usual"
+    )
+
+    @model_validator(mode="after")
+    def _only_what_is_read(self) -> OptimConfig:
+        for key, reader, chosen in (("power", "polynomial", self.schedule), ("momentum", "sgd", self.name)):
+            if getattr(self, key) != type(self).model_fields[key].default and chosen != reader:
+                raise ValueError(f"{key} belongs to {reader}; {chosen} is chosen")
+        if self.schedule == "constant" and self.final_lr_share:
+            raise ValueError("final_lr_share has no say in a constant schedule")
+        return self
 
 
 class TrainConfig(Section):
     """Length, batch, precision and how often to look."""
 
     epochs: Count = 24
-    batch_size: Count = 8
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    batch_size: Count = Field(8, description="images of a batch, of all processes together")
+    accumulate: Count = Field(1, description="batches whose gradients make one optimiser step")
+    patience: Count | None = Field(None, description="stop after so many validations in a row without a better val score; null: never")
+    precision: Literal["auto", "float32", "bfloat16", "float64"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    deterministic: bool = Field(False, description="kernels that repeat to the bit on a GPU too; slower, and some networks have none")
     compile: Literal["auto", "always", "never"] = Field("auto", description="torch.compile; auto: where the steps to come repay it")
     channels_last: bool = Field(True, description="memory format of images and weights; only the speed depends on it")
     prefetch: Annotated[int, Field(ge=0, le=16)] = Field(2, description="batches made ready beside the computation; 0: none")
     validate_every: Count = Field(1, description="epochs")
     preview_every: Count = Field(5, description="epochs")
+    checkpoint_minutes: Positive = Field(10.0, description="longest time within an epoch after which training can be resumed")
 
 
 class InferConfig(Section):
@@ -246,15 +270,21 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _an_epoch_holds_a_batch(self) -> Config:
-        draws, batch = self.sampling.draws_per_epoch, self.train.batch_size
-        if draws is not None and draws < batch:  # a number that is written down is not overruled; a small training set just fills a batch
-            rule = f"is less than train.batch_size {batch}: an epoch is whole batches, at least one"
+        draws, step = self.sampling.draws_per_epoch, self.images_per_step
+        if draws is not None and draws < step:  # a number that is written down is not overruled; a small training set just fills a step
+            what = "train.batch_size" if self.train.accumulate == 1 else "train.batch_size x train.accumulate"
+            rule = f"is less than {what} {step}: an epoch is whole optimiser steps, at least one"
             raise ValueError(f"sampling.draws_per_epoch {draws} {rule}; raise it, or lower train.batch_size")
         return self
 
+    @property
+    def images_per_step(self) -> int:
+        """Images that one optimiser step learns from."""
+        return self.train.batch_size * self.train.accumulate
+
     def steps_per_epoch(self, images: int) -> int:
-        """Optimiser steps an epoch of a training set of so many images: whole batches only, at least one."""
-        return max(1, (self.sampling.draws_per_epoch or images) // self.train.batch_size)
+        """Optimiser steps an epoch of a training set of so many images: whole ones only, at least one."""
+        return max(1, (self.sampling.draws_per_epoch or images) // self.images_per_step)
 
     def to_yaml(self) -> str:
         """The canonical text: every key, in the order of this file."""

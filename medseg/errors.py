@@ -64,7 +64,13 @@ class RunError(MedsegError):
 
 
 class TrainingError(MedsegError):
-    """A training that cannot go on: a loss that is not finite, no sample to draw."""
+    """A training that cannot go on: a loss that is not finite, memory that ran out. agreed: whether all its processes find it at once."""
+
+    agreed = False
+
+
+class ProcessError(MedsegError):
+    """Another process of a training has ended."""
 
 
 class FetchError(MedsegError):

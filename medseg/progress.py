@@ -56,6 +56,8 @@ class TrainingBars:
         self._tasks: dict[str, TaskID] = {}
         self._total_steps = 0
         self._best: float | None = None
+        self._waiting = True  # for the first step
+        self.run: RunFolder | None = None
 
     def __enter__(self) -> TrainingBars:
         return self  # the display starts with the first bar, so that an early error stands alone
@@ -69,14 +71,15 @@ class TrainingBars:
 
     def start(self, run: RunFolder, total_steps: int) -> None:
         """The run folder exists and training begins."""
-        self._total_steps = total_steps
+        self.run, self._total_steps, self._waiting, self._best = run, total_steps, True, None
         self._progress.console.print(f"run folder: {run.path}")
         self.step(0, None)
         self._describe("training, first step (compiled where that repays)")  # for a minute or more nothing else moves
 
     def step(self, step: int, val_score: float | None) -> None:
         """One more step is done; `val_score` (mIoU in [0, 1]) comes once an epoch."""
-        if step == 1:
+        if step and self._waiting:
+            self._waiting = False
             self._describe("training")
         if val_score is not None:
             self._best = max(val_score, self._best or 0.0)

@@ -6,6 +6,7 @@ runs/<id>/
   digests.json        manifest and split                       environment.json  commit, packages, hardware; dirty.diff
   metrics.jsonl       one line an epoch, no times              timings.jsonl     the times
   checkpoints/        best.safetensors, last.safetensors       previews/         strips of val predictions
+  resume.safetensors  what an unfinished training goes on from
   sampling.png        each class: in the set, asked, shown
   evaluation/<split>/ per_case.csv, scores.json, confusion.npy, table.md, table.csv, overlays.jpg
   mlflow.json         what the tracker has sent
@@ -14,6 +15,7 @@ runs/<id>/
 from __future__ import annotations
 
 import json
+import logging
 import os
 import secrets
 import socket
@@ -28,6 +30,7 @@ from typing import Any, Literal
 from medseg.errors import RunError
 from medseg.files import write_json
 
+log = logging.getLogger(__name__)
 Status = Literal["running", "finished", "failed", "interrupted", "killed"]
 FORMAT = 1
 STATE_KEYS = {"status", "error", "dataset", "name", "host", "pid", "process_started"}
@@ -98,6 +101,16 @@ class RunFolder:
         """The checkpoint `best` or `last`."""
         return self.path / "checkpoints" / f"{name}.safetensors"
 
+    @property
+    def resume_point(self) -> Path:
+        """From where an unfinished training goes on; a finished one has none."""
+        return self.path / "resume.safetensors"
+
+    @property
+    def resumable(self) -> bool:
+        """Whether it has a place to go on from."""
+        return self.resume_point.exists()
+
     def evaluation(self, split: str) -> Path:
         """The folder of the scores on `split`."""
         return self.path / "evaluation" / split
@@ -118,6 +131,26 @@ class RunFolder:
         state["ended"] = None if status == "running" else _now()
         write_json(self.path / "run.json", state)
 
+    def check_resumable(self) -> None:
+        """RunError where there is nothing to go on with, or a process is at it. One that runs on another machine cannot be asked."""
+        state = self.state()
+        if state["status"] == "finished":
+            raise RunError(self.path, "this training has finished", "evaluate it, or train the experiment again")
+        if not self.digests_json.is_file():
+            raise RunError(self.path, "this training ended before it had begun", "remove the folder and train the experiment again")
+        if state["status"] == "running" and state["host"] != socket.gethostname():
+            log.warning("%s was at work on %s, which cannot be asked from here; it must have ended there", self.path, state["host"])
+        elif state["status"] == "running" and _alive(state):
+            raise RunError(self.path, f"process {state['pid']} is at work on it", "wait for it, or stop it first")
+
+    def take_over(self) -> None:
+        """This process goes on with the run: its status is running, and when it was resumed is kept."""
+        for part in (part for place in ("", "checkpoints", "previews") for part in (self.path / place).glob(".*.part*") if part.is_file()):
+            part.unlink(missing_ok=True)  # what a process was killed in
+        state = self.state()
+        again = {"status": "running", "error": None, "ended": None, "host": socket.gethostname(), **_process(os.getpid())}
+        write_json(self.path / "run.json", state | again | {"resumed": [*state.get("resumed", []), _now()]})
+
     def append(self, path: Path, record: dict[str, Any]) -> None:
         """Append one JSON line and flush it, so that a follower sees whole lines."""
         with path.open("a", encoding="utf-8") as stream:
@@ -132,13 +165,13 @@ class RunFolder:
         return [json.loads(line) for line in self.metrics_jsonl.read_text(encoding="utf-8").splitlines()]
 
 
-def create_run(runs: Path, dataset: str, name: str, seed: int) -> RunFolder:
-    """Make a new run folder `<dataset>-<name>-s<seed>-<UTC time>-<4 hex digits>` with status running."""
+def create_run(runs: Path, dataset: str, name: str, seed: int, parent: str | None = None) -> RunFolder:
+    """Make a new run folder `<dataset>-<name>-s<seed>-<UTC time>-<4 hex digits>` with status running; parent: what it is a part of."""
     stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
     run = RunFolder(runs / f"{dataset}-{name}-s{seed}-{stamp}-{secrets.token_hex(2)}")
     (run.path / "checkpoints").mkdir(parents=True)
     state = {
-        "format": FORMAT, "status": "running", "error": None, "dataset": dataset, "name": name, "command": sys.argv,
+        "format": FORMAT, "status": "running", "error": None, "dataset": dataset, "name": name, "parent": parent, "command": sys.argv,
         "started": _now(), "ended": None, "host": socket.gethostname(), **_process(os.getpid()),
     }  # fmt: skip
     write_json(run.path / "run.json", state)

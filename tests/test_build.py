@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from medseg.build import build_model, build_training, decode_part, patch_index, resolve, resolve_length
+from medseg.build import build_model, build_training, decode_part, make_fabric, patch_index, resolve, resolve_length
 from medseg.config import Config, load_config
 from medseg.data.patches import PatchIndex, most_bytes
 from medseg.data.sampling import draw_epoch
@@ -29,6 +29,10 @@ def world(tmp_path_factory):
 
 def config_of(world, *overrides: str) -> Config:
     return resolve(load_config(world[-1], ["train.device=cpu", *overrides]))
+
+
+def built(config: Config, manifest, split, data_root, *rest):
+    return build_training(config, manifest, split, data_root, make_fabric(config), *rest)
 
 
 def compiles(device: str) -> str | None:
@@ -142,9 +146,9 @@ def test_the_cache_must_hold_both_sets_and_the_positions_and_says_so_before_anyt
         with pytest.raises(
             ConfigError, match=f"data.cache_gib: these {images} images .*take .* KiB decoded, the limit is .* KiB; raise it"
         ):
-            build_training(config_of(world, *overrides, f"data.cache_gib={(needed - 1) / 2**30!r}"), manifest, split, data_root)
+            built(config_of(world, *overrides, f"data.cache_gib={(needed - 1) / 2**30!r}"), manifest, split, data_root)
         assert not cache.exists()
-    build_training(config_of(world, *crops, f"data.cache_gib={(images * record + positions) / 2**30!r}"), manifest, split, data_root)
+    built(config_of(world, *crops, f"data.cache_gib={(images * record + positions) / 2**30!r}"), manifest, split, data_root)
     kept = [path for path in cache.rglob("*") if path.is_file()]
     assert len(kept) == images + 1 and sum(path.stat().st_size for path in kept) <= images * record + positions
 
@@ -153,7 +157,7 @@ def test_a_training_tells_what_it_decodes_part_by_part(world, tmp_path):
     manifest, split, data_root, _ = world
     told = []
     config = config_of(world, *CROPS, f"data.cache={tmp_path / 'cache'}")
-    build_training(config, manifest, split, data_root, lambda *call: told.append(call))
+    built(config, manifest, split, data_root, lambda *call: told.append(call))
     lengths = {part: len(select(manifest, split, part)) for part in ("train", "val")}
     parts = {**lengths, "class positions": lengths["train"]}
     assert told == [(part, done, total) for part, total in parts.items() for done in range(1, total + 1)]
@@ -187,7 +191,7 @@ def test_patches_that_cannot_be_are_refused_before_anything_is_decoded(world, tm
     manifest, split, data_root, _ = world
     config = config_of(world, *CROPS, override, f"data.cache={tmp_path / 'cache'}")
     with pytest.raises(ConfigError, match=message):
-        build_training(config, manifest, split, data_root)
+        built(config, manifest, split, data_root)
     assert not (tmp_path / "cache").exists()
 
 
@@ -210,7 +214,7 @@ def test_class_weights_reach_the_loss(world):
 def test_class_weights_are_of_the_training_images_alone(world):
     manifest, split, data_root, _ = world
     config = config_of(world, "loss.class_weights=median_frequency")
-    trained = build_training(config, manifest, split, data_root).model.module.loss.class_weights_K
+    trained = built(config, manifest, split, data_root).model.module.loss.class_weights_K
     [train, val] = [build_model(config, manifest.labels, select(manifest, split, part)).loss.class_weights_K for part in ("train", "val")]
     assert torch.equal(trained, train) and not torch.equal(train, val)
 

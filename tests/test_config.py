@@ -41,7 +41,7 @@ def test_canonical_yaml_round_trips(tmp_path):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("optim.lrr=1", "optim.lrr: .*the keys here are lr, weight_decay"),
+        ("optim.lrr=1", "optim.lrr: .*the keys here are name, lr, schedule"),
         ("optim.lr=fast", "optim.lr: Input should be a valid number.*got 'fast'"),
         ("optim.lr=-1", "optim.lr: Input should be greater than 0"),
         ("optim.lr=.nan", "optim.lr: Input should be a finite number"),
@@ -71,7 +71,7 @@ def test_canonical_yaml_round_trips(tmp_path):
         ("sampling.draws_per_epoch=0", "sampling.draws_per_epoch: Input should be greater than or equal to 1"),
         (
             "sampling.draws_per_epoch=7",
-            "sampling.draws_per_epoch 7 is less than train.batch_size 8: an epoch is whole batches, .*; raise it, or lower train",
+            "sampling.draws_per_epoch 7 is less than train.batch_size 8: an epoch is whole optimiser steps, .*; raise it, or lower train",
         ),
         ("sampling.centre_ratios={lesion: 1}", "sampling: centre_ratios are of patches: give patch_px too"),
         ("sampling={patch_px: [64, 64], centre_ratios: {lesion: 0, anywhere: 0}}", "sampling: centre_ratios are all 0"),

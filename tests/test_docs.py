@@ -35,7 +35,11 @@ def test_each_experiment_loads_and_its_header_holds_question_and_command(path):
     assert f"{path.parent.name}/{path.stem}`" in (ROOT / "docs/experiments.md").read_text()
 
 
-@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: f"{path.parent.name}/{path.stem}")
+@pytest.mark.parametrize(
+    "path",
+    [path if path.stem == "unet" else pytest.param(path, marks=pytest.mark.slow) for path in EXPERIMENTS],
+    ids=[f"{path.parent.name}/{path.stem}" for path in EXPERIMENTS],
+)
 def test_each_experiment_comes_to_its_first_steps(path, tmp_path, monkeypatch):
     """What the header's command does, on a tiny data set that stands at the place of the experiment's own."""
     config = load_config(path)

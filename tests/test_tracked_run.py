@@ -66,6 +66,31 @@ def test_a_failed_run_ends_failed(world):
     assert tracked(RunFolder(path))[1].info.status == "FAILED"
 
 
+def test_a_resumed_run_goes_on_in_its_own_mlflow_run_with_one_history(world):
+    """Stopped within the second epoch, resumed: as many points as lines, and none twice."""
+    data_root, experiment = world
+
+    def on_step(step, val_score):
+        if step == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        api.train(experiment, [*TRACKED, "train.epochs=4"], data_root, "runs", api.Progress(on_step=on_step))
+    [path] = Path("runs").iterdir()
+    before = tracked(RunFolder(path))[1].info
+    assert before.status == "KILLED"
+    run = api.resume(path, data_root)
+    client, found = tracked(run)
+    assert found.info.run_id == before.run_id and found.info.status == "FINISHED"
+    for name, key, lines in (
+        ("train/loss/total", "metrics", run.metrics_jsonl.read_text()),
+        ("time/train_s", "timings", run.timings_jsonl.read_text()),
+    ):
+        expected = [(line["step"], line[key][name.removeprefix("time/")]) for line in map(json.loads, lines.splitlines())]
+        assert [(metric.step, metric.value) for metric in client.get_metric_history(before.run_id, name)] == expected
+    assert len(client.search_runs([found.info.experiment_id])) == 1
+
+
 def start_long_training(world) -> tuple[subprocess.Popen[str], RunFolder]:
     """A training of its own process, of which one epoch is done and tracked."""
     data_root, experiment = world

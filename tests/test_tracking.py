@@ -6,11 +6,13 @@ import json
 import logging
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +24,15 @@ from mlflow.entities import Run
 
 from medseg import tracking
 from medseg.config import Config, validate_config
-from medseg.errors import ConfigError
+from medseg.errors import ConfigError, RunError
 from medseg.files import write_json, write_text
 from medseg.labels import LabelSet
 from medseg.manifest.schema import COLUMNS, Dataset, Manifest, Split
 from medseg.runfolder import RunFolder, create_run
-from medseg.tracking import Sent, log_evaluation, mark_killed, start_tracking, tracking_uri
+from medseg.tracking import Sent, log_evaluation, mark_killed, start_tracking, sync, tracking_uri
+from medseg.tracking.address import live_uri
+from medseg.tracking.sender import Sender
+from tests.mlflow_server import Server, SlowWire
 
 POLL_S = 0.05
 MANIFEST_DIGEST, SPLIT_DIGEST = "ab" * 32, "cd" * 32
@@ -74,7 +79,7 @@ def run(here: Path) -> RunFolder:
     run = create_run(here / "runs", "tongues", "baseline", 7)
     write_text(run.config_yaml, make_config().to_yaml())
     write_json(run.environment_json, {"git": {"commit": "f" * 40, "branch": "main", "dirty": True}})
-    write_json(run.digests_json, {"manifest": MANIFEST_DIGEST})
+    write_json(run.digests_json, {"manifest_sha256": MANIFEST_DIGEST, "split_sha256": SPLIT_DIGEST})
     run.dirty_diff.write_text("+a\n")
     return run
 
@@ -292,12 +297,12 @@ def test_a_block_sent_but_not_noted_is_not_there_twice(run: RunFolder, start: St
             writes.append(self)
             if len(writes) == 2:
                 raise KeyboardInterrupt
-            write_json(run.mlflow_json, tracking.asdict(self))
+            write_json(run.mlflow_json, asdict(self))
 
         patch.setattr(Sent, "write", die_at_the_second)
         sent = Sent.read(run)
         with pytest.raises(KeyboardInterrupt):
-            tracking.Sender(run, sent, "sqlite:///mlflow.db").follow()
+            Sender(run, sent, "sqlite:///mlflow.db").follow()
     assert history(run, "train/loss") == [(10, 1.0)] and Sent.read(run).sent_offset == 0
     epoch(run, 2)
     start().close("finished")
@@ -424,8 +429,8 @@ def test_credentials_are_neither_stored_nor_told(run: RunFolder, start: Start, c
     start().close("finished", timeout_s=10)
     assert json.loads(run.mlflow_json.read_text())["uri"] == f"http://127.0.0.1:{port}"
     assert caplog.records and "hunter2" not in caplog.text
-    assert tracking._live_uri(f"http://127.0.0.1:{port}") == f"http://me:hunter2@127.0.0.1:{port}"
-    assert tracking._live_uri("http://127.0.0.1:1") == "http://127.0.0.1:1"
+    assert live_uri(f"http://127.0.0.1:{port}") == f"http://me:hunter2@127.0.0.1:{port}"
+    assert live_uri("http://127.0.0.1:1") == "http://127.0.0.1:1"
 
 
 # ---- evaluation ----
@@ -516,32 +521,120 @@ def test_a_broken_address_is_refused() -> None:
         tracking_uri(make_config("http://[::1"))
 
 
+def test_a_run_that_was_never_tracked_is_synced_whole(run: RunFolder, caplog: pytest.LogCaptureFixture) -> None:
+    epoch(run, 1)
+    write_json(run.evaluation("test") / "scores.json", SCORES)
+    with pytest.raises(RunError, match="is at work and sends by itself"):
+        sync(run)
+    run.set_status("interrupted")
+    for _ in range(2):
+        sync(run)
+        found = tracked(run)
+        assert history(run, "train/loss") == [(10, 1.0)] and history(run, "test/iou_pooled/tongue") == [(0, 0.5)]
+        assert found.info.status == "KILLED" and found.data.tags["medseg.manifest_digest"] == MANIFEST_DIGEST
+    assert "the data sets are not sent as inputs" in caplog.text  # their manifest is not there in this test
+
+
+def test_a_sync_that_finds_nobody_is_one_error(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    run.set_status("finished")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{dead_port()}")
+    with pytest.raises(RunError, match="did not take it .*; start the server and give the command again"):
+        sync(run)
+
+
 # ---- a real server ----
 
 
 @pytest.fixture
-def server(here: Path) -> Iterator[str]:
-    port = dead_port()
-    command = [
-        sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
-        "--backend-store-uri", f"sqlite:///{here}/mlflow.db", "--artifacts-destination", str(here / "artefacts"),
-    ]  # fmt: skip
-    with (here / "server.log").open("wb") as output, subprocess.Popen(command, stdout=output, stderr=output) as process:
-        try:
-            wait_for(lambda: _answers(port), 60)
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            process.terminate()
+def server(here: Path) -> Iterator[Server]:
+    """Not started yet."""
+    server = Server(here)
+    yield server
+    server.stop()
 
 
-def _answers(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
+def assert_whole(run: RunFolder) -> None:
+    """Every number of both files is at the server, and no other."""
+    for path, key, prefix in ((run.metrics_jsonl, "metrics", ""), (run.timings_jsonl, "timings", "time/")):
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        for name in lines[0][key]:
+            assert history(run, prefix + name) == [(line["step"], line[key][name]) for line in lines], name
 
 
 @pytest.mark.slow
-def test_a_real_server(run: RunFolder, start: Start, server: str, capfd: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.replace("http://", "http://me:hunter2@"))
+def test_a_server_that_comes_goes_and_hangs_ends_with_exactly_the_history(
+    run: RunFolder, start: Start, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("medseg.tracking.follower.LONGEST_BACKOFF_S", 1.0)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+    tracker = start()
+    epoch(run, 1)  # before there is one
+    time.sleep(1)
+    server.start()
+    epoch(run, 2)
+    wait_for(lambda: sent_all(run), 60)
+    server.stop()
+    for number in (3, 4):  # while it is away
+        epoch(run, number)
+    time.sleep(1.5)
+    server.start()
+    wait_for(lambda: sent_all(run), 60)
+    server.signal(signal.SIGSTOP)
+    for number in (5, 6):  # while it takes connections and answers none
+        epoch(run, number)
+        time.sleep(1.5)
+    server.signal(signal.SIGCONT)
+    wait_for(lambda: sent_all(run), 60)
+    epoch(run, 7)
+    tracker.close("finished", timeout_s=60)
+    assert_whole(run)
+    assert tracked(run).info.status == "FINISHED"
+
+
+@pytest.mark.slow
+def test_a_slow_server_holds_nobody_up(run: RunFolder, start: Start, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every answer comes half a second late; what the training waits for is the appending of lines alone."""
+    server.start()
+    wire = SlowWire(server.port, 0.5)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{wire.port}")
+    tracker = start()
+    for number in range(1, 21):
+        began = time.perf_counter()
+        epoch(run, number)
+        assert time.perf_counter() - began < 0.4
+        time.sleep(0.05)
+    tracker.close("finished", timeout_s=120)
+    assert_whole(run)
+    wire.close()
+
+
+@pytest.mark.slow
+def test_what_a_lost_server_missed_is_synced_and_never_twice(
+    run: RunFolder, start: Start, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+    server.start()
+    tracker = start()
+    epoch(run, 1)
+    wait_for(lambda: sent_all(run), 60)
+    server.stop()
+    epoch(run, 2)
+    tracker.close("finished", timeout_s=10)
+    run.set_status("finished")
+    write_json(run.evaluation("test") / "scores.json", SCORES)
+    with pytest.raises(RunError, match="did not take it .*; start the server and give the command again"):
+        sync(run)
+    server.start()
+    for _ in range(2):
+        assert sync(run) == tracked(run).info.run_id
+        assert_whole(run)
+        assert tracked(run).info.status == "FINISHED" and tracked(run).data.metrics["test/iou_pooled/tongue"] == 0.5
+
+
+@pytest.mark.slow
+def test_a_real_server(run: RunFolder, start: Start, server: Server, capfd: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
+    server.start()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri.replace("http://", "http://me:hunter2@"))
     tracker = start()
     epoch(run, 1)
     run.checkpoint("best").write_bytes(b"weights")

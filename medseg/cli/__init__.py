@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
+import shlex
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -12,23 +16,32 @@ import typer
 from medseg.cli.manifest import manifest_app
 from medseg.cli.options import DataRoot
 from medseg.cli.sets import data_app
-from medseg.errors import MedsegError
+from medseg.cli.track import track_app
+from medseg.errors import ConfigError, MedsegError
 
 app = typer.Typer(
     help="Annotated medical images in, a metric table you may publish out.", no_args_is_help=True, pretty_exceptions_enable=False
 )
 app.add_typer(manifest_app, name="manifest")
 app.add_typer(data_app, name="data")
+app.add_typer(track_app, name="track")
 
-Experiment = Annotated[Path, typer.Argument(help="experiment file, e.g. experiments/tongue/unet.yaml")]
+Experiment = Annotated[Path | None, typer.Argument(help="experiment file, e.g. experiments/tongue/unet.yaml; none with --resume")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="section.key=value ...")]
 Runs = Annotated[Path, typer.Option(help="where run folders go")]
+Resume = Annotated[Path | None, typer.Option(metavar="RUN", help="go on with a run that was stopped or killed, in its own folder")]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="a run folder below runs/")]
 Checkpoint = Annotated[str, typer.Option(help="best (chosen on val) or last")]
 
 
+TRAINING_VERBS = ("train", "experiment", "cv")  # they mark dead runs themselves, but for the one they go on with
+SHARED_VERBS = ("train", "evaluate", "experiment")  # what several processes do together, started by torchrun
+
+
 def main() -> None:
     """The console script: one line and exit code 2 for what a user can mend; Ctrl-C exits with 130 (by typer)."""
+    if _rank():
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (the first process prints, for as long as this one lives)
     try:
         app()
     except MedsegError as error:
@@ -38,22 +51,31 @@ def main() -> None:
 
 
 def _stop(message: str, exit_code: int) -> NoReturn:
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {message}" if not _rank() else f"error in process {_rank()}: {message}", file=sys.stderr)
     sys.exit(exit_code)
 
 
+def _rank() -> int:
+    """Of this process among those that torchrun started; 0 alone."""
+    return int(os.environ.get("RANK", "0")) if "TORCHELASTIC_RUN_ID" in os.environ else 0
+
+
 @app.callback()
-def _before_every_verb() -> None:
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    _mark_dead(Path("runs"))
+def _before_every_verb(context: typer.Context) -> None:
+    logging.basicConfig(level=logging.ERROR if _rank() else logging.WARNING, format="%(levelname)s: %(message)s")
+    if "TORCHELASTIC_RUN_ID" in os.environ and context.invoked_subcommand not in SHARED_VERBS:
+        raise ConfigError("torchrun", f"{context.invoked_subcommand} runs in one process", "start it without torchrun")
+    if not _rank() and context.invoked_subcommand not in TRAINING_VERBS:
+        _mark_dead(Path("runs"))
 
 
-def _mark_dead(runs: Path) -> None:
+def _mark_dead(*folders: Path, resumed: Path | None = None) -> None:
+    """In these folders of runs. MLflow is not told of a run that is resumed: a slow server might hear it after the run goes on."""
     from medseg.runfolder import mark_dead_runs
 
-    for run in mark_dead_runs(runs):
+    for run in [run for runs in dict.fromkeys(folders) for run in mark_dead_runs(runs)]:
         print(f"note: the process of {run.path} is gone; the run is now marked killed", file=sys.stderr)
-        if run.mlflow_json.exists():
+        if run.mlflow_json.exists() and run.path != resumed:
             from medseg.tracking import mark_killed
 
             mark_killed(run)
@@ -78,9 +100,43 @@ def phantom(
 
 
 @app.command()
-def train(experiment: Experiment, overrides: Overrides = None, data_root: DataRoot = None, runs: Runs = Path("runs")) -> None:
+def train(
+    experiment: Experiment = None,
+    overrides: Overrides = None,
+    data_root: DataRoot = None,
+    runs: Runs = Path("runs"),
+    resume: Resume = None,
+) -> None:
     """Train an experiment; best (chosen on val) and last checkpoint, metrics and previews go to a new run folder."""
-    print(_train(experiment, overrides or [], data_root, runs))
+    print(_train(experiment, overrides or [], data_root, runs, resume))
+
+
+@app.command()
+def cv(
+    experiment: Annotated[Path, typer.Argument(help="experiment file, whose split has folds")],
+    overrides: Overrides = None,
+    folds: Annotated[int | None, typer.Option(help="must be the split's number of folds")] = None,
+    seeds: Annotated[int, typer.Option(help="so many, from the experiment's on")] = 1,
+    data_root: DataRoot = None,
+    runs: Runs = Path("runs"),
+) -> None:
+    """Cross-validate an experiment: every fold with every seed, one table of the held-out images. The same command goes on with it."""
+    from medseg.crossval import Part, cross_validate, failures
+    from medseg.progress import TrainingBars
+    from medseg.training import Progress
+
+    def tell(part: Part, done: int, total: int) -> None:
+        print(f"{part}: {done} of {total} parts are done", file=sys.stderr, flush=True)
+
+    _mark_dead(Path("runs"))
+    bars = TrainingBars()
+    with _stopping(lambda: "the same command" if bars.run else None), bars:
+        progress = Progress(bars.decode, bars.start, bars.step)
+        outcome = cross_validate(experiment, folds, seeds, overrides or [], data_root, runs, progress, tell)
+    if outcome.failed:
+        raise failures(outcome)
+    print(outcome.table)
+    print(f"written: {outcome.folder}")
 
 
 @app.command()
@@ -95,9 +151,15 @@ def evaluate(
 
 
 @app.command()
-def experiment(experiment: Experiment, overrides: Overrides = None, data_root: DataRoot = None, runs: Runs = Path("runs")) -> None:
+def experiment(
+    experiment: Experiment = None,
+    overrides: Overrides = None,
+    data_root: DataRoot = None,
+    runs: Runs = Path("runs"),
+    resume: Resume = None,
+) -> None:
     """Train, evaluate on test, print the table."""
-    _evaluate(_train(experiment, overrides or [], data_root, runs), "test", data_root, "best")
+    _evaluate(_train(experiment, overrides or [], data_root, runs, resume), "test", data_root, "best")
 
 
 @app.command()
@@ -111,9 +173,10 @@ def predict(
     """Segment photographs: a mask at each image's own size and an overlay beside it."""
     from medseg import run as verbs
     from medseg.progress import bar
+    from medseg.training import Progress
 
     with bar("predicting") as show:
-        written = verbs.predict(run, paths, out, checkpoint, overwrite, verbs.Progress(on_case=show))
+        written = verbs.predict(run, paths, out, checkpoint, overwrite, Progress(on_case=show))
     print(f"{len(written)} masks and overlays are in {out}")
 
 
@@ -128,22 +191,52 @@ def compare(
     print(verbs.compare(runs, split), end="")
 
 
-def _train(experiment: Path, overrides: list[str], data_root: Path | None, runs: Path) -> Path:
-    from medseg import run as verbs
+def _train(experiment: Path | None, overrides: list[str], data_root: Path | None, runs: Path, resumed: Path | None) -> Path:
+    from medseg import training
     from medseg.progress import TrainingBars
 
-    _mark_dead(runs)
-    with TrainingBars() as bars:
-        done = verbs.train(experiment, overrides, data_root, runs, verbs.Progress(bars.decode, bars.start, bars.step))
-    return done.path
+    if (experiment is None) == (resumed is None) or (resumed and overrides):
+        rule = "an experiment is trained, or a run resumed with the config it has"
+        raise ConfigError("medseg train", rule, "give EXPERIMENT [key=value ...] or --resume RUN")
+    if not _rank():
+        _mark_dead(Path("runs"), runs if resumed is None else resumed.parent, resumed=resumed)
+
+    def how() -> str | None:
+        where = f" --data-root {shlex.quote(str(data_root))}" if data_root else ""
+        return f"medseg train --resume {shlex.quote(str(bars.run.path))}{where}" if bars.run and bars.run.resumable else None
+
+    bars = TrainingBars()
+    with _stopping(how), bars:
+        progress = training.Progress(bars.decode, bars.start, bars.step)
+        if experiment is not None:
+            return training.train(experiment, overrides, data_root, runs, progress).path
+        assert resumed is not None
+        return training.resume(resumed, data_root, progress).path
+
+
+@contextmanager
+def _stopping(command: Callable[[], str | None]) -> Iterator[None]:
+    """What ended early can be gone on with by a command, which is told; SIGTERM has an exit code of its own."""
+    from medseg.errors import TrainingError
+    from medseg.stopping import Terminated
+
+    try:
+        yield
+    except BaseException as cause:
+        if not isinstance(cause, TrainingError) and (how := command()):  # a loss that is not finite would be so again
+            print(f"go on with it by: {how}", file=sys.stderr)
+        if isinstance(cause, Terminated):
+            raise typer.Exit(Terminated.exit_code) from None
+        raise
 
 
 def _evaluate(run: Path, split: str, data_root: Path | None, checkpoint: str) -> None:
     from medseg import run as verbs
     from medseg.progress import bar
+    from medseg.training import Progress
 
     with bar(f"decoding {split}") as show_decode, bar(f"evaluating {split}") as show:
-        progress = verbs.Progress(on_decode=lambda part, done, total: show_decode(done, total), on_case=show)
+        progress = Progress(on_decode=lambda part, done, total: show_decode(done, total), on_case=show)
         done = verbs.evaluate(run, split, data_root, checkpoint, progress)
     print((done.folder / "table.md").read_text(encoding="utf-8"))
     if done.test_scorings:

@@ -67,11 +67,9 @@ def _gather(data: DecodedSet, draws: Draws, patch: Size | None) -> np.ndarray:
     return crops
 
 
-def eval_batches(data: DecodedSet, batch_size: int, device: torch.device) -> Iterator[Batch]:
-    """Every image once, in order, unchanged; the last batch may be smaller."""
-    for start in range(0, len(data), batch_size):
-        places = range(start, min(start + batch_size, len(data)))
-        yield collate(data.records(places), [data.rows[place].sample_id for place in places], device)
+def eval_batch(data: DecodedSet, places: Sequence[int], device: torch.device) -> Batch:
+    """The images of these rows, unchanged."""
+    return collate(data.records(places), [data.rows[place].sample_id for place in places], device)
 
 
 _END = object()

@@ -1,8 +1,9 @@
-"""Weights in safetensors, written whole or not at all, with what they are in the file's own header. No pickle."""
+"""Tensors in safetensors, written whole or not at all, with what they are in the file's own header. No pickle."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +19,28 @@ FORMAT = "medseg-checkpoint-1"
 WAY_OUT = "train again, or take the run's other checkpoint (best, last)"
 
 
-def save_checkpoint(path: Path, model: nn.Module, facts: dict[str, Any]) -> None:
+def save_checkpoint(path: Path, model: nn.Module, facts: Mapping[str, Any]) -> None:
     """Write a model's weights; `facts` (epoch, score, classes, ...) go into the header as JSON."""
-    weights = {name: tensor.detach().contiguous().cpu() for name, tensor in model.state_dict().items()}
+    write_tensors(path, model.state_dict(), facts)
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+    """A safetensors file: temporary file, fsync, rename. CheckpointError where the disk is full; what stood at `path` stays then."""
+    on_host = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
     with atomic_path(path) as temporary:
-        # one key only: safetensors writes several in random order, and equal runs shall have equal bytes
-        save_file(weights, temporary, metadata={FORMAT: json.dumps(facts, sort_keys=True)})
+        try:
+            # one key only: safetensors writes several in random order, and equal runs shall have equal bytes
+            save_file(on_host, temporary, metadata={FORMAT: json.dumps(facts, sort_keys=True)})
+        except SafetensorError as cause:  # how its Rust tells what the operating system says
+            reason = str(cause).rpartition(": ")[2]
+            raise CheckpointError(path, f"cannot be written ({reason})", "make room there; the file that stood there is kept") from None
 
 
-def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """(weights, facts) of a checkpoint; CheckpointError where it is missing, truncated or not ours."""
+def read_checkpoint(path: Path, way_out: str = WAY_OUT) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """(weights, facts) of a checkpoint; CheckpointError, with this way out, where it is missing, truncated or not ours.
+
+    The tensors may be views of the file: who keeps one keeps the file's space.
+    """
     if not path.is_file():
         raise CheckpointError(path, "there is no such checkpoint", "the checkpoints are best and last, written after the first epoch")
     try:
@@ -36,19 +49,24 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             weights = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 (safe_open is no dict)
         facts = json.loads(header[FORMAT]) if FORMAT in header else None
     except (SafetensorError, OSError, KeyError, ValueError) as cause:
-        raise CheckpointError(path, f"truncated, or not a checkpoint ({str(cause).splitlines()[0]})", WAY_OUT) from None
+        raise CheckpointError(path, f"truncated, or not a checkpoint ({str(cause).splitlines()[0]})", way_out) from None
     if facts is None:
-        raise CheckpointError(path, f"a safetensors file, but not of format {FORMAT}", WAY_OUT)
+        raise CheckpointError(path, f"a safetensors file, but not of format {FORMAT}", way_out)
     return weights, facts
 
 
 def load_weights(path: Path, model: nn.Module) -> dict[str, Any]:
     """Load a checkpoint into a model and return its facts; CheckpointError where names or shapes differ."""
     weights, facts = read_checkpoint(path)
+    take_weights(model, weights, path)
+    return facts
+
+
+def take_weights(model: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
+    """Copy weights into a model; CheckpointError, which names the file they are of, where names or shapes differ."""
     own = model.state_dict()
     wrong = sorted(set(own) ^ set(weights)) or [name for name in own if own[name].shape != weights[name].shape]
     if wrong:
         raise CheckpointError(path, f"made for another network ({len(wrong)} tensors differ, first {wrong[0]!r})", WAY_OUT)
     with torch.no_grad():
         model.load_state_dict(weights)
-    return facts

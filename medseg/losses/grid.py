@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from medseg.labels import LabelSet
+from medseg.losses.processes import sum_of_processes
 
 
 class Grid(NamedTuple):
@@ -18,22 +19,28 @@ class Grid(NamedTuple):
 
     logits_BKHW: float32 (float64 stays).  target_BHW: int64 ids in [0, K), 0 where ignored.  valid_BHW: bool, False where ignored.
     weight_BHW: what a pixel counts in a pixel term: 1, or the weight of its true class; 0 where ignored. bool where all is 1 or 0.
+    shared: whether other processes hold the rest of the batch.
     """
 
     logits_BKHW: Tensor
     target_BHW: Tensor
     valid_BHW: Tensor
     weight_BHW: Tensor
+    shared: bool = False
+
+    def whole(self, sums: Tensor, over_batch: bool) -> Tensor:
+        """Sums over this process's pixels as those over the whole batch, where they are over the batch."""
+        return sum_of_processes(sums) if self.shared and over_batch else sums
 
 
-def lay(logits_BKHW: Tensor, mask_BHW: Tensor, labels: LabelSet, class_weights_K: Tensor | None = None) -> Grid:
+def lay(logits_BKHW: Tensor, mask_BHW: Tensor, labels: LabelSet, class_weights_K: Tensor | None = None, shared: bool = False) -> Grid:
     """The Grid of some logits, the mask brought to their size. Half precision becomes float32 first: sums over pixels need it."""
     logits = logits_BKHW.to(torch.promote_types(logits_BKHW.dtype, torch.float32))
     mask = resize(mask_BHW, logits.shape[2:])
     valid = labels.valid(mask)
     target = torch.where(valid, mask, 0).long()
     weight = valid if class_weights_K is None else class_weights_K.to(logits)[target] * valid
-    return Grid(logits, target, valid, weight)
+    return Grid(logits, target, valid, weight, shared)
 
 
 def resize(mask_BHW: Tensor, size: torch.Size) -> Tensor:

@@ -34,10 +34,11 @@ class WeightedTerms(nn.Module):
     dict.
     """
 
-    def __init__(self, terms: Mapping[str, tuple[float, Term]], labels: LabelSet, class_weights_K: Tensor | None):
+    def __init__(self, terms: Mapping[str, tuple[float, Term]], labels: LabelSet, class_weights_K: Tensor | None, shared: bool = False):
         super().__init__()
         self.terms = dict(terms)
         self.labels = labels
+        self.shared = shared
         self.class_weights_K: Tensor | None
         self.register_buffer("class_weights_K", class_weights_K, persistent=False)
 
@@ -45,7 +46,7 @@ class WeightedTerms(nn.Module):
         """Each term's weighted value; 0 without gradient where the mask is all ignored."""
         levels = [logits] if isinstance(logits, Tensor) else list(logits)
         assert levels[0].shape[2:] == mask_BHW.shape[1:], f"logits of {levels[0].shape}, mask of {mask_BHW.shape}"
-        grids = [lay(level, mask_BHW, self.labels, self.class_weights_K) for level in levels]
+        grids = [lay(level, mask_BHW, self.labels, self.class_weights_K, self.shared) for level in levels]
         shares = level_shares(len(grids))
         return {
             name: weight * reduce(torch.add, [share * term(grid) for share, grid in zip(shares, grids, strict=True)])
@@ -63,13 +64,17 @@ def level_shares(levels: int) -> list[float]:
     return [half / sum(halves) for half in halves]
 
 
-def make_loss(config: LossConfig, labels: LabelSet, class_weights: np.ndarray | Tensor | None = None) -> Loss:
-    """The loss an experiment names. `class_weights` (K,) are given if and only if the config asks for them; see weights.py."""
+def make_loss(config: LossConfig, labels: LabelSet, class_weights: np.ndarray | Tensor | None = None, processes: int = 1) -> Loss:
+    """The loss an experiment names. `class_weights` (K,) are given if and only if the config asks for them; see weights.py.
+
+    processes: that hold equal parts of each batch. A term over the batch then adds its sums up over them (torch.distributed), so that each
+    has the whole batch's loss; of one image by image each has that of its own, and the mean of their gradients is the batch's.
+    """
     assert (class_weights is None) == (config.class_weights == "none"), "class weights belong to a config that names them"
     weights = None if class_weights is None else torch.as_tensor(class_weights, dtype=torch.float32)
     assert weights is None or weights.shape == (labels.num_classes,), "one weight a class"
     every = _every_term(config)
-    return WeightedTerms({name: (weight, every[name]) for name, weight in _weights(config).items()}, labels, weights)
+    return WeightedTerms({name: (weight, every[name]) for name, weight in _weights(config).items()}, labels, weights, processes > 1)
 
 
 def _weights(config: LossConfig) -> dict[str, float]:

@@ -20,13 +20,13 @@ from medseg.losses.grid import SMALLEST_MISS, Grid
 
 def cross_entropy(grid: Grid, over_batch: bool) -> Tensor:
     """Mean of -log p_t."""
-    return weighted_mean(-log_pt(grid), grid.weight_BHW, over_batch)
+    return weighted_mean(grid, -log_pt(grid), grid.weight_BHW, over_batch)
 
 
 def focal(grid: Grid, gamma: float, over_batch: bool) -> Tensor:
     """Mean of (1 - p_t)^gamma * -log p_t (Lin et al., ICCV 2017, equation 4; with class weights equation 5). gamma 0: cross-entropy."""
     log_p = log_pt(grid)
-    return weighted_mean(-log_p if gamma == 0 else modulation(log_p, gamma) * -log_p, grid.weight_BHW, over_batch)
+    return weighted_mean(grid, -log_p if gamma == 0 else modulation(log_p, gamma) * -log_p, grid.weight_BHW, over_batch)
 
 
 def topk_cross_entropy(grid: Grid, share: float, over_batch: bool) -> Tensor:
@@ -38,6 +38,7 @@ def topk_cross_entropy(grid: Grid, share: float, over_batch: bool) -> Tensor:
     """
     weight = pools(grid.weight_BHW, over_batch)
     loss = pools(-log_pt(grid), over_batch) * weight
+    assert not (grid.shared and over_batch), "build.check_shared refuses it"
     valid = pools(grid.valid_BHW, over_batch).sum(dim=1)
     chosen = (valid * share).round().clamp(min=1)
     # As many as can be chosen at most: a number that depends on no value, so the device is never waited for.
@@ -56,10 +57,11 @@ def modulation(log_p: Tensor, gamma: float) -> Tensor:
     return (1.0 - log_p.exp()).clamp(min=SMALLEST_MISS) ** gamma
 
 
-def weighted_mean(values_BHW: Tensor, weight_BHW: Tensor, over_batch: bool) -> Tensor:
+def weighted_mean(grid: Grid, values_BHW: Tensor, weight_BHW: Tensor, over_batch: bool) -> Tensor:
     """Sum of weight * value over the sum of the weights (bool: their number), of the batch or of each image and then over the images."""
     weight = pools(weight_BHW, over_batch)
-    return mean_of_pools((pools(values_BHW, over_batch) * weight).sum(dim=1), weight.sum(dim=1))
+    sums, totals = (pools(values_BHW, over_batch) * weight).sum(dim=1), weight.sum(dim=1)
+    return mean_of_pools(grid.whole(sums, over_batch), grid.whole(totals, over_batch))
 
 
 def pools(values_BHW: Tensor, over_batch: bool) -> Tensor:

@@ -12,6 +12,8 @@ Legend: B batch, K classes, H W space (or D H W).
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -25,10 +27,10 @@ def soft_dice(grid: Grid, over_batch: bool, include_background: bool) -> Tensor:
 
     The sums of monai.losses.DiceLoss in its order, equal to the bit: MONAI's own breaks the graph of torch.compile.
     """
-    probs, truth, dims = _both_sides(grid, over_batch, include_background)
-    tp = torch.sum(probs * truth, dim=dims)
-    fp = 0.5 * (torch.sum(probs, dim=dims) - tp)
-    fn = 0.5 * (torch.sum(truth, dim=dims) - tp)
+    probs, truth, total = _both_sides(grid, over_batch, include_background)
+    tp = total(probs * truth)
+    fp = 0.5 * (total(probs) - tp)
+    fn = 0.5 * (total(truth) - tp)
     return torch.mean(1 - (2 * tp + SMOOTH) / (2 * (tp + fp + fn) + SMOOTH))
 
 
@@ -47,18 +49,18 @@ def tversky_misses(grid: Grid, alpha: float, beta: float, over_batch: bool, incl
 
     Written as one fraction: 1 minus an index near 1 would keep few digits, and the powers taken of it are steep there.
     """
-    probs, truth, dims = _both_sides(grid, over_batch, include_background)
-    tp = torch.sum(probs * truth, dim=dims)
-    missed = alpha * torch.sum(probs * (1 - truth), dim=dims) + beta * torch.sum((1 - probs) * truth, dim=dims)
+    probs, truth, total = _both_sides(grid, over_batch, include_background)
+    tp = total(probs * truth)
+    missed = alpha * total(probs * (1 - truth)) + beta * total((1 - probs) * truth)
     return missed / (tp + missed + SMOOTH)
 
 
-def _both_sides(grid: Grid, over_batch: bool, include_background: bool) -> tuple[Tensor, Tensor, list[int]]:
-    """Probabilities and truth (B, K or K - 1, H, W), both 0 where ignored, and the dimensions to sum over."""
+def _both_sides(grid: Grid, over_batch: bool, include_background: bool) -> tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]:
+    """Probabilities and truth (B, K or K - 1, H, W), both 0 where ignored, and how such are summed over the pixels of each class."""
     first, num_classes = 0 if include_background else 1, grid.logits_BKHW.shape[1]
     keep = grid.valid_BHW[:, None]
     ids = torch.arange(first, num_classes, device=keep.device).view(-1, *[1] * (keep.ndim - 2))
     probs = (torch.softmax(grid.logits_BKHW, dim=1) * keep)[:, first:]
     truth = ((grid.target_BHW[:, None] == ids) & keep).to(probs.dtype)  # torch's one_hot would hold 8 bytes a class and pixel
-    space = list(range(2, probs.ndim))
-    return probs, truth, [0, *space] if over_batch else space
+    dims = [0, *range(2, probs.ndim)] if over_batch else list(range(2, probs.ndim))
+    return probs, truth, lambda values: grid.whole(torch.sum(values, dim=dims), over_batch)

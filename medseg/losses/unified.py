@@ -29,7 +29,7 @@ def asymmetric_focal(grid: Grid, delta: float, gamma: float, over_batch: bool) -
     """
     log_p = log_pt(grid)
     factor = torch.where(grid.target_BHW == 0, (1 - delta) * modulation(log_p, gamma), delta)
-    return weighted_mean(factor * -log_p, grid.valid_BHW, over_batch)
+    return weighted_mean(grid, factor * -log_p, grid.valid_BHW, over_batch)
 
 
 def asymmetric_focal_tversky(grid: Grid, delta: float, gamma: float, over_batch: bool) -> Tensor:

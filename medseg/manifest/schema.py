@@ -149,6 +149,7 @@ class Split:
     frame: pd.DataFrame
     digest: str
     facts: Mapping[str, str] = field(default_factory=dict)
+    chosen: int | None = None  # the fold that is val
 
     @property
     def folds(self) -> int:
@@ -161,7 +162,7 @@ class Split:
             there = f"it has the folds 0 to {self.folds - 1}" if self.folds else "it has no folds"
             raise ManifestError(self.path, f"there is no fold {index}: {there}", "name one of them, or make a split with --folds")
         chosen = self.frame["fold"] == str(index)
-        return replace(self, frame=self.frame.assign(split=self.frame["split"].mask(chosen, "val")))
+        return replace(self, chosen=index, frame=self.frame.assign(split=self.frame["split"].mask(chosen, "val")))
 
     def ids(self, part: str) -> list[str]:
         """The sample ids of one part, in file order; ManifestError where there is none."""

@@ -40,7 +40,7 @@ def write_per_case(path: Path, cases: Sequence[CaseResult], labels: LabelSet) ->
             "name": name,
             "kind": "region" if name in labels.regions else "class",
             **(counts := counts_of(case.confusion_KK, ids))._asdict(),
-            **{metric: _blank_nan(value) for metric, value in ratios(counts).items()},
+            **{metric: blank_nan(value) for metric, value in ratios(counts).items()},
         }
         for case in cases
         for name, ids in scored_names(labels).items()
@@ -48,7 +48,8 @@ def write_per_case(path: Path, cases: Sequence[CaseResult], labels: LabelSet) ->
     write_text(path, to_csv(["sample_id", "group_id", "name", "kind", *Counts._fields, *METRICS], rows))
 
 
-def _blank_nan(value: float) -> str:
+def blank_nan(value: float) -> str:
+    """A float to all its digits; blank where it is undefined."""
     return "" if math.isnan(value) else repr(value)
 
 
@@ -109,7 +110,7 @@ def table_rows(scores: Scores) -> list[dict[str, Any]]:
 def write_tables(folder: Path, scores: Scores, protocol: Protocol, title: str, notes: Sequence[str]) -> str:
     """Write table.csv and table.md; returns the Markdown."""
     rows = table_rows(scores)
-    plain = [{key: _blank_nan(value) if isinstance(value, float) else value for key, value in row.items()} for row in rows]
+    plain = [{key: blank_nan(value) if isinstance(value, float) else value for key, value in row.items()} for row in rows]
     write_text(folder / "table.csv", to_csv(list(rows[0]), plain))
     text = markdown(scores, protocol, title, notes)
     write_text(folder / "table.md", text)

@@ -79,8 +79,8 @@ def test_a_mean_goes_over_the_batch_or_image_by_image_by_hand():
     assert cross_entropy(seen, True).item() == pytest.approx((1 + 2 + 3 + 4 + 5 + 6) / 6)
     assert cross_entropy(seen, False).item() == pytest.approx((1.5 + 4.5) / 2)
     values, weight = torch.tensor([[[1.0, 2.0, 9.0, 9.0]], [[3.0, 4.0, 5.0, 6.0]]]), torch.tensor([[[1.0, 3, 0, 0]], [[1, 1, 1, 1]]])
-    assert weighted_mean(values, weight, True).item() == pytest.approx((7 + 18) / 8)
-    assert weighted_mean(values, weight, False).item() == pytest.approx((7 / 4 + 18 / 4) / 2)
+    assert weighted_mean(seen, values, weight, True).item() == pytest.approx((7 + 18) / 8)
+    assert weighted_mean(seen, values, weight, False).item() == pytest.approx((7 / 4 + 18 / 4) / 2)
 
 
 def test_topk_is_of_the_valid_pixels():

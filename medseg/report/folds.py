@@ -1,0 +1,147 @@
+"""Out-of-fold scores of a cross-validation: every image outside test predicted once a seed, by a network that has not learnt from it.
+
+Legend: S seeds. A score is made of all images of one seed together; the table gives the mean of the S scores, and the lowest and highest
+of them: what another seed changes, which is not an interval for other patients.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medseg.errors import RunError
+from medseg.files import write_json, write_text
+from medseg.labels import LabelSet
+from medseg.metrics.protocol import Protocol
+from medseg.metrics.scores import METRICS, Mean, Scores, score
+from medseg.report.tables import SUMMARY_TITLES, TITLES, blank_nan, markdown_table, number, read_scores, to_csv
+from medseg.types import CaseResult
+
+
+@dataclass(frozen=True)
+class Folds:
+    """cases[seed][fold]: the evaluation folders of the networks' held-out parts."""
+
+    folders: Mapping[int, Sequence[Path]]
+    labels: LabelSet
+    title: str
+    notes: Sequence[str]
+
+
+def read_cases(folder: Path) -> list[CaseResult]:
+    """The cases of an evaluation folder, from confusion.npy and per_case.csv; RunError where they do not belong together."""
+    with (folder / "per_case.csv").open(encoding="utf-8", newline="") as stream:
+        groups = {line["sample_id"]: line["group_id"] for line in csv.DictReader(stream)}
+    confusions = np.load(folder / "confusion.npy", allow_pickle=False)
+    if len(groups) != len(confusions):
+        raise RunError(folder, "confusion.npy and per_case.csv hold other cases", "evaluate the run again")
+    return [CaseResult(sample, group, one) for (sample, group), one in zip(groups.items(), confusions, strict=True)]
+
+
+def write_folds(out: Path, folds: Folds) -> str:
+    """Write scores.json, per_case.csv, table.csv and table.md of a whole cross-validation into `out`; returns the Markdown."""
+    protocol = _one_protocol(folds)
+    by_seed = {seed: [read_cases(folder) for folder in folders] for seed, folders in folds.folders.items()}
+    _each_once(by_seed)
+    scores = {seed: score([case for fold in parts for case in fold], folds.labels) for seed, parts in by_seed.items()}
+    write_text(out / "per_case.csv", _per_case(folds))
+    write_json(out / "scores.json", {"protocol": protocol.to_dict(), "seeds": {str(seed): _plain(one) for seed, one in scores.items()}})
+    rows = _rows(list(scores.values()))
+    write_text(out / "table.csv", to_csv(list(rows[0]), [{key: _cell(value) for key, value in row.items()} for row in rows]))
+    text = _markdown(rows, scores, protocol, folds)
+    write_text(out / "table.md", text)
+    return text
+
+
+def _one_protocol(folds: Folds) -> Protocol:
+    """All parts' protocol; RunError where they differ."""
+    found = {
+        json.dumps(read_scores(folder / "scores.json")["protocol"], sort_keys=True) for each in folds.folders.values() for folder in each
+    }
+    if len(found) != 1:
+        raise RunError(folds.title, "its folds were scored by different protocols", "evaluate them again with one version of medseg")
+    return Protocol(**json.loads(found.pop()))
+
+
+def _each_once(by_seed: Mapping[int, Sequence[Sequence[CaseResult]]]) -> None:
+    ids = {seed: [case.sample_id for fold in parts for case in fold] for seed, parts in by_seed.items()}
+    first = sorted(next(iter(ids.values())))
+    for seed, samples in ids.items():
+        assert len(set(samples)) == len(samples) and sorted(samples) == first, f"seed {seed} does not predict each image once"
+
+
+def _per_case(folds: Folds) -> str:
+    """The parts' per_case.csv below each other, with seed and fold in front."""
+    lines: list[dict[str, Any]] = []
+    for seed, folders in folds.folders.items():
+        for fold, folder in enumerate(folders):
+            with (folder / "per_case.csv").open(encoding="utf-8", newline="") as stream:
+                lines += [{"seed": seed, "fold": fold, **line} for line in csv.DictReader(stream)]
+    return to_csv(list(lines[0]), lines)
+
+
+def _plain(scores: Scores) -> dict[str, Any]:
+    def plain(means: Mapping[str, Mean]) -> dict[str, Any]:
+        return {name: {"mean": mean.mean, "n": mean.n} for name, mean in means.items()}
+
+    per_image = {name: plain(each) for name, each in scores.per_image.items()}
+    facts = {"n_cases": scores.n_cases, "n_groups": scores.n_groups, "pooled": scores.pooled, "per_image": per_image}
+    return facts | {"summary": plain(scores.summary), "confusion": scores.confusion_KK.tolist()}
+
+
+def _rows(scores: Sequence[Scores]) -> list[dict[str, Any]]:
+    """One record a class and region: of each score the mean over the seeds, the lowest and the highest; n of the means over images."""
+    rows = []
+    for name in scores[0].pooled:
+        row: dict[str, Any] = {"class": name}
+        for metric in METRICS:
+            row |= _spread(f"{metric}_pooled", [one.pooled[name][metric] for one in scores])
+            row |= _spread(f"{metric}_per_image", [one.per_image[name][metric].mean for one in scores])
+            row[f"n_{metric}"] = "/".join(dict.fromkeys(str(one.per_image[name][metric].n) for one in scores))
+        rows.append(row)
+    return rows
+
+
+def _spread(key: str, values: Sequence[float]) -> dict[str, float]:
+    """Undefined where one of the seeds is."""
+    if any(map(math.isnan, values)):
+        return dict.fromkeys((key, f"{key}_lowest", f"{key}_highest"), math.nan)
+    return {key: math.fsum(values) / len(values), f"{key}_lowest": min(values), f"{key}_highest": max(values)}
+
+
+def _cell(value: Any) -> Any:
+    return blank_nan(value) if isinstance(value, float) else value
+
+
+def _markdown(rows: Sequence[dict[str, Any]], scores: Mapping[int, Scores], protocol: Protocol, folds: Folds) -> str:
+    heads = [TITLES[metric] for metric in METRICS]
+    header = ["Class", *(f"{head}, pooled" for head in heads), *(f"{head}, mean over images (n)" for head in heads)]
+    body = [
+        [row["class"], *(_text(row, f"{metric}_pooled") for metric in METRICS)]
+        + [f"{_text(row, f'{metric}_per_image')} ({row[f'n_{metric}']})" for metric in METRICS]
+        for row in rows
+    ]
+    summary = [
+        [text, _text(_spread("value", [one.summary[key].mean for one in scores.values()]), "value")] for key, text in SUMMARY_TITLES.items()
+    ]
+    one, seeds = next(iter(scores.values())), ", ".join(map(str, scores))
+    sentence = (
+        f"{one.n_cases} images of {one.n_groups} groups, each predicted out of fold. Mean over the seeds {seeds} [lowest, highest]: the "
+        f"spread over seeds, not an interval. {protocol.sentence()}"
+    )
+    lines = [f"# {folds.title}", "", *markdown_table(header, body), "", *markdown_table(["Summary", "Value"], summary), "", sentence, ""]
+    return "\n".join([*lines, *(f"- {note}" for note in folds.notes)]) + "\n"
+
+
+def _text(row: Mapping[str, float], key: str) -> str:
+    """Mean, and of several seeds their range."""
+    if row[f"{key}_lowest"] == row[f"{key}_highest"] or math.isnan(row[key]):
+        return number(row[key])
+    return f"{number(row[key])} [{number(row[f'{key}_lowest'])}, {number(row[f'{key}_highest'])}]"

@@ -1,0 +1,225 @@
+"""The verbs train and resume as short stories; and what of a run they share with evaluate and predict."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import torch
+
+from medseg.build import build_training, deterministic_kernels, make_fabric, resolve, resolve_length
+from medseg.config import Config, load_config, validate_config
+from medseg.engine.course import Course
+from medseg.engine.course import resume as resume_course
+from medseg.engine.ranks import Ranks
+from medseg.engine.train import Training
+from medseg.engine.train import train as run_training
+from medseg.environment import write_environment
+from medseg.errors import ConfigError, ProcessError, RunError, TrainingError
+from medseg.files import write_json, write_text
+from medseg.labels import LabelSet
+from medseg.manifest.schema import Manifest, Split
+from medseg.manifest.table import check_data_root, dataset_text, read_manifest, read_split, select
+from medseg.report.sampling import sampling_figure
+from medseg.runfolder import RunFolder, create_run, open_run
+from medseg.seeding import seed_of
+from medseg.stopping import Asked, Stopped, stop_between_steps
+from medseg.yamlio import read_yaml
+
+if TYPE_CHECKING:
+    from medseg.tracking import Tracker
+
+PathLike = str | Path
+LOOK_STEPS = {"cpu": 1, "cuda": 10}  # processes agree on a stop that often: on a GPU the question waits for the device
+
+
+def as_path(path: PathLike | None) -> Path | None:
+    """None stays None."""
+    return None if path is None else Path(path)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a caller may watch; each is called often, by the first process alone, and must be quick."""
+
+    on_decode: Callable[[str, int, int], None] | None = None  # part, done, total
+    on_start: Callable[[RunFolder, int], None] = lambda run, total_steps: None
+    on_step: Callable[[int, float | None], None] = lambda step, val_score: None
+    on_case: Callable[[int, int], None] = lambda done, total: None
+
+
+def train(
+    experiment: PathLike,
+    overrides: Iterable[str] = (),
+    data_root: PathLike | None = None,
+    runs: PathLike = "runs",
+    progress: Progress | None = None,
+    parent: str | None = None,
+) -> RunFolder:
+    """Train an experiment and return its run folder. Raises MedsegError for anything a user can mend.
+
+    parent: the name under which MLflow shows this run together with others.
+    """
+    config = resolve(load_config(Path(experiment), overrides))
+    root = check_data_root(as_path(data_root))
+    manifest = read_manifest(Path(config.data.manifest))
+    split = chosen_split(manifest, config)
+    check_tracking(config)
+
+    def begin(config: Config) -> RunFolder:
+        run = create_run(Path(runs), manifest.dataset.name, config.name, config.seed, parent)
+        _describe(run, config, manifest, split)
+        return run
+
+    return _train_in(begin, config, manifest, split, root, progress or Progress())
+
+
+def resume(run: PathLike, data_root: PathLike | None = None, progress: Progress | None = None) -> RunFolder:
+    """Go on with a training that was stopped or killed, in its own folder and MLflow run, to the outcome it would have had.
+
+    RunError for a run that has finished or is at work, and where manifest or split have changed.
+    """
+    folder = open_run(Path(run))
+    folder.check_resumable()
+    config = resolve(stored_config(folder))
+    root = check_data_root(as_path(data_root))
+    manifest, split = same_data(folder, config)
+    check_tracking(config)
+
+    def begin(config: Config) -> RunFolder:
+        folder.check_resumable()  # again: the images may have taken long to decode
+        folder.take_over()
+        return folder
+
+    return _train_in(begin, config, manifest, split, root, progress or Progress())
+
+
+def chosen_split(manifest: Manifest, config: Config) -> Split:
+    """The split a config names, with the fold it names as val."""
+    split = read_split(manifest, config.data.split)
+    return split if config.data.fold is None else split.fold(config.data.fold)
+
+
+def stored_config(run: RunFolder) -> Config:
+    """What a run folder says of its experiment."""
+    return validate_config(read_yaml(run.config_yaml, ConfigError), run.config_yaml)
+
+
+def same_data(run: RunFolder, config: Config) -> tuple[Manifest, Split]:
+    """A run's manifest and split, refused where either has changed since the training began."""
+    digests = read_yaml(run.digests_json, RunError)  # JSON is YAML
+    manifest = read_manifest(Path(config.data.manifest))
+    split = chosen_split(manifest, config)
+    for what, now in (("manifest", manifest.digest), ("split", split.digest)):
+        if digests.get(f"{what}_sha256") != now:
+            raise RunError(run.path, f"the {what} has changed since this run was trained", "put the old one back, or train again")
+    return manifest, split
+
+
+def check_tracking(config: Config) -> None:
+    """Refuse an address that can never work before hours of decoding, and before it is written to a run folder."""
+    if config.tracking.enabled:
+        from medseg.tracking import tracking_uri  # mlflow takes seconds to import, and only tracked runs need it
+
+        tracking_uri(config)
+
+
+def _train_in(
+    begin: Callable[[Config], RunFolder], config: Config, manifest: Manifest, split: Split, root: Path, progress: Progress
+) -> RunFolder:
+    """Train in the folder that `begin` opens at the first process once all is built."""
+    with torch.random.fork_rng(), deterministic_kernels(config):
+        torch.manual_seed(seed_of(config.seed, "training"))
+        ranks = Ranks(make_fabric(config))
+        config = ranks.same(resolve_length(config, len(select(manifest, split, "train"))) if ranks.first else config)
+        training = build_training(config, manifest, split, root, ranks.fabric, progress.on_decode if ranks.first else None)
+        with stop_between_steps() as asked:
+            run = RunFolder(ranks.same(begin(config).path if ranks.first else Path()))
+            try:
+                if ranks.first:
+                    _train_watched(training, run, manifest, split, progress, asked)
+                else:
+                    _train_until_stopped(training, run, resume_course(run, training), Progress(), asked)
+            except (Stopped, TrainingError) as cause:
+                if cause.agreed:
+                    ranks.same(None)  # until the first process has written why: torchrun ends the others with the first that ends
+                raise
+            if late := asked():  # after the last step: the run is whole, and what was to follow is not begun
+                raise late
+    return run
+
+
+def _train_watched(training: Training, run: RunFolder, manifest: Manifest, split: Split, progress: Progress, asked: Asked) -> None:
+    """The run folder says running, then finished, failed or interrupted, and the tracker is told the same."""
+    config, tracker = training.config, None
+    try:
+        course = resume_course(run, training)
+        tracker = _start_tracking(run, config, manifest, split)
+        progress.on_start(run, training.total_steps)
+        progress.on_step(course.step, None)
+        _train_until_stopped(training, run, course, progress, asked)
+        _draw_sampling(run, config, manifest.labels)
+    except BaseException as cause:
+        status: Literal["interrupted", "failed"] = "interrupted" if isinstance(cause, KeyboardInterrupt) else "failed"
+        with suppress(OSError):  # a full disk must not hide the cause; the next command finds the process gone
+            run.set_status(status, f"{type(cause).__name__}: {cause}")
+        with suppress(Exception):  # what a failed training showed is worth a look; a figure that fails must not hide the cause
+            _draw_sampling(run, config, manifest.labels)
+        if tracker:
+            tracker.close(status)
+        raise
+    if tracker:
+        tracker.close("finished")
+    run.resume_point.unlink(missing_ok=True)
+    run.set_status("finished")  # last: a kill before it leaves a run that is resumed straight to its end
+
+
+def _train_until_stopped(training: Training, run: RunFolder, course: Course, progress: Progress, asked: Asked) -> None:
+    """All processes stop at the same step; where one dies, the others say so."""
+    world = training.ranks.world
+    look_steps = LOOK_STEPS[training.fabric.device.type] if world > 1 else 1
+
+    def on_step(step: int, val_score: float | None) -> None:
+        progress.on_step(step, val_score)
+        if step % look_steps == 0 and training.ranks.any(asked() is not None):
+            stop = asked() or Stopped()
+            stop.agreed = True
+            raise stop
+
+    try:
+        run_training(training, run, course, on_step)
+    except RuntimeError as cause:
+        if world > 1 and (isinstance(cause, torch.distributed.DistError) or re.search("gloo|connection", str(cause), re.IGNORECASE)):
+            raise ProcessError("torchrun", "another process of this training has ended", "look for its own error") from cause
+        raise
+
+
+def _draw_sampling(run: RunFolder, config: Config, labels: LabelSet) -> None:
+    """The figure of what was asked, held and shown of each class, from the epochs so far."""
+    epochs = {record["epoch"]: record["metrics"] for record in run.metrics()}
+    if epochs:
+        constant = next(iter(epochs.values()))  # what was asked and what the set holds stands in every epoch
+        sampling_figure(run.sampling_png, constant, constant, epochs, labels, crops=config.sampling.patch is not None)
+
+
+def _describe(run: RunFolder, config: Config, manifest: Manifest, split: Split) -> None:
+    """Everything the run needs to be read elsewhere: config, classes, digests, environment."""
+    write_text(run.config_yaml, config.to_yaml())
+    write_text(run.dataset_yaml, dataset_text(manifest.dataset))
+    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    write_environment(run, gpus)
+    parts = {str(part): int(n) for part, n in split.frame["split"].value_counts().sort_index().items()}
+    digests = {"manifest": config.data.manifest, "manifest_sha256": manifest.digest, "split": split.name, "split_sha256": split.digest}
+    write_json(run.digests_json, digests | {"images": parts})
+
+
+def _start_tracking(run: RunFolder, config: Config, manifest: Manifest, split: Split) -> Tracker | None:
+    if not config.tracking.enabled:
+        return None
+    from medseg.tracking import start_tracking  # see check_tracking
+
+    return start_tracking(run, config, manifest, split)

@@ -1,0 +1,51 @@
+"""The parts that measurements are made with: programs that take turns, and what becomes of them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.append(str(Path(__file__).parent.parent / "bench"))
+
+from turns import Program, family, in_turn  # noqa: E402
+
+STEPS = "import time\nprint('hello', flush=True)\nwhile True:\n    print('step', flush=True)\n    time.sleep(0.002)"
+PARENT = f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {STEPS!r}], start_new_session=True)"
+
+
+def program(text: str) -> list[str]:
+    return [sys.executable, "-c", text]
+
+
+def state(pid: int) -> str:
+    """T for one that is stopped; X where it is gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return "X"
+
+
+def test_programs_in_turn_tell_their_steps_and_are_gone_afterwards(tmp_path):
+    speeds, programs = in_turn({"one": program(STEPS), "two": program(PARENT)}, tmp_path, 2, 0.2)
+    assert speeds.keys() == programs.keys() == {"one", "two"} and min(speeds.values()) > 0
+    for found in programs.values():
+        assert found.lines == ["hello\n"] and found.peak.mib > 1 and found.process.poll() is not None
+
+
+def test_what_a_program_has_started_is_stopped_with_it_in_a_session_of_its_own_too(tmp_path):
+    found = Program(program(PARENT), tmp_path / "log")
+    found.warm_up()
+    pids = family(found.process.pid)
+    assert len(pids) == 2 and {state(pid) for pid in pids} == {"T"}
+    seen = found.seen
+    done, wall_s = found.turn(0.2)
+    assert found.seen >= seen + done > seen and wall_s >= 0.2 and {state(pid) for pid in pids} == {"T"}
+    found.end()
+    assert {state(pid) for pid in pids} <= {"X", "Z"}
+
+
+def test_a_program_that_ends_early_is_told_with_its_words(tmp_path):
+    with pytest.raises(SystemExit, match="no such thing"):
+        in_turn({"one": program("raise ValueError('no such thing')")}, tmp_path, 1, 0.1)
