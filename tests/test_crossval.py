@@ -106,6 +106,7 @@ def test_more_seeds_use_those_that_are_there(world, tmp_path):
     assert "[" not in str(one.table).split("Mean over")[0]  # one seed has no range
 
 
+@pytest.mark.slow
 def test_stopped_and_gone_on_with_it_is_the_same_table(world, whole, tmp_path):
     stops = iter((2, 8, None))
     outcome = None

@@ -233,6 +233,13 @@ def wait_for_epoch(runs: Path, process: subprocess.Popen[str]) -> RunFolder:
     raise AssertionError(f"no epoch was done:\n{process.stderr.read() if process.stderr else ''}")
 
 
+def wait_until(condition) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.0005)
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)])
 def test_a_signal_is_kept_marked_and_says_how_to_go_on(world, tmp_path, number, code):
     process = start(world, tmp_path, "train.epochs=5000")
@@ -282,21 +289,22 @@ def test_killed_at_twenty_random_moments_it_comes_to_the_same_bytes(world, tmp_p
     process.kill()
     process.wait()
 
-    def parts() -> set[Path]:
-        return set(run.path.rglob(".*.part*"))
-
     command = [sys.executable, "-m", "medseg", "train", "--resume", str(run.path), "--data-root", str(world[1])]
     chance, killed, writing = random.Random(0), 1, 0
     while killed < 20:
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        until, before, aims = time.monotonic() + chance.uniform(2, 9), parts(), killed % 2 == 0
-        while process.poll() is None and (time.monotonic() < until or (aims and not parts() - before)):
-            time.sleep(0.0005)  # every second kill waits for a file that is being written
+        if killed % 3 == 0:  # at any moment from its first import
+            time.sleep(chance.uniform(0.5, 9))
+        else:
+            wait_until(lambda process=process: run.state()["pid"] == process.pid)
+            time.sleep(chance.uniform(0, 3))
+        if killed % 3 == 2:  # while the place is being written
+            wait_until(lambda: list(run.path.glob(".resume.*.part*")))
         assert process.poll() is None, run.state()
         process.kill()
         process.wait()
-        killed, writing = killed + 1, writing + bool(parts() - before)
-    assert killed == 20 and writing >= 3, (killed, writing)
+        killed, writing = killed + 1, writing + bool(list(run.path.glob(f".resume.{process.pid}.*.part*")))
+    assert killed == 20 and writing >= 3, writing
     api.resume(run.path, world[1])
     api.evaluate(run.path, "test", world[1])
     assert_equal(run, expected, (*EQUAL[:3], *SCORES))
