@@ -67,7 +67,7 @@ def train(
     config = resolve(load_config(Path(experiment), overrides))
     root = check_data_root(as_path(data_root))
     manifest = read_manifest(Path(config.data.manifest))
-    split = chosen_split(manifest, config)
+    split = read_split(manifest, config.data.split, config.data.fold)
     check_tracking(config)
 
     def begin(config: Config) -> RunFolder:
@@ -98,12 +98,6 @@ def resume(run: PathLike, data_root: PathLike | None = None, progress: Progress 
     return _train_in(begin, config, manifest, split, root, progress or Progress())
 
 
-def chosen_split(manifest: Manifest, config: Config) -> Split:
-    """The split a config names, with the fold it names as val."""
-    split = read_split(manifest, config.data.split)
-    return split if config.data.fold is None else split.fold(config.data.fold)
-
-
 def stored_config(run: RunFolder) -> Config:
     """What a run folder says of its experiment."""
     return validate_config(read_yaml(run.config_yaml, ConfigError), run.config_yaml)
@@ -113,7 +107,7 @@ def same_data(run: RunFolder, config: Config) -> tuple[Manifest, Split]:
     """A run's manifest and split, refused where either has changed since the training began."""
     digests = read_yaml(run.digests_json, RunError)  # JSON is YAML
     manifest = read_manifest(Path(config.data.manifest))
-    split = chosen_split(manifest, config)
+    split = read_split(manifest, config.data.split, config.data.fold)
     for what, now in (("manifest", manifest.digest), ("split", split.digest)):
         if digests.get(f"{what}_sha256") != now:
             raise RunError(run.path, f"the {what} has changed since this run was trained", "put the old one back, or train again")

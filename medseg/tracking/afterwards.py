@@ -22,7 +22,7 @@ from medseg.manifest.table import read_manifest, read_split
 from medseg.runfolder import RunFolder
 from medseg.tracking.address import connect, live_uri, reason, tracking_uri, without_secrets
 from medseg.tracking.description import describe, flat_params
-from medseg.tracking.follower import MLFLOW_STATUS, End
+from medseg.tracking.follower import MLFLOW_STATUS, End, sender_of
 from medseg.tracking.sender import Sender, experiment_id_of, is_number, metric_name, run_id_of, terminate
 from medseg.tracking.sent import Sent, read_json
 from medseg.yamlio import read_yaml
@@ -127,10 +127,8 @@ def sync(run: RunFolder) -> str:
     if state["status"] == "running":
         raise RunError(run.path, "is at work and sends by itself", "wait for its end, or resume it where its process is gone")
     config = validate_config(read_yaml(run.config_yaml, ConfigError), run.config_yaml)
-    uri = tracking_uri(config)
-    sent = Sent.read(run) or Sent(without_secrets(uri), str(state["dataset"]))
-    sender = Sender(run, sent, uri if without_secrets(uri) == sent.uri else live_uri(sent.uri))
-    with _told(run.path, sent.uri):
+    sender = sender_of(run, tracking_uri(config), str(state["dataset"]))
+    with _told(run.path, sender.sent.uri):
         return _send_all(sender, config, MLFLOW_STATUS[state["status"]])
 
 
@@ -169,8 +167,7 @@ def _data_of(run: RunFolder, config: Config) -> tuple[Manifest | None, Split | N
     """The run's manifest and split where they are still at their places, and the same; else MLflow gets their digests alone."""
     try:
         manifest = read_manifest(Path(config.data.manifest))
-        split = read_split(manifest, config.data.split)
-        split = split if config.data.fold is None else split.fold(config.data.fold)
+        split = read_split(manifest, config.data.split, config.data.fold)
     except MedsegError as cause:
         log.warning("the data sets are not sent as inputs: %s", cause)
         return None, None

@@ -85,9 +85,13 @@ def start_tracking(run: RunFolder, config: Config, manifest: Manifest, split: Sp
 
     A run folder that was tracked before goes on where it stopped, in the same MLflow run.
     """
-    uri = tracking_uri(config)
-    sent = Sent.read(run) or Sent(without_secrets(uri), manifest.dataset.name)
-    sent.described, sent.status = False, None
-    sent.write(run)
-    live = uri if without_secrets(uri) == sent.uri else live_uri(sent.uri)
-    return Tracker(Sender(run, sent, live), describe(run, config, manifest, split), poll_s)
+    sender = sender_of(run, tracking_uri(config), manifest.dataset.name)
+    sender.sent.described, sender.sent.status = False, None
+    sender.sent.write(run)
+    return Tracker(sender, describe(run, config, manifest, split), poll_s)
+
+
+def sender_of(run: RunFolder, uri: str, experiment: str) -> Sender:
+    """A sender that goes on where an earlier one came to; for a run without one, to this address and experiment."""
+    sent = Sent.read(run) or Sent(without_secrets(uri), experiment)
+    return Sender(run, sent, uri if without_secrets(uri) == sent.uri else live_uri(sent.uri))
