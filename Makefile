@@ -32,7 +32,7 @@ DEMO_DATA     := data/phantom
 DEMO_MANIFEST := data_manifests/phantom/v1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo phantom check experiment train evaluate predict compare sampling-study loss-study record results reference \
+.PHONY: help setup demo phantom check experiment train resume cv evaluate predict compare sampling-study loss-study record results reference \
         mlflow-ui test test-slow lint format bench clean distclean
 
 help: ## list the targets
@@ -76,6 +76,12 @@ experiment: need-EXP need-DATA_ROOT $(INSTALLED) ## train, evaluate on test and 
 
 train: need-EXP need-DATA_ROOT $(INSTALLED) ## train one experiment: EXP= DATA_ROOT= [ARGS=]
 	$(MEDSEG) train experiments/$(EXP).yaml $(ARGS) --data-root "$(DATA_ROOT)"
+
+resume: need-RUN need-DATA_ROOT $(INSTALLED) ## go on with a training that was stopped or killed: RUN= DATA_ROOT=
+	$(MEDSEG) train --resume $(RUN) $(ARGS) --data-root "$(DATA_ROOT)"
+
+cv: need-EXP need-DATA_ROOT $(INSTALLED) ## cross-validation; goes on where it stopped: EXP= DATA_ROOT= [ARGS="--folds 5 --seeds 3"]
+	$(MEDSEG) cv experiments/$(EXP).yaml $(ARGS) --data-root "$(DATA_ROOT)"
 
 evaluate: need-RUN need-DATA_ROOT $(INSTALLED) ## score a run on one split: RUN= DATA_ROOT= [SPLIT=test]
 	$(MEDSEG) evaluate $(RUN) --split $(SPLIT) $(ARGS) --data-root "$(DATA_ROOT)"
@@ -145,6 +151,8 @@ distclean: clean ## remove the virtual environment too
 EXAMPLE_check      = make check MANIFEST=data_manifests/tongue/v1 DATA_ROOT=/data/tongue
 EXAMPLE_experiment = make experiment EXP=tongue/unet DATA_ROOT=/data/tongue
 EXAMPLE_train      = make train EXP=tongue/unet DATA_ROOT=/data/tongue
+EXAMPLE_resume     = make resume RUN=runs/<id> DATA_ROOT=/data/tongue
+EXAMPLE_cv         = make cv EXP=tongue/unet DATA_ROOT=/data/tongue
 EXAMPLE_evaluate   = make evaluate RUN=runs/<id> DATA_ROOT=/data/tongue
 EXAMPLE_predict    = make predict RUN=runs/<id> IMAGES=photos OUT=masks
 EXAMPLE_record     = make record RUNS="runs/<id> runs/<id>"

@@ -315,6 +315,11 @@ def load_config(path: Path, overrides: Iterable[str] = ()) -> Config:
     return validate_config(content, path)
 
 
+def read_config(path: Path) -> Config:
+    """The config.yaml of a run folder, which is whole in itself; raises ConfigError."""
+    return validate_config(read_yaml(path, ConfigError), path)
+
+
 def validate_config(content: dict[str, Any], where: object) -> Config:
     """A Config from plain data; the first problem becomes a ConfigError that names the key."""
     try:

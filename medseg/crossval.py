@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from medseg.build import resolve
-from medseg.config import Config, load_config
+from medseg.config import Config, load_config, read_config
 from medseg.errors import ConfigError, MedsegError, RunError
 from medseg.files import write_json
 from medseg.manifest.schema import Manifest, Split
@@ -26,7 +26,7 @@ from medseg.manifest.table import check_data_root, read_manifest, read_split
 from medseg.report.folds import Folds, write_folds
 from medseg.run import evaluate
 from medseg.runfolder import RunFolder, mark_dead_runs
-from medseg.training import PathLike, Progress, as_path, check_tracking, resume, stored_config, train
+from medseg.training import PathLike, Progress, as_path, check_tracking, resume, train
 
 log = logging.getLogger(__name__)
 CHECKPOINT = "last"  # the best one was chosen on the very images that are predicted here
@@ -158,7 +158,7 @@ def _latest(cv: CrossValidation, part: Part) -> RunFolder | None:
     for path in cv.folder.glob("*/run.json"):
         run = RunFolder(path.parent)
         try:
-            state, config = run.state(), stored_config(run)
+            state, config = run.state(), read_config(run.config_yaml)
         except MedsegError:
             continue
         if (config.data.fold, config.seed) == (part.fold, part.seed) and run.digests_json.exists():

@@ -13,7 +13,7 @@ import torch
 
 from medseg import images
 from medseg.build import build_model, decode_part, deterministic_kernels, make_fabric, resolve
-from medseg.config import Config
+from medseg.config import Config, read_config
 from medseg.data.decode import read_original_image, read_original_mask
 from medseg.data.decoded import DecodedSet
 from medseg.engine.checkpoint import load_weights
@@ -32,7 +32,7 @@ from medseg.metrics.scores import Scores, score
 from medseg.report.figures import overlay_sheet
 from medseg.report.tables import comparison, read_scores, write_per_case, write_scores, write_tables
 from medseg.runfolder import RunFolder, open_run
-from medseg.training import PathLike, Progress, as_path, same_data, stored_config
+from medseg.training import PathLike, Progress, as_path, same_data
 from medseg.types import CaseResult, Size
 from medseg.yamlio import read_yaml
 
@@ -68,7 +68,7 @@ class LoadedRun:
 def load_run(path: PathLike, checkpoint: str = "best") -> LoadedRun:
     """Open a run folder and load a checkpoint; needs nothing outside the folder. The device is chosen anew."""
     run = open_run(Path(path))
-    stored = stored_config(run)
+    stored = read_config(run.config_yaml)
     config = resolve(stored.model_copy(update={"train": stored.train.model_copy(update={"device": "auto"})}))
     dataset = read_dataset(run.dataset_yaml)
     model = build_model(config, dataset.labels)

@@ -12,21 +12,20 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from medseg.build import build_training, deterministic_kernels, make_fabric, resolve, resolve_length
-from medseg.config import Config, load_config, validate_config
+from medseg.config import Config, load_config, read_config
 from medseg.engine.course import Course
 from medseg.engine.course import resume as resume_course
 from medseg.engine.ranks import Ranks
 from medseg.engine.train import Training
 from medseg.engine.train import train as run_training
 from medseg.environment import write_environment
-from medseg.errors import ConfigError, ProcessError, RunError, TrainingError
+from medseg.errors import ProcessError, RunError, TrainingError
 from medseg.files import write_json, write_text
 from medseg.labels import LabelSet
 from medseg.manifest.schema import Manifest, Split
 from medseg.manifest.table import check_data_root, dataset_text, read_manifest, read_split, select
 from medseg.report.sampling import sampling_figure
 from medseg.runfolder import RunFolder, create_run, open_run
-from medseg.seeding import seed_of
 from medseg.stopping import Asked, Stopped, stop_between_steps
 from medseg.yamlio import read_yaml
 
@@ -85,7 +84,7 @@ def resume(run: PathLike, data_root: PathLike | None = None, progress: Progress 
     """
     folder = open_run(Path(run))
     folder.check_resumable()
-    config = resolve(stored_config(folder))
+    config = resolve(read_config(folder.config_yaml))
     root = check_data_root(as_path(data_root))
     manifest, split = same_data(folder, config)
     check_tracking(config)
@@ -96,11 +95,6 @@ def resume(run: PathLike, data_root: PathLike | None = None, progress: Progress 
         return folder
 
     return _train_in(begin, config, manifest, split, root, progress or Progress())
-
-
-def stored_config(run: RunFolder) -> Config:
-    """What a run folder says of its experiment."""
-    return validate_config(read_yaml(run.config_yaml, ConfigError), run.config_yaml)
 
 
 def same_data(run: RunFolder, config: Config) -> tuple[Manifest, Split]:
@@ -127,7 +121,6 @@ def _train_in(
 ) -> RunFolder:
     """Train in the folder that `begin` opens at the first process once all is built."""
     with torch.random.fork_rng(), deterministic_kernels(config):
-        torch.manual_seed(seed_of(config.seed, "training"))
         ranks = Ranks(make_fabric(config))
         config = ranks.same(resolve_length(config, len(select(manifest, split, "train"))) if ranks.first else config)
         training = build_training(config, manifest, split, root, ranks.fabric, progress.on_decode if ranks.first else None)

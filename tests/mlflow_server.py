@@ -12,6 +12,8 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from turns import family
+
 
 def free_port() -> int:
     with socket.socket() as probe:
@@ -49,7 +51,7 @@ class Server:
     def signal(self, number: signal.Signals) -> None:
         """To it and its workers: SIGSTOP has it take connections and answer none, SIGCONT goes on."""
         assert self.process is not None
-        for pid in _family(self.process.pid):
+        for pid in family(self.process.pid):
             with suppress(ProcessLookupError):
                 os.kill(pid, number)
 
@@ -58,16 +60,6 @@ class Server:
             self.signal(signal.SIGKILL)
             self.process.wait()
             self.process = None
-
-
-def _family(pid: int) -> list[int]:
-    """A process and those it has started."""
-    found = [pid]
-    for child in Path(f"/proc/{pid}/task").glob("*/children"):
-        with suppress(OSError):  # it has ended meanwhile
-            for each in child.read_text().split():
-                found += _family(int(each))
-    return found
 
 
 class SlowWire:

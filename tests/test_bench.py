@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
 
 import pytest
-
-sys.path.append(str(Path(__file__).parent.parent / "bench"))
-
-from turns import Program, family, in_turn  # noqa: E402
+from turns import Program, family, in_turn
 
 STEPS = "import time\nprint('hello', flush=True)\nwhile True:\n    print('step', flush=True)\n    time.sleep(0.002)"
 PARENT = f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {STEPS!r}], start_new_session=True)"
@@ -27,6 +25,14 @@ def state(pid: int) -> str:
         return "X"
 
 
+def all_stop(pids: list[int]) -> bool:
+    """Whether they do within ten seconds: on a busy machine a signal waits until its process's turn comes."""
+    deadline = time.monotonic() + 10
+    while {state(pid) for pid in pids} != {"T"} and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return {state(pid) for pid in pids} == {"T"}
+
+
 def test_programs_in_turn_tell_their_steps_and_are_gone_afterwards(tmp_path):
     speeds, programs = in_turn({"one": program(STEPS), "two": program(PARENT)}, tmp_path, 2, 0.2)
     assert speeds.keys() == programs.keys() == {"one", "two"} and min(speeds.values()) > 0
@@ -38,10 +44,10 @@ def test_what_a_program_has_started_is_stopped_with_it_in_a_session_of_its_own_t
     found = Program(program(PARENT), tmp_path / "log")
     found.warm_up()
     pids = family(found.process.pid)
-    assert len(pids) == 2 and {state(pid) for pid in pids} == {"T"}
+    assert len(pids) == 2 and all_stop(pids)
     seen = found.seen
     done, wall_s = found.turn(0.2)
-    assert found.seen >= seen + done > seen and wall_s >= 0.2 and {state(pid) for pid in pids} == {"T"}
+    assert found.seen >= seen + done > seen and wall_s >= 0.2 and all_stop(pids)
     found.end()
     assert {state(pid) for pid in pids} <= {"X", "Z"}
 

@@ -9,6 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import study
+import study_report
+import study_scores
 from PIL import Image
 
 from medseg.config import load_config
@@ -22,12 +25,6 @@ from medseg.types import CaseResult
 from tests.tiny import make_all
 
 ROOT = Path(__file__).parent.parent
-sys.path.append(str(ROOT / "experiments"))
-
-import study  # noqa: E402
-import study_report  # noqa: E402
-import study_scores  # noqa: E402
-
 IOU, RECALL, PRECISION, OTHERS, DIFFERENCE = range(5)
 SHORT = ["train.epochs=1"]
 

@@ -15,8 +15,8 @@ import pandas as pd
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param
 
-from medseg.config import Config, validate_config
-from medseg.errors import ConfigError, MedsegError, RunError
+from medseg.config import Config, read_config, validate_config
+from medseg.errors import MedsegError, RunError
 from medseg.manifest.schema import Manifest, Split
 from medseg.manifest.table import read_manifest, read_split
 from medseg.runfolder import RunFolder
@@ -25,7 +25,6 @@ from medseg.tracking.description import describe, flat_params
 from medseg.tracking.follower import MLFLOW_STATUS, End, sender_of
 from medseg.tracking.sender import Sender, experiment_id_of, is_number, metric_name, run_id_of, terminate
 from medseg.tracking.sent import Sent, read_json
-from medseg.yamlio import read_yaml
 
 log = logging.getLogger("medseg.tracking")
 
@@ -126,7 +125,7 @@ def sync(run: RunFolder) -> str:
     state = run.state()
     if state["status"] == "running":
         raise RunError(run.path, "is at work and sends by itself", "wait for its end, or resume it where its process is gone")
-    config = validate_config(read_yaml(run.config_yaml, ConfigError), run.config_yaml)
+    config = read_config(run.config_yaml)
     sender = sender_of(run, tracking_uri(config), str(state["dataset"]))
     with _told(run.path, sender.sent.uri):
         return _send_all(sender, config, MLFLOW_STATUS[state["status"]])

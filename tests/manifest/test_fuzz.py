@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
-import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "bench"))
-
 import fuzz_json
+import pytest
 
 
 @pytest.mark.parametrize("reader", fuzz_json.READERS)
