@@ -72,6 +72,9 @@ def resolve_length(config: Config, images: int, trouble: Callable[[str], str | N
 
     trouble: device -> what keeps it from compiling, None where it can; asked where compiling is chosen only. By default it is tried.
     """
+    if config.images_per_step > (number := config.sampling.draws_per_epoch or images):
+        rule = f"an epoch shows {number} images, and a step learns from {config.images_per_step} (train.batch_size x train.accumulate)"
+        raise ConfigError("train.batch_size", rule, "lower it, or raise sampling.draws_per_epoch")
     asked, device = config.train.compile, config.train.device
     shown_px = config.steps_per_epoch(images) * config.train.epochs * config.train.batch_size * math.prod(_shown(config))
     if asked == "never" or (asked == "auto" and shown_px < COMPILE_REPAYS_PX[device]):

@@ -7,7 +7,7 @@ type or an impossible pair is one ConfigError. What `auto` stands for is resolve
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -83,7 +83,7 @@ class LossConfig(Section):
         None, description="exponent of a focal loss; where not given that of its paper: focal 2, focal_tversky 0.75, unified_focal 0.5"
     )
     class_weights: Literal["none", "median_frequency", "inverse_frequency"] = Field(
-        "none", description="of the classes in a pixel term, from the training images' pixel counts"
+        "none", description="of the classes in a pixel term, from the training images' pixel counts; a list of own weights is not taken"
     )
     alpha: Share = Field(0.3, description="Tversky losses: weight of false positives")
     beta: Share = Field(0.7, description="Tversky losses: weight of false negatives")
@@ -132,7 +132,9 @@ class SamplingConfig(Section):
     name: Literal["uniform", "repeat_factor", "square_root", "inverse_frequency", "effective_number"] = "repeat_factor"
     threshold: Share = Field(0.5, description="repeat_factor: classes in a smaller share of the images than this are drawn more")
     beta: Annotated[float, Field(ge=0, lt=1)] = Field(0.999, description="effective_number: 0 draws uniformly, near 1 by inverse frequency")
-    draws_per_epoch: Count | None = Field(None, description="draws in an epoch; the number of training images where not given")
+    draws_per_epoch: Count | None = Field(
+        None, description="draws in an epoch; the number of training images where not given. A rest that fills no step is not drawn"
+    )
     patch_px: tuple[PixelSize, PixelSize] | None = Field(
         None, description="height, width of the crops the network learns from; whole images where not given"
     )
@@ -310,9 +312,10 @@ def load_config(path: Path, overrides: Iterable[str] = ()) -> Config:
     """
     content = _with_base(path, ())
     content.setdefault("name", path.stem)
+    overrides = list(overrides)
     for override in overrides:
         _apply(content, override)
-    return validate_config(content, path)
+    return validate_config(content, path, {override.partition("=")[0].strip(): override for override in overrides})
 
 
 def read_config(path: Path) -> Config:
@@ -320,13 +323,14 @@ def read_config(path: Path) -> Config:
     return validate_config(read_yaml(path, ConfigError), path)
 
 
-def validate_config(content: dict[str, Any], where: object) -> Config:
-    """A Config from plain data; the first problem becomes a ConfigError that names the key."""
+def validate_config(content: dict[str, Any], where: object, overrides: Mapping[str, str] | None = None) -> Config:
+    """A Config from plain data; the first problem becomes a ConfigError that names the key, and the override that gave it."""
     try:
         return Config.model_validate(content)
     except ValidationError as cause:
         key, message = first_problem(cause)
         unknown = cause.errors()[0]["type"] == "extra_forbidden"
+        where = (overrides or {}).get(key, where)
         raise ConfigError(where, f"{key}: {'there is no such key' if unknown else message}", _way_out(cause)) from None
 
 

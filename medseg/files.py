@@ -86,6 +86,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.{secrets.token_hex(4)}.part{path.suffix}")
     try:
         yield temporary
+        os.chmod(temporary, 0o666 & ~_umask())  # some encoders (safetensors) let nobody else read what they write
         descriptor = os.open(temporary, os.O_RDONLY)
         try:
             os.fsync(descriptor)
@@ -94,6 +95,15 @@ def atomic_path(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    """What this process keeps from others in new files; Linux tells it without setting it, which would be for all threads."""
+    try:
+        found = re.search(r"^Umask:\s*(\d+)", Path("/proc/self/status").read_text(), re.MULTILINE)
+    except OSError:
+        found = None
+    return int(found[1], 8) if found else 0o022
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -78,6 +78,8 @@ class TrainingBars:
 
     def step(self, step: int, val_score: float | None) -> None:
         """One more step is done; `val_score` (mIoU in [0, 1]) comes once an epoch."""
+        if self._waiting and step > 1:
+            self._progress.console.print(f"going on after step {step} of {self._total_steps}")
         if step and self._waiting:
             self._waiting = False
             self._describe("training")

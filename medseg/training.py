@@ -190,7 +190,9 @@ def _draw_sampling(run: RunFolder, config: Config, labels: LabelSet) -> None:
     epochs = {record["epoch"]: record["metrics"] for record in run.metrics()}
     if epochs:
         constant = next(iter(epochs.values()))  # what was asked and what the set holds stands in every epoch
-        sampling_figure(run.sampling_png, constant, constant, epochs, labels, crops=config.sampling.patch is not None)
+        patch = config.sampling.patch
+        how = f"drawn by {config.sampling.name}" + (f", crops of {patch.height_px} x {patch.width_px} px" if patch else "")
+        sampling_figure(run.sampling_png, constant, constant, epochs, labels, patch is not None, f"{run.id}: {how}")
 
 
 def _describe(run: RunFolder, config: Config, manifest: Manifest, split: Split) -> None:

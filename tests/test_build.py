@@ -48,6 +48,11 @@ def test_auto_compiles_where_there_is_much_to_show(world):
     assert resolve_length(many, 12, compiles) == many.model_copy(update={"train": many.train.model_copy(update={"compile": "always"})})
 
 
+def test_a_step_of_more_images_than_an_epoch_shows_is_refused(world):
+    with pytest.raises(ConfigError, match="train.batch_size: an epoch shows 12 images, and a step learns from 16 .*lower it"):
+        resolve_length(config_of(world, "train.accumulate=4"), 12, compiles)
+
+
 def test_auto_counts_the_pixels_that_are_shown(world):
     """Draws an epoch in place of the images, and crops in place of the frame."""
     images = 12

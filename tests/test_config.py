@@ -104,6 +104,14 @@ def test_each_mistake_is_one_clear_error(tmp_path, override, message):
         load_config(path, [override])
 
 
+def test_a_mistake_on_the_command_line_is_told_of_it_and_one_in_the_file_of_the_file(tmp_path):
+    path = write(tmp_path, "c.yaml", "data: {manifest: m}\ntrain: {epochs: 0}\n")
+    with pytest.raises(ConfigError, match=r"^optim\.lr=-1: optim\.lr: Input should be greater than 0"):
+        load_config(path, ["train.epochs=1", "optim.lr=-1"])
+    with pytest.raises(ConfigError, match=r"c\.yaml: train\.epochs: Input"):
+        load_config(path, ["optim.lr=1"])
+
+
 @pytest.mark.parametrize("name", get_args(LossName))
 def test_each_loss_takes_its_own_keys(tmp_path, name):
     """A value other than the default for every key that the loss reads, all at once."""

@@ -26,6 +26,17 @@ def names(folder):
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
 
 
+def test_what_is_written_may_be_read_by_those_the_umask_lets(tmp_path):
+    """Some encoders make their files for the owner alone."""
+    before = os.umask(0o027)
+    try:
+        with atomic_path(tmp_path / "a") as temporary:
+            temporary.touch(0o600)
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o640
+
+
 def test_an_atomic_write_replaces_or_leaves(tmp_path):
     write_text(tmp_path / "a.txt", "old")
     with pytest.raises(ZeroDivisionError), atomic_path(tmp_path / "a.txt") as part:

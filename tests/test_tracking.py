@@ -542,6 +542,17 @@ def test_a_sync_that_finds_nobody_is_one_error(run: RunFolder, monkeypatch: pyte
         sync(run)
 
 
+def test_a_run_that_reached_no_server_is_synced_to_the_address_of_today(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    epoch(run, 1)
+    run.set_status("finished")
+    Sent(f"http://127.0.0.1:{dead_port()}", "elsewhere").write(run)  # an address that was mistyped, or of a server that has moved
+    sync(run)
+    assert history(run, "train/loss") == [(10, 1.0)]
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    with pytest.raises(RunError, match=r"its MLflow run is at sqlite:.*MLFLOW_TRACKING_URI says http://127.0.0.1:9; .*remove mlflow.json"):
+        sync(run)
+
+
 # ---- a real server ----
 
 

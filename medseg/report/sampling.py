@@ -30,18 +30,21 @@ SHOWN: Style = {"marker": "o", "markersize": 5, "markeredgecolor": INK, "markere
 
 
 def sampling_figure(
-    path: Path, set_shares: Shares, asked: Shares, realised_by_epoch: Mapping[int, Shares], labels: LabelSet, crops: bool
+    path: Path, set_shares: Shares, asked: Shares, realised_by_epoch: Mapping[int, Shares], labels: LabelSet, crops: bool, title: str = ""
 ) -> None:
     """Write a PNG: a row a class, the shares of images (or crops) left and of pixels right; a panel's axis is logarithmic where needed.
 
     set_shares, asked: of `data.realised.set_shares` and `asked`.  realised_by_epoch: epoch -> metrics that hold `Seen.shares`, as in
-    metrics.jsonl; it may hold others.  crops: whether crops were shown, which need not be centred on anything.
+    metrics.jsonl; it may hold others.  crops: whether crops were shown, which need not be centred on anything.  title: which run it is.
     """
     figure = Figure(figsize=(11.0, 1.5 + 0.34 * labels.num_classes), layout=ConstrainedLayoutEngine(hspace=0.0), dpi=120)
     left, right = figure.subplots(1, 2, sharey=True)
     _draw_panel(left, "image", set_shares, asked, realised_by_epoch, labels)
     _draw_panel(right, "pixel", set_shares, asked, realised_by_epoch, labels)
-    left.set_title(f"{'Crops' if crops else 'Images'} that hold the class", fontsize=10)
+    if title:
+        figure.suptitle(title, fontsize=10)
+    shown = "Shown: crops that hold the class.  Line and \u25c7: whole images that hold it" if crops else "Images that hold the class"
+    left.set_title(shown, fontsize=10)
     right.set_title("Share of the valid pixels", fontsize=10)
     left.set_yticks(range(labels.num_classes), labels.names, fontsize=9)
     left.set_ylim(labels.num_classes - 0.5, -0.5)  # the first class on top

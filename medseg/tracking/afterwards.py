@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -126,7 +127,11 @@ def sync(run: RunFolder) -> str:
     if state["status"] == "running":
         raise RunError(run.path, "is at work and sends by itself", "wait for its end, or resume it where its process is gone")
     config = read_config(run.config_yaml)
-    sender = sender_of(run, tracking_uri(config), str(state["dataset"]))
+    uri = tracking_uri(config)
+    sender = sender_of(run, uri, str(state["dataset"]))
+    if os.environ.get("MLFLOW_TRACKING_URI") and without_secrets(uri) != sender.sent.uri:
+        rule = f"its MLflow run is at {sender.sent.uri}, and MLFLOW_TRACKING_URI says {without_secrets(uri)}"
+        raise RunError(run.path, rule, "unset the variable to send it where it is; remove mlflow.json to begin a new MLflow run")
     with _told(run.path, sender.sent.uri):
         return _send_all(sender, config, MLFLOW_STATUS[state["status"]])
 

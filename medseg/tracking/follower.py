@@ -92,6 +92,8 @@ def start_tracking(run: RunFolder, config: Config, manifest: Manifest, split: Sp
 
 
 def sender_of(run: RunFolder, uri: str, experiment: str) -> Sender:
-    """A sender that goes on where an earlier one came to; for a run without one, to this address and experiment."""
-    sent = Sent.read(run) or Sent(without_secrets(uri), experiment)
+    """A sender that goes on where an earlier one came to; to this address and experiment where none has reached a server yet."""
+    sent = Sent.read(run)
+    if sent is None or sent.run_id is None:
+        sent = Sent(without_secrets(uri), experiment)
     return Sender(run, sent, uri if without_secrets(uri) == sent.uri else live_uri(sent.uri))

@@ -18,6 +18,9 @@ def shares(labels: LabelSet, prefix: str, values: np.ndarray) -> dict[str, float
     return of_images | of_pixels | {f"{prefix}_pixel_share/background": 1 - float(np.sum(values)) / 10}
 
 
+CROPS = "Shown: crops that hold the class.  Line and \u25c7: whole images that hold it"
+
+
 def draw(path, monkeypatch, labels, values, epochs=5, wanted=None, crops=False) -> Figure:
     """Write the figure and give back what was drawn."""
     drawn: list[Figure] = []
@@ -61,7 +64,7 @@ def test_the_markers_stand_at_their_shares(tmp_path, monkeypatch):
     assert {row for _, row in points(right, "o")} == {0, 1, 2} and not points(right, "D")
     in_set = [line.get_xdata()[0] for line in left.lines if line.get_marker() == "None"]
     assert in_set == [0.4, 0.2]
-    assert left.get_title() == "Crops that hold the class"
+    assert left.get_title() == CROPS
     assert [text.get_text() for text in figure.legends[0].get_texts()][-1] == "shown in each of 3 epochs, from top to bottom"
 
 
@@ -70,7 +73,7 @@ def test_the_title_says_what_was_shown_and_the_legend_what_was_asked(tmp_path, m
     """Crops laid anywhere are crops too."""
     wanted = {"sampling/asked_centre_ratio/tongue": 0.3} if centred else None
     figure = draw(tmp_path / "f.png", monkeypatch, LabelSet.of("tongue"), np.array([0.8]), wanted=wanted, crops=crops)
-    assert figure.axes[0].get_title() == f"{'Crops' if crops else 'Images'} that hold the class"
+    assert figure.axes[0].get_title() == (CROPS if crops else "Images that hold the class")
     texts = [text.get_text() for text in figure.legends[0].get_texts()]
     assert ("asked: crops centred on it" in texts) is centred
 
