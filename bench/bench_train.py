@@ -28,6 +28,7 @@ from turns import in_turn
 from medseg.images import read_image, read_mask, write_image, write_mask
 from medseg.labels import LabelSet
 from medseg.manifest.importers.labelme import import_labelme
+from medseg.manifest.table import read_manifest
 from medseg.phantom.write import write_phantoms
 from medseg.types import Size
 
@@ -44,7 +45,7 @@ tracking: {{enabled: false}}
 def drawn(folder: Path) -> Path:
     """Drawn tongues in the layout of tongue600, their coating and lesions left out."""
     write_phantoms(folder / "phantom", DRAWN, 0, Size(400, 400), jobs=0)
-    manifest = import_labelme(folder / "phantom", folder / "drawn")
+    manifest = read_manifest(import_labelme(folder / "phantom", folder / "drawn").manifest_folder)
     for name in ("images", "masks"):
         (folder / "root" / name).mkdir(parents=True)
     lines = ["image,mask,split"]

@@ -6,8 +6,12 @@ import sys
 import time
 from pathlib import Path
 
+import bench_train
 import pytest
 from turns import Program, family, in_turn
+
+from medseg.config import load_config
+from medseg.manifest.table import read_manifest, read_split
 
 STEPS = "import time\nprint('hello', flush=True)\nwhile True:\n    print('step', flush=True)\n    time.sleep(0.002)"
 PARENT = f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {STEPS!r}], start_new_session=True)"
@@ -55,3 +59,13 @@ def test_what_a_program_has_started_is_stopped_with_it_in_a_session_of_its_own_t
 def test_a_program_that_ends_early_is_told_with_its_words(tmp_path):
     with pytest.raises(SystemExit, match="no such thing"):
         in_turn({"one": program("raise ValueError('no such thing')")}, tmp_path, 1, 0.1)
+
+
+def test_the_drawn_set_of_the_benches_can_be_trained_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(bench_train, "DRAWN", 10)
+    data_root = bench_train.drawn(tmp_path)
+    config = load_config(bench_train.prepare(data_root, tmp_path))
+    manifest = read_manifest(Path(config.data.manifest))
+    parts = read_split(manifest, config.data.split).frame["split"].value_counts().to_dict()
+    assert parts == {"train": 8, "val": 1, "test": 1} and manifest.labels.foreground == ("tongue",)
+    assert all((data_root / row.image).exists() and row.px["tongue"] for row in manifest)
