@@ -14,6 +14,8 @@ MANIFEST  ?=
 RUN       ?=
 RUNS      ?=
 IMAGES    ?=
+REFERENCE ?=
+PREDICTION ?=
 OUT       ?=
 ARGS      ?=
 SPLIT     ?= test
@@ -32,7 +34,7 @@ DEMO_DATA     := data/phantom
 DEMO_MANIFEST := data_manifests/phantom/v1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo phantom check experiment train resume cv evaluate predict compare sampling-study loss-study record results reference \
+.PHONY: help setup demo phantom check experiment train resume cv evaluate score predict compare sampling-study loss-study record results reference \
         mlflow-ui test test-slow lint format bench clean distclean
 
 help: ## list the targets
@@ -85,6 +87,9 @@ cv: need-EXP need-DATA_ROOT $(INSTALLED) ## cross-validation; goes on where it s
 
 evaluate: need-RUN need-DATA_ROOT $(INSTALLED) ## score a run on one split: RUN= DATA_ROOT= [SPLIT=test]
 	$(MEDSEG) evaluate $(RUN) --split $(SPLIT) $(ARGS) --data-root "$(DATA_ROOT)"
+
+score: need-REFERENCE need-PREDICTION need-OUT $(INSTALLED) ## score anybody's masks: REFERENCE= PREDICTION= OUT= [ARGS=--conventions]
+	$(MEDSEG) score --reference "$(REFERENCE)" --prediction "$(PREDICTION)" --out "$(OUT)" $(ARGS)
 
 predict: need-RUN need-IMAGES need-OUT $(INSTALLED) ## write masks for a folder of images: RUN= IMAGES= OUT=
 	$(MEDSEG) predict $(RUN) "$(IMAGES)" --out "$(OUT)" $(ARGS)
@@ -154,6 +159,7 @@ EXAMPLE_train      = make train EXP=tongue/unet DATA_ROOT=/data/tongue
 EXAMPLE_resume     = make resume RUN=runs/<id> DATA_ROOT=/data/tongue
 EXAMPLE_cv         = make cv EXP=tongue/unet DATA_ROOT=/data/tongue
 EXAMPLE_evaluate   = make evaluate RUN=runs/<id> DATA_ROOT=/data/tongue
+EXAMPLE_score      = make score REFERENCE=labelsTr PREDICTION=predicted OUT=scores
 EXAMPLE_predict    = make predict RUN=runs/<id> IMAGES=photos OUT=masks
 EXAMPLE_record     = make record RUNS="runs/<id> runs/<id>"
 EXAMPLE_compare    = make compare RUNS="runs/<id> runs/<id>"

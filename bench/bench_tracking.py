@@ -4,7 +4,8 @@ python bench/bench_tracking.py [--turns 20] [--record]
 
 Four programs take turns of a few seconds (bench/turns.py), each `medseg train` on drawn tongues with short epochs, so that there is a
 line to send every few steps: untracked, tracked to a port where nobody listens, to one that takes connections and never answers, and to an
-SQLite file. `lost_share_...` is the share of the untracked speed that each misses. The last line is one JSON object.
+SQLite file. `lost_share_...`: the share of the untracked speed that each misses, as steady as the machine. `thread_share_...`: what
+the tracker's thread took of the processor's time that its process used, exact to a hundredth of a second. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -15,13 +16,15 @@ import os
 import socket
 import sys
 import tempfile
+import threading
+import time
 from pathlib import Path
 
 from bench_train import drawn, prepare
 from record import proof
 from turns import in_turn
 
-TURN_S = 10.0
+TURN_S, CLOCK_STEPS = 10.0, 10
 SHORT = [
     "train.epochs=100000",
     "train.validate_every=100000",
@@ -33,12 +36,32 @@ SMALL = ["train.batch_size=4", "data.size_px=[128, 128]"]
 
 
 def train_steps(experiment: Path, data_root: Path, overrides: list[str]) -> None:
-    """Train without end, a line a step."""
+    """Train without end, a line a step, and now and then one with the seconds of processor of the tracker's thread and of all."""
     from medseg import api
 
-    api.train(
-        experiment, overrides, data_root, experiment.parent / "runs", api.Progress(on_step=lambda step, score: print("step", flush=True))
-    )
+    def on_step(step: int, score: float | None) -> None:
+        print("step", flush=True)
+        if step % CLOCK_STEPS == 0:
+            print("clock", tracker_cpu_s(), time.process_time(), flush=True)
+
+    api.train(experiment, overrides, data_root, experiment.parent / "runs", api.Progress(on_step=on_step))
+
+
+def tracker_cpu_s() -> float:
+    """Of the thread that sends, by the kernel's account (Linux); 0 where there is none."""
+    found = 0
+    for thread in threading.enumerate():
+        if thread.name == "medseg-mlflow":
+            fields = Path(f"/proc/self/task/{thread.native_id}/stat").read_text().rpartition(")")[2].split()
+            found += int(fields[11]) + int(fields[12])  # utime, stime
+    return found / os.sysconf("SC_CLK_TCK")
+
+
+def thread_share(lines: list[str]) -> float:
+    """Between the first and the last clock."""
+    clocks = [tuple(map(float, line.split()[1:])) for line in lines if line.startswith("clock")]
+    (thread_0, all_0), (thread_1, all_1) = clocks[0], clocks[-1]
+    return (thread_1 - thread_0) / (all_1 - all_0)
 
 
 def compare(turns: int) -> dict[str, object]:
@@ -57,8 +80,9 @@ def compare(turns: int) -> dict[str, object]:
         commands = {"untracked": [*program, "tracking.enabled=false"]}
         commands |= {name: [*program, "tracking.enabled=true", f"tracking.uri={uri}"] for name, uri in uris.items()}
         os.environ.pop("MLFLOW_TRACKING_URI", None)
-        speed, _ = in_turn(commands, folder, turns, TURN_S)
+        speed, programs = in_turn(commands, folder, turns, TURN_S)
     lost = {f"lost_share_{name}": round(1 - speed[name] / speed["untracked"], 4) for name in uris}
+    lost |= {f"thread_share_{name}": round(thread_share(programs[name].lines), 5) for name in uris}
     return {**lost, "turns": turns, **{f"{name}_steps_per_s": round(value, 3) for name, value in speed.items()}}
 
 

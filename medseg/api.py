@@ -1,10 +1,11 @@
 """The verbs for a notebook: `from medseg import api; run = api.train("experiments/tongue/unet.yaml", data_root="...")`.
 
 The import_* functions make a manifest, `check_manifest` looks at it, `repair` mends it, `make_split` and `given_split` split it; train,
-evaluate, predict and compare use it.
+evaluate, predict and compare use it. score_folders scores anybody's masks.
 """
 
 from medseg.crossval import cross_validate
+from medseg.evaluation import evaluate
 from medseg.manifest.check.doctor import check_manifest
 from medseg.manifest.check.fix import repair
 from medseg.manifest.check.page import write_page
@@ -18,7 +19,8 @@ from medseg.manifest.importers.nnunet import import_nnunet
 from medseg.manifest.importers.voc import import_voc
 from medseg.manifest.split import given_split, make_split
 from medseg.manifest.table import read_manifest
-from medseg.run import Predicted, compare, evaluate, load_run, predict
+from medseg.run import Predicted, compare, load_run, predict
+from medseg.scoring import score_folders
 from medseg.training import Progress, resume, train
 
 __all__ = [
@@ -43,6 +45,7 @@ __all__ = [
     "read_manifest",
     "repair",
     "resume",
+    "score_folders",
     "train",
     "write_page",
 ]

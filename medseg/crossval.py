@@ -20,11 +20,11 @@ from typing import Any
 from medseg.build import resolve
 from medseg.config import Config, load_config, read_config
 from medseg.errors import ConfigError, MedsegError, RunError
+from medseg.evaluation import evaluate
 from medseg.files import write_json
 from medseg.manifest.schema import Manifest, Split
 from medseg.manifest.table import check_data_root, read_manifest, read_split
 from medseg.report.folds import Folds, write_folds
-from medseg.run import evaluate
 from medseg.runfolder import RunFolder, mark_dead_runs
 from medseg.training import PathLike, Progress, as_path, check_tracking, resume, train
 

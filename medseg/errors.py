@@ -30,6 +30,10 @@ class MedsegError(Exception):
         self.where, self.rule, self.fix = str(where), rule, fix
         super().__init__(f"{where}: {rule}; {fix}")
 
+    def __reduce__(self) -> tuple[type[MedsegError], tuple[str, str, str]]:
+        """So that a worker process can hand it on: an exception is made anew from one string otherwise."""
+        return type(self), (self.where, self.rule, self.fix)
+
 
 class ConfigError(MedsegError):
     """An experiment file or an override that cannot be run."""

@@ -1,40 +1,30 @@
-"""The verbs evaluate, predict and compare as short stories. The command line and notebooks (medseg.api) both call these."""
+"""The verbs predict and compare as short stories, and how a trained run is opened. The command line and notebooks
+(medseg.api) both call these."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from medseg import images
-from medseg.build import build_model, decode_part, deterministic_kernels, make_fabric, resolve
+from medseg.build import build_model, make_fabric, resolve
 from medseg.config import Config, read_config
-from medseg.data.decode import read_original_image, read_original_mask
-from medseg.data.decoded import DecodedSet
 from medseg.engine.checkpoint import load_weights
-from medseg.engine.evaluate import original_grid_masks
 from medseg.engine.infer import Passes, predict_image
 from medseg.engine.ranks import Alone, Ranks
 from medseg.errors import ImageError, RunError
-from medseg.files import staged_files, staged_folder, walk
+from medseg.files import staged_files, walk
 from medseg.labels import LabelSet
-from medseg.manifest.ledger import record_scoring
-from medseg.manifest.schema import Dataset, Manifest, Split
-from medseg.manifest.table import check_data_root, read_dataset
-from medseg.metrics.counts import confusion
-from medseg.metrics.protocol import Protocol
-from medseg.metrics.scores import Scores, score
-from medseg.report.figures import overlay_sheet
-from medseg.report.tables import comparison, read_scores, write_per_case, write_scores, write_tables
+from medseg.manifest.schema import Dataset
+from medseg.manifest.table import read_dataset
+from medseg.report.tables import comparison, read_scores
 from medseg.runfolder import RunFolder, open_run
-from medseg.training import PathLike, Progress, as_path, same_data
-from medseg.types import CaseResult, Size
-from medseg.yamlio import read_yaml
+from medseg.training import PathLike, Progress
+from medseg.types import Size
 
 
 @dataclass(frozen=True)
@@ -76,101 +66,6 @@ def load_run(path: PathLike, checkpoint: str = "best") -> LoadedRun:
     fabric = make_fabric(config)
     network = fabric.to_device(fabric.strategy.precision.convert_module(model))
     return LoadedRun(run, config, dataset, Alone(network, fabric).eval(), Ranks(fabric), facts | {"checkpoint": checkpoint})
-
-
-@dataclass(frozen=True, slots=True)
-class Evaluation:
-    """The scores of a run and the folder that holds them, with per_case.csv, tables and pictures."""
-
-    folder: Path
-    scores: Scores
-    test_scorings: int | None = None  # how often these test rows have been scored by now; None for another part
-
-
-def evaluate(
-    run: PathLike, split: str = "test", data_root: PathLike | None = None, checkpoint: str = "best", progress: Progress | None = None
-) -> Evaluation:
-    """Score a run on one part of its split, on each image's own grid, and write evaluation/<split>/ (for the checkpoint `last`
-    evaluation/<split>_last/) into its folder, whole or not at all. A scoring of test goes to the ledger beside the split."""
-    loaded = load_run(run, checkpoint)
-    root = check_data_root(as_path(data_root))
-    manifest, the_split = same_data(loaded.run, loaded.config)
-    progress, first = progress or Progress(), loaded.ranks.first
-    with loaded.ranks.fabric.rank_zero_first(local=True):
-        data = decode_part(loaded.config, manifest, the_split, split, root, progress.on_decode if first else None)
-    name, scores, scorings = split if checkpoint == "best" else f"{split}_{checkpoint}", None, None
-    with _opened(loaded, name) as folder:
-        with deterministic_kernels(loaded.config):
-            cases = _predict_and_count(loaded, manifest, data, root, folder, progress)
-        if first:
-            scores = _write_evaluation(loaded, manifest, the_split, split, cases, folder)
-            _write_overlays(manifest, data, root, cases, folder)
-            scorings = record_scoring(the_split, split, loaded.run.id, checkpoint)
-    if first and loaded.run.mlflow_json.exists() and loaded.config.tracking.enabled:
-        from medseg.tracking import log_evaluation  # see training.check_tracking
-
-        log_evaluation(loaded.run, name)
-    return loaded.ranks.same(Evaluation(loaded.run.evaluation(name), scores, scorings))  # type: ignore[arg-type]
-
-
-def _opened(loaded: LoadedRun, name: str) -> AbstractContextManager[Path]:
-    """The folder that the first process writes to; the others write nothing."""
-    folder = loaded.run.evaluation(name)
-    return staged_folder(folder) if loaded.ranks.first else nullcontext(folder)
-
-
-def _predict_and_count(
-    loaded: LoadedRun, manifest: Manifest, data: DecodedSet, root: Path, folder: Path, progress: Progress
-) -> list[CaseResult]:
-    """Predict each image, keep its mask as predictions/<sample_id>.png, and count it against the reference as annotated."""
-    cases, infer = [], loaded.config.infer
-    for row, mask in original_grid_masks(loaded.model, data, infer.batch_size, loaded.passes, loaded.ranks):
-        images.write_mask(_prediction(folder, row.sample_id), mask, loaded.labels.palette)
-        reference = read_original_mask(manifest, row, root)
-        cases.append(CaseResult(row.sample_id, row.group_id, confusion(reference, mask, loaded.labels)))
-        progress.on_case(len(cases), len(data))
-    return cases
-
-
-def _prediction(folder: Path, sample_id: str) -> Path:
-    return folder / "predictions" / f"{sample_id}.png"
-
-
-def _write_evaluation(loaded: LoadedRun, manifest: Manifest, split: Split, part: str, cases: Sequence[CaseResult], folder: Path) -> Scores:
-    scores, protocol = score(cases, loaded.labels), _protocol(loaded)
-    facts = {"split": part, "manifest_sha256": manifest.digest, "split_sha256": split.digest, "checkpoint": loaded.facts}
-    write_per_case(folder / "per_case.csv", cases, loaded.labels)
-    np.save(folder / "confusion.npy", np.stack([case.confusion_KK for case in cases]))
-    write_scores(folder / "scores.json", scores, protocol, facts)
-    write_tables(folder, scores, protocol, f"{manifest.dataset.name} / {loaded.config.name}: {part}", _notes(loaded, manifest, split))
-    return scores
-
-
-def _write_overlays(manifest: Manifest, data: DecodedSet, root: Path, cases: Sequence[CaseResult], folder: Path) -> None:
-    rows = {row.sample_id: row for row in data.rows}
-
-    def read(case: CaseResult) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        row, mask = rows[case.sample_id], images.read_mask(_prediction(folder, case.sample_id))
-        return read_original_image(manifest, row, root), read_original_mask(manifest, row, root), mask
-
-    overlay_sheet(folder / "overlays.jpg", cases, manifest.labels, read)
-
-
-def _protocol(loaded: LoadedRun) -> Protocol:
-    passes = "mean over the image and its mirror image" if loaded.config.infer.flip_tta else "single forward pass"
-    if window := loaded.passes.window:
-        passes += f", in windows of {window.height_px} x {window.width_px} pixels that overlap by {loaded.passes.overlap:.0%}"
-    chosen = "chosen on val" if loaded.facts["checkpoint"] == "best" else "of the last epoch"
-    return Protocol(ignore_id=loaded.labels.ignore_id, test_time=passes, checkpoint=chosen)
-
-
-def _notes(loaded: LoadedRun, manifest: Manifest, split: Split) -> list[str]:
-    commit = read_yaml(loaded.run.environment_json, RunError).get("git", {}) or {}
-    return [
-        f"Run `{loaded.run.id}`, checkpoint `{loaded.facts['checkpoint']}` of epoch {loaded.facts['epoch']}, seed {loaded.config.seed}.",
-        f"Manifest {manifest.digest[:12]}, split `{split.name}` {split.digest[:12]}, commit {commit.get('commit') or 'unknown'}"
-        f"{' with uncommitted changes' if commit.get('dirty') else ''}.",
-    ]
 
 
 @dataclass(frozen=True, slots=True)

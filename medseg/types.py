@@ -6,7 +6,7 @@ Legend: B batch, C channels, H height, W width, K classes (background included, 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from torch import Tensor
+
+    from medseg.metrics.detection import Matches
 
 
 Spacing: TypeAlias = "tuple[float | None, float | None, float | None]"  # mm along x (width), y (height), z (depth)
@@ -145,8 +147,12 @@ class CaseResult:
     """The counts of one image on its own pixel grid.
 
     confusion_KK: int64, rows = reference, columns = prediction, ignored pixels left out. Every overlap score follows from it.
+    boundary[name][metric]: what needs the masks themselves, of each foreground class and region; empty where it was not measured.
+    matches: of each foreground class which objects were found; empty where objects were not asked for.
     """
 
     sample_id: str
     group_id: str
     confusion_KK: np.ndarray
+    boundary: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    matches: Mapping[str, Matches] = field(default_factory=dict)

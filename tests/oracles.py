@@ -13,21 +13,24 @@ from PIL import Image, ImageDraw
 
 
 def slow_scores(reference: np.ndarray, prediction: np.ndarray, ids: set[int], ignore_id: int) -> dict[str, float]:
-    """The four scores of the union of `ids`, by visiting each pixel."""
-    tp = fp = fn = 0
+    """The scores of the union of `ids`, by visiting each pixel."""
+    tp = fp = fn = tn = 0
     for truth, guess in zip(reference.ravel().tolist(), prediction.ravel().tolist(), strict=True):
         if truth == ignore_id:
             continue
         tp += truth in ids and guess in ids
         fp += truth not in ids and guess in ids
         fn += truth in ids and guess not in ids
+        tn += truth not in ids and guess not in ids
     if tp + fp + fn == 0:
-        return dict.fromkeys(("iou", "recall", "precision", "dice"), math.nan)
+        return dict.fromkeys(("iou", "recall", "precision", "dice", "specificity", "volume_similarity"), math.nan)
     return {
         "iou": tp / (tp + fp + fn),
         "recall": tp / (tp + fn) if tp + fn else math.nan,
         "precision": tp / (tp + fp) if tp + fp else 0.0,
         "dice": 2 * tp / (2 * tp + fp + fn),
+        "specificity": tn / (tn + fp) if tn + fp else math.nan,
+        "volume_similarity": 1 - abs((tp + fp) - (tp + fn)) / ((tp + fp) + (tp + fn)),
     }
 
 

@@ -12,7 +12,9 @@ import pytest
 from medseg import api
 from medseg.config import Config, load_config
 from medseg.manifest.split import make_split
-from medseg.metrics.protocol import Protocol
+from medseg.metrics.boundary import Boundary
+from medseg.metrics.protocol import Protocol, boundary_rules
+from medseg.report.evaluation import CALIBRATION_RULE, DETECTION_RULES
 from tests.tiny import make_data
 
 ROOT = Path(__file__).parent.parent
@@ -47,6 +49,7 @@ def test_each_experiment_comes_to_its_first_steps(path, tmp_path, monkeypatch):
     manifest = make_data(tmp_path, count=20, out=tmp_path / config.data.manifest)
     make_split(manifest, config.data.split, (0.6, 0.2, 0.2))
     short = ["train.epochs=1", "sampling.draws_per_epoch=8", "tracking.enabled=false"]
+    short += ["sampling.centre_ratios={disc: 1, anywhere: 1}"] if config.sampling.centre_ratios else []
     run = api.train(path, short, tmp_path / "data")
     assert json.loads(run.metrics_jsonl.read_text())["metrics"]["train/loss/total"] > 0
 
@@ -61,8 +64,12 @@ def test_links_between_pages_lead_somewhere(page):
 
 
 def test_the_protocol_s_sentence_names_every_rule():
-    protocol = Protocol()
-    assert all(str(value) in protocol.sentence() for key, value in protocol.to_dict().items() if key not in ("version", "background"))
+    rules = boundary_rules(Boundary.of("px"))
+    protocol = Protocol(**rules, calibration=CALIBRATION_RULE, detection=DETECTION_RULES["components"])
+    fields = {key: value for key, value in protocol.to_dict().items() if key not in ("version", "background")}
+    said = {key: ", ".join(value) if key == "tolerances" else str(value) for key, value in fields.items()}
+    assert all(rule in protocol.sentence() for rule in said.values())
+    assert "Boundary" not in Protocol().sentence()  # what was not measured has no rule
 
 
 def test_the_results_page_comes_from_the_recorded_lines(tmp_path, monkeypatch):

@@ -90,7 +90,8 @@ def test_one_run_folder_one_writer_and_the_same_counts(world, tmp_path, processe
     """A run of one process, evaluated by one and by more: 4 test images in batches of 1 are shared out evenly by two, not by three."""
     run = api.train(world[2], ["infer.batch_size=1"], world[1], tmp_path)
     api.evaluate(run.path, "test", world[1])
-    alone = {name: (run.evaluation("test") / name).read_bytes() for name in ("per_case.csv", "scores.json", "confusion.npy", "table.md")}
+    names = ("per_case.csv", "scores.json", "confusion.npy", "table.csv")  # table.md says how often test was scored
+    alone = {name: (run.evaluation("test") / name).read_bytes() for name in names}
     masks = {path.name: path.read_bytes() for path in (run.evaluation("test") / "predictions").iterdir()}
     out, _ = shared(world, "evaluate", run.path, processes=processes)
     assert out.count("written: ") == 1

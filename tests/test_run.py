@@ -54,7 +54,8 @@ def test_the_run_folder_is_whole(world):
     assert run.state()["status"] == "finished" and not run.mlflow_json.exists()
     folder = run.evaluation("test")
     assert {path.name for path in folder.iterdir()} == {
-        "per_case.csv", "scores.json", "confusion.npy", "table.md", "table.csv", "overlays.jpg", "predictions",
+        "per_case.csv", "scores.json", "confusion.npy", "confusion.png", "reliability.png", "table.md", "table.csv", "overlays.jpg",
+        "predictions",
     }  # fmt: skip
 
 
@@ -290,7 +291,7 @@ def test_compare_two_runs_and_refuse_unlike_ones(world, tmp_path):
     assert run.id in table and other.id in table and "Pooled over 4 images" in table
     flipped = api.train(experiment, ["infer.flip_tta=true"], data_root, tmp_path)
     api.evaluate(flipped.path, "test", data_root)
-    with pytest.raises(RunError, match="its protocol differs"):
+    with pytest.raises(RunError, match=r"its protocol \(test_time\) differs"):
         api.compare([run.path, flipped.path])
     with pytest.raises(RunError, match="needs two runs"):
         api.compare([run.path])

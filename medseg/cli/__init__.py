@@ -9,15 +9,18 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
 
 from medseg.cli.manifest import manifest_app
-from medseg.cli.options import DataRoot
+from medseg.cli.options import Classes, DataRoot, GroupPattern, ValueMap, names
 from medseg.cli.sets import data_app
 from medseg.cli.track import track_app
 from medseg.errors import ConfigError, MedsegError
+
+if TYPE_CHECKING:
+    from medseg.evaluation import Asked
 
 app = typer.Typer(
     help="Annotated medical images in, a metric table you may publish out.", no_args_is_help=True, pretty_exceptions_enable=False
@@ -31,9 +34,13 @@ Overrides = Annotated[list[str] | None, typer.Argument(help="section.key=value .
 Runs = Annotated[Path, typer.Option(help="where run folders go")]
 Resume = Annotated[Path | None, typer.Option(metavar="RUN", help="go on with a run that was stopped or killed, in its own folder")]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="a run folder below runs/")]
+Tolerances = Annotated[list[str] | None, typer.Option(help="of NSD: 2px, 1mm or 0.5% of the diagonal; may be repeated")]
+WithBoundary = Annotated[bool, typer.Option(help="HD, HD95, ASSD and NSD")]
+Conventions = Annotated[bool, typer.Option("--conventions", help="score by other libraries' rules, too")]
 Checkpoint = Annotated[str, typer.Option(help="best (chosen on val) or last")]
 
 
+Objects = Literal["components", "annotated"]
 TRAINING_VERBS = ("train", "experiment", "cv")  # they mark dead runs themselves, but for the one they go on with
 SHARED_VERBS = ("train", "evaluate", "experiment")  # what several processes do together, started by torchrun
 
@@ -145,9 +152,44 @@ def evaluate(
     split: Annotated[str, typer.Option(help="train, val or test")] = "test",
     data_root: DataRoot = None,
     checkpoint: Checkpoint = "best",
+    tolerance: Tolerances = None,
+    boundary: WithBoundary = True,
+    calibration: Annotated[bool, typer.Option(help="ECE, Brier score and reliability diagram")] = True,
+    instances: Annotated[Objects | None, typer.Option(help="match objects, too: what the reference's objects are")] = None,
+    conventions: Conventions = False,
+    observer: Annotated[Path | None, typer.Option(metavar="MANIFEST", help="the same images by a second observer, for the table")] = None,
 ) -> None:
     """Score a run on each image's own pixels and write its table."""
-    _evaluate(run, split, data_root, checkpoint)
+    from medseg.evaluation import Asked
+
+    asked = Asked(tolerance or (), boundary, calibration, instances, conventions, observer)
+    _evaluate(run, split, data_root, checkpoint, asked)
+
+
+@app.command()
+def score(
+    reference: Annotated[Path, typer.Option(help="folder of masks, or a pattern: 'DIR/*_seg.nii.gz'")],
+    prediction: Annotated[Path, typer.Option(help="folder of the predicted masks, with the same names")],
+    out: Annotated[Path, typer.Option(help="folder for tables and scores.json")],
+    dataset: Annotated[Path | None, typer.Option(help="dataset.yaml with the classes")] = None,
+    classes: Classes = None,
+    value_map: ValueMap = None,
+    group_pattern: GroupPattern = None,
+    tolerance: Tolerances = None,
+    boundary: WithBoundary = True,
+    instances: Annotated[bool, typer.Option(help="match connected components, too")] = False,
+    conventions: Conventions = False,
+    jobs: Annotated[int, typer.Option(min=0, help="processes; 0: one a processor")] = 0,
+) -> None:
+    """Score anybody's masks (PNG, NIfTI; of nnU-Net, MMSegmentation, MONAI ...) by the code that scores medseg's own."""
+    from medseg.progress import bar
+    from medseg.scoring import Asked, score_folders
+
+    asked = Asked(dataset, names(classes), value_map or (), tolerance or (), boundary, group_pattern, instances, conventions, jobs)
+    with bar("scoring") as show:
+        score_folders(reference, prediction, out, asked, show)
+    print((out / "table.md").read_text(encoding="utf-8"))
+    print(f"written: {out}")
 
 
 @app.command()
@@ -159,7 +201,7 @@ def experiment(
     resume: Resume = None,
 ) -> None:
     """Train, evaluate on test, print the table."""
-    _evaluate(_train(experiment, overrides or [], data_root, runs, resume), "test", data_root, "best")
+    _evaluate(_train(experiment, overrides or [], data_root, runs, resume), "test", data_root, "best", None)
 
 
 @app.command()
@@ -230,15 +272,13 @@ def _stopping(command: Callable[[], str | None]) -> Iterator[None]:
         raise
 
 
-def _evaluate(run: Path, split: str, data_root: Path | None, checkpoint: str) -> None:
-    from medseg import run as verbs
+def _evaluate(run: Path, split: str, data_root: Path | None, checkpoint: str, asked: Asked | None) -> None:
+    from medseg import evaluation
     from medseg.progress import bar
     from medseg.training import Progress
 
     with bar(f"decoding {split}") as show_decode, bar(f"evaluating {split}") as show:
         progress = Progress(on_decode=lambda part, done, total: show_decode(done, total), on_case=show)
-        done = verbs.evaluate(run, split, data_root, checkpoint, progress)
+        done = evaluation.evaluate(run, split, data_root, checkpoint, progress, asked)
     print((done.folder / "table.md").read_text(encoding="utf-8"))
-    if done.test_scorings:
-        print(f"test rows scored {done.test_scorings} time(s) so far, by this run and others (the ledger beside the split counts)")
     print(f"written: {done.folder}")

@@ -3,9 +3,9 @@ whoever has it, and the counts do not depend on their number."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -14,34 +14,42 @@ from medseg.data.decoded import DecodedSet
 from medseg.data.loaders import eval_batch
 from medseg.engine.infer import Passes, predict_probs, to_original_grid
 from medseg.engine.ranks import Ranks
-from medseg.metrics.counts import confusion
+from medseg.labels import LabelSet
 from medseg.types import CaseResult, Row
+
+Looked = TypeVar("Looked")
 
 
 def network_grid_cases(model: nn.Module, data: DecodedSet, batch_size: int, passes: Passes, ranks: Ranks) -> list[CaseResult]:
     """Counts on the network's grid, padding ignored: what an epoch's validation and the choice of a checkpoint go by."""
-    counts_NKK = np.zeros((len(data), data.labels.num_classes, data.labels.num_classes), np.int64)
+    counts_NKK = torch.zeros((len(data), data.labels.num_classes, data.labels.num_classes), dtype=torch.int64, device=ranks.device)
     for places in _rounds(len(data), batch_size, ranks):
-        for place, probs in zip(places, _probs(model, data, places, passes, ranks), strict=True):
-            counts_NKK[place] = confusion(data.mask(place), probs.argmax(dim=0).to(torch.uint8).cpu().numpy(), data.labels)
-    summed = ranks.sum(torch.from_numpy(counts_NKK).to(ranks.device)).cpu().numpy()
+        for place, probs_KHW in zip(places, _probs(model, data, places, passes, ranks), strict=True):
+            counts_NKK[place] = _confusion(torch.tensor(data.mask(place)).to(ranks.device), probs_KHW.argmax(dim=0), data.labels)
+    summed = ranks.sum(counts_NKK).cpu().numpy()
     return [CaseResult(row.sample_id, row.group_id, counts) for row, counts in zip(data.rows, summed, strict=True)]
 
 
-def original_grid_masks(
-    model: nn.Module, data: DecodedSet, batch_size: int, passes: Passes, ranks: Ranks
-) -> Iterator[tuple[Row, np.ndarray]]:
-    """Each row with its predicted class ids, uint8 (H, W), on the image's own pixel grid; at the first process, in the order of the rows.
-
-    The other processes must go through it, too, and find nothing.
+def on_original_grid(
+    model: nn.Module, data: DecodedSet, batch_size: int, passes: Passes, ranks: Ranks, look: Callable[[Row, Tensor], Looked]
+) -> Iterator[tuple[Row, Looked]]:
+    """Each row with what `look` makes of its probabilities, float32 (K, H, W) on the image's own pixel grid, in the process that has
+    predicted it; at the first process, in the order of the rows. The other processes must go through it, too, and find nothing.
     """
     for places in _rounds(len(data), batch_size, ranks):
         rows = [data.rows[place] for place in places]
-        masks = [
-            (row, to_original_grid(probs, fit_letterbox(row.size, data.frame)).cpu().numpy())
+        looked = [
+            (row, look(row, to_original_grid(probs, fit_letterbox(row.size, data.frame))))
             for row, probs in zip(rows, _probs(model, data, places, passes, ranks), strict=True)
         ]
-        yield from ranks.to_first(masks)
+        yield from ranks.to_first(looked)
+
+
+def _confusion(reference_HW: Tensor, prediction_HW: Tensor, labels: LabelSet) -> Tensor:
+    """What `metrics.counts.confusion` counts, where the network is: the mask goes there, K x K numbers stay there until the end."""
+    k, valid = labels.num_classes, labels.valid(reference_HW)
+    cells = torch.where(valid, reference_HW.long() * k + prediction_HW, k * k)  # one cell more, for the ignored
+    return torch.bincount(cells.flatten(), minlength=k * k + 1)[: k * k].view(k, k)
 
 
 def _rounds(images: int, batch_size: int, ranks: Ranks) -> Iterator[range]:

@@ -65,18 +65,22 @@ def _probs(model: nn.Module, image_BCHW: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def to_original_grid(probs_KHW: Tensor, letterbox: Letterbox) -> Tensor:
-    """Cut the padding off, bring the probabilities to the image's own size (bilinear), take the most probable class: uint8 (H, W)."""
+    """Cut the padding off and bring the probabilities to the image's own size (bilinear): float32 (K, H, W)."""
     inner = probs_KHW[
         :,
         letterbox.top_px : letterbox.top_px + letterbox.inner.height_px,
         letterbox.left_px : letterbox.left_px + letterbox.inner.width_px,
     ]
-    full = interpolate(inner[None].float(), size=tuple(letterbox.original), mode="bilinear", align_corners=False)
-    return full[0].argmax(dim=0).to(torch.uint8)
+    return interpolate(inner[None].float(), size=tuple(letterbox.original), mode="bilinear", align_corners=False)[0]
+
+
+def class_ids(probs_KHW: Tensor) -> np.ndarray:
+    """The most probable class of each pixel, uint8 (H, W)."""
+    return probs_KHW.argmax(dim=0).to(torch.uint8).cpu().numpy()
 
 
 def predict_image(model: nn.Module, image_HWC: np.ndarray, frame: Size, device: torch.device, passes: Passes = ONE_PASS) -> np.ndarray:
     """One photograph, uint8 (H, W, 3), to class ids, uint8 (H, W), at its own size."""
     letterbox = fit_letterbox(Size(*image_HWC.shape[:2]), frame)
     image = torch.from_numpy(place_image(image_HWC, letterbox)).to(device).float().div_(255.0)
-    return to_original_grid(predict_probs(model, image[None], passes)[0], letterbox).cpu().numpy()
+    return class_ids(to_original_grid(predict_probs(model, image[None], passes)[0], letterbox))

@@ -30,7 +30,7 @@ from medseg.engine.preview import write_preview
 from medseg.engine.ranks import Alone, Ranks
 from medseg.errors import TrainingError
 from medseg.files import nan_to_none
-from medseg.metrics.scores import METRICS, Scores, score
+from medseg.metrics.scores import HEADLINE, Scores, score
 from medseg.runfolder import RunFolder
 from medseg.seeding import seed_of
 from medseg.types import Batch, Draws
@@ -262,7 +262,7 @@ def scores_as_metrics(scores: Scores, part: str) -> dict[str, float]:
     """Flat names for a log: `val/iou_pooled/<class>`, `val/iou_per_image/<class>`, `val/miou_pooled/without_background`, ..."""
     flat = {f"{part}/{name}": mean.mean for name, mean in scores.summary.items()}
     for name in scores.pooled:
-        for metric in METRICS:
+        for metric in HEADLINE:
             flat[f"{part}/{metric}_pooled/{name}"] = scores.pooled[name][metric]
             flat[f"{part}/{metric}_per_image/{name}"] = scores.per_image[name][metric].mean
     return flat

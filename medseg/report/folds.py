@@ -9,19 +9,29 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from medseg.errors import RunError
 from medseg.files import write_json, write_text
 from medseg.labels import LabelSet
 from medseg.metrics.protocol import Protocol
-from medseg.metrics.scores import METRICS, Mean, Scores, score
-from medseg.report.tables import SUMMARY_TITLES, TITLES, blank_nan, markdown_table, number, read_scores, to_csv
+from medseg.metrics.scores import HEADLINE, Mean, Scores, score
+from medseg.report.tables import (
+    SUMMARY_TITLES,
+    TITLES,
+    blank_nan,
+    boundary_title,
+    markdown_table,
+    number,
+    plain,
+    printed,
+    read_cases,
+    read_scores,
+    to_csv,
+)  # fmt: skip
 from medseg.types import CaseResult
 
 
@@ -35,16 +45,6 @@ class Folds:
     notes: Sequence[str]
 
 
-def read_cases(folder: Path) -> list[CaseResult]:
-    """The cases of an evaluation folder, from confusion.npy and per_case.csv; RunError where they do not belong together."""
-    with (folder / "per_case.csv").open(encoding="utf-8", newline="") as stream:
-        groups = {line["sample_id"]: line["group_id"] for line in csv.DictReader(stream)}
-    confusions = np.load(folder / "confusion.npy", allow_pickle=False)
-    if len(groups) != len(confusions):
-        raise RunError(folder, "confusion.npy and per_case.csv hold other cases", "evaluate the run again")
-    return [CaseResult(sample, group, one) for (sample, group), one in zip(groups.items(), confusions, strict=True)]
-
-
 def write_folds(out: Path, folds: Folds) -> str:
     """Write scores.json, per_case.csv, table.csv and table.md of a whole cross-validation into `out`; returns the Markdown."""
     protocol = _one_protocol(folds)
@@ -52,9 +52,11 @@ def write_folds(out: Path, folds: Folds) -> str:
     _each_once(by_seed)
     scores = {seed: score([case for fold in parts for case in fold], folds.labels) for seed, parts in by_seed.items()}
     write_text(out / "per_case.csv", _per_case(folds))
-    write_json(out / "scores.json", {"protocol": protocol.to_dict(), "seeds": {str(seed): _plain(one) for seed, one in scores.items()}})
+    seeds = {str(seed): plain(one) | {"confusion": one.confusion_KK.tolist()} for seed, one in scores.items()}
+    write_json(out / "scores.json", {"protocol": protocol.to_dict(), "seeds": seeds})
     rows = _rows(list(scores.values()))
-    write_text(out / "table.csv", to_csv(list(rows[0]), [{key: _cell(value) for key, value in row.items()} for row in rows]))
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    write_text(out / "table.csv", to_csv(columns, [{key: _cell(value) for key, value in row.items()} for row in rows]))
     text = _markdown(rows, scores, protocol, folds)
     write_text(out / "table.md", text)
     return text
@@ -67,7 +69,7 @@ def _one_protocol(folds: Folds) -> Protocol:
     }
     if len(found) != 1:
         raise RunError(folds.title, "its folds were scored by different protocols", "evaluate them again with one version of medseg")
-    return Protocol(**json.loads(found.pop()))
+    return Protocol.read(json.loads(found.pop()), folds.title)
 
 
 def _each_once(by_seed: Mapping[int, Sequence[Sequence[CaseResult]]]) -> None:
@@ -87,26 +89,30 @@ def _per_case(folds: Folds) -> str:
     return to_csv(list(lines[0]), lines)
 
 
-def _plain(scores: Scores) -> dict[str, Any]:
-    def plain(means: Mapping[str, Mean]) -> dict[str, Any]:
-        return {name: {"mean": mean.mean, "n": mean.n} for name, mean in means.items()}
-
-    per_image = {name: plain(each) for name, each in scores.per_image.items()}
-    facts = {"n_cases": scores.n_cases, "n_groups": scores.n_groups, "pooled": scores.pooled, "per_image": per_image}
-    return facts | {"summary": plain(scores.summary), "confusion": scores.confusion_KK.tolist()}
-
-
 def _rows(scores: Sequence[Scores]) -> list[dict[str, Any]]:
     """One record a class and region: of each score the mean over the seeds, the lowest and the highest; n of the means over images."""
     rows = []
     for name in scores[0].pooled:
         row: dict[str, Any] = {"class": name}
-        for metric in METRICS:
+        for metric in HEADLINE:
             row |= _spread(f"{metric}_pooled", [one.pooled[name][metric] for one in scores])
             row |= _spread(f"{metric}_per_image", [one.per_image[name][metric].mean for one in scores])
-            row[f"n_{metric}"] = "/".join(dict.fromkeys(str(one.per_image[name][metric].n) for one in scores))
+            row[f"n_{metric}"] = _n([one.per_image[name][metric] for one in scores])
+        row |= {key: _once(getattr(one.occurrence[name], key) for one in scores) for key in ("missed", "invented")}
+        for metric in scores[0].boundary.get(name, {}):
+            row |= _spread(metric, [one.boundary[name][metric].mean for one in scores])
+            row[f"n_{metric}"] = _n([one.boundary[name][metric] for one in scores])
         rows.append(row)
     return rows
+
+
+def _n(means: Sequence[Mean]) -> str:
+    return _once(mean.n for mean in means)
+
+
+def _once(numbers: Iterable[int]) -> str:
+    """One of each seed, or one alone where all have the same."""
+    return "/".join(dict.fromkeys(map(str, numbers)))
 
 
 def _spread(key: str, values: Sequence[float]) -> dict[str, float]:
@@ -121,11 +127,11 @@ def _cell(value: Any) -> Any:
 
 
 def _markdown(rows: Sequence[dict[str, Any]], scores: Mapping[int, Scores], protocol: Protocol, folds: Folds) -> str:
-    heads = [TITLES[metric] for metric in METRICS]
+    heads = [TITLES[metric] for metric in HEADLINE]
     header = ["Class", *(f"{head}, pooled" for head in heads), *(f"{head}, mean over images (n)" for head in heads)]
     body = [
-        [row["class"], *(_text(row, f"{metric}_pooled") for metric in METRICS)]
-        + [f"{_text(row, f'{metric}_per_image')} ({row[f'n_{metric}']})" for metric in METRICS]
+        [row["class"], *(_text(row, f"{metric}_pooled") for metric in HEADLINE)]
+        + [f"{_text(row, f'{metric}_per_image')} ({row[f'n_{metric}']})" for metric in HEADLINE]
         for row in rows
     ]
     summary = [
@@ -136,8 +142,23 @@ def _markdown(rows: Sequence[dict[str, Any]], scores: Mapping[int, Scores], prot
         f"{one.n_cases} images of {one.n_groups} groups, each predicted out of fold. Mean over the seeds {seeds} [lowest, highest]: the "
         f"spread over seeds, not an interval. {protocol.sentence()}"
     )
-    lines = [f"# {folds.title}", "", *markdown_table(header, body), "", *markdown_table(["Summary", "Value"], summary), "", sentence, ""]
+    lines = [f"# {folds.title}", "", *markdown_table(header, body), "", *_boundary_table(rows, one), ""]
+    lines += [*markdown_table(["Summary", "Value"], summary), "", sentence, ""]
     return "\n".join([*lines, *(f"- {note}" for note in folds.notes)]) + "\n"
+
+
+def _boundary_table(rows: Sequence[Mapping[str, Any]], one: Scores) -> list[str]:
+    """Distances, beside the structures that have none."""
+    measured = [row for row in rows if row["class"] in one.boundary]
+    if not measured:
+        return []
+    metrics = printed(one.boundary[measured[0]["class"]])
+    header = ["Class", "Missed", "Invented", *(f"{boundary_title(metric)}, mean over images (n)" for metric in metrics)]
+    body = [
+        [row["class"], row["missed"], row["invented"], *(f"{_text(row, metric)} ({row[f'n_{metric}']})" for metric in metrics)]
+        for row in measured
+    ]
+    return markdown_table(header, body)
 
 
 def _text(row: Mapping[str, float], key: str) -> str:

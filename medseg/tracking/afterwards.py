@@ -30,6 +30,7 @@ from medseg.tracking.sent import Sent, read_json
 log = logging.getLogger("medseg.tracking")
 
 EVALUATION_PREFIX = "evaluation"
+SECTIONS = {"pooled": "pooled", "per_image": "per_image", "per_group": "per_group", "boundary": "per_image"}  # of scores.json -> in a name
 MARK_KILLED_S, LOG_EVALUATION_S = 10.0, 60.0
 
 
@@ -90,15 +91,19 @@ def _flat_scores(scores: dict[str, Any]) -> Iterator[tuple[str, float]]:
     {'iou_pooled/t': 0.5, 'acc': 0.75}
     >>> dict(_flat_scores({"per_image": {"t": {"iou": {"mean": 0.25, "n": 2}}}}))
     {'iou_per_image/t': 0.25, 'iou_per_image_n/t': 2.0}
+    >>> dict(_flat_scores({"boundary": {"t": {"hd95_px": {"mean": 3.5, "n": 1}}}, "calibration": {"ece": 0.125, "reliability": {}}}))
+    {'hd95_px_per_image/t': 3.5, 'hd95_px_per_image_n/t': 1.0, 'calibration/ece': 0.125}
     """
-    for section in ("pooled", "per_image"):
+    for section, kind in SECTIONS.items():
         for name, values in _items(scores.get(section)):
             for score, value in _items(values):
                 for part, number in _items(value) if isinstance(value, dict) else [("mean", value)]:
                     suffix = "" if part == "mean" else f"_{part}"
-                    yield from _defined(f"{score}_{section}{suffix}/{name}", number)
+                    yield from _defined(f"{score}_{kind}{suffix}/{name}", number)
     for name, mean in _items(scores.get("summary")):
         yield from _defined(name, mean.get("mean") if isinstance(mean, dict) else mean)
+    for name, value in _items(scores.get("calibration")):
+        yield from _defined(f"calibration/{name}", value)
 
 
 def _items(content: Any) -> list[tuple[str, Any]]:

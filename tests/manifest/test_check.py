@@ -717,7 +717,7 @@ def test_processes_and_progress_change_nothing(prepared: Prepared, monkeypatch: 
     seen: list[tuple[int, int]] = []
     alone = check_manifest(out, root, jobs=1, on_progress=lambda done, total: seen.append((done, total)))
     assert check_manifest(out, root, jobs=2).findings == alone.findings != []
-    monkeypatch.setattr("medseg.manifest.check.doctor.FEW_ROWS", 1)  # so that processes are started
+    monkeypatch.setattr("medseg.parallel.FEW", 1)  # so that processes are started
     assert check_manifest(out, root, jobs=2).findings == alone.findings
     assert seen == [(number, ROWS) for number in range(1, ROWS + 1)]
 

@@ -129,5 +129,7 @@ def test_an_evaluation_on_test_is_in_the_ledger(tmp_path: Path) -> None:
     assert api.evaluate(run.path, "val", data_root).test_scorings is None
     second = api.evaluate(run.path, "test", data_root)
     assert (first.test_scorings, second.test_scorings) == (1, 2)
+    assert "Test rows scored 2 time(s) so far" in (second.folder / "table.md").read_text()
+    assert "Test rows scored" not in (run.evaluation("val") / "table.md").read_text()
     assert (second.folder / "scores.json").read_bytes() == scores
     assert [(line["run"], line["checkpoint"]) for line in scorings(split)] == [(run.id, "best")] * 2

@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import signal
-import sys
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +22,9 @@ from medseg.manifest.importers.common import IMPORT_FILE
 from medseg.manifest.near import Pair
 from medseg.manifest.schema import SPLIT_COLUMNS, Manifest
 from medseg.manifest.table import SPLITS_FOLDER, read_csv, read_manifest, read_split, split_names
+from medseg.parallel import in_order
 from medseg.types import Row
 
-CHUNK = 8  # rows taken at a time
-FEW_ROWS = 200  # up to which threads, which share one interpreter, are done before fresh processes have imported anything
 Progress = Callable[[int, int], None]
 
 
@@ -132,37 +124,10 @@ def _is_there(path: Path) -> bool:
 
 
 def _examine_all(jobs: Sequence[Job], labels: LabelSet, workers: int, on_progress: Progress | None) -> Iterator[Facts]:
-    chunks = [jobs[start : start + CHUNK] for start in range(0, len(jobs), CHUNK)]
-    with _pool(min(workers or _processors(), max(1, len(chunks))), len(jobs)) as pool:
-        try:
-            for done, facts in enumerate(chain.from_iterable(pool.map(partial(_examine_some, labels=labels), chunks)), start=1):
-                yield facts
-                if on_progress:
-                    on_progress(done, len(jobs))
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-
-
-def _examine_some(jobs: Sequence[Job], labels: LabelSet) -> list[Facts]:
-    return [examine(job, labels) for job in jobs]
-
-
-def _pool(workers: int, rows: int) -> Executor:
-    """Processes by fork where no other thread holds a lock that it would copy; else threads for few rows and fresh processes for many."""
-    alone = threading.active_count() == 1 and sys.platform == "linux"
-    if workers == 1 or (rows <= FEW_ROWS and not alone):
-        return ThreadPoolExecutor(workers)
-    return ProcessPoolExecutor(workers, multiprocessing.get_context("fork" if alone else "spawn"), _ignore_interrupt)
-
-
-def _ignore_interrupt() -> None:
-    """Ctrl-C is for the parent, which stops the workers; each would print a traceback of its own."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def _processors() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    for done, facts in enumerate(in_order(partial(examine, labels=labels), jobs, workers), start=1):
+        yield facts
+        if on_progress:
+            on_progress(done, len(jobs))
 
 
 def _local(facts: Sequence[Facts]) -> Iterator[Finding]:

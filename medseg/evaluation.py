@@ -1,0 +1,294 @@
+"""The verb evaluate as a short story: a trained run's predictions, each held against its reference where it was predicted."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medseg import images
+from medseg.build import decode_part, deterministic_kernels
+from medseg.data.decode import read_original_image, read_original_mask
+from medseg.data.decoded import DecodedSet
+from medseg.engine.evaluate import on_original_grid
+from medseg.engine.infer import class_ids
+from medseg.errors import ManifestError, RunError
+from medseg.files import resolve_under, staged_folder
+from medseg.instances import decode, read_instances
+from medseg.manifest.ledger import record_scoring
+from medseg.manifest.schema import Manifest, Split
+from medseg.manifest.table import check_data_root, read_manifest
+from medseg.metrics.boundary import Boundary, unit_of
+from medseg.metrics.calibration import CalibrationCounts, calibration_of, count_calibration
+from medseg.metrics.detection import AveragePrecision, components
+from medseg.metrics.measure import Measures
+from medseg.metrics.protocol import Protocol, boundary_rules
+from medseg.metrics.scores import Scores, score
+from medseg.report.evaluation import CALIBRATION_RULE, DETECTION_RULES, EvaluationFiles, Extras
+from medseg.report.figures import overlay_sheet
+from medseg.run import LoadedRun, load_run
+from medseg.training import PathLike, Progress, as_path, same_data
+from medseg.types import CaseResult, Row
+from medseg.yamlio import read_yaml
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is measured beside the overlap. tolerances: of NSD, with units.  instances: what the reference's objects are: the connected
+    components of a class, or each shape as it was annotated.  observer: a manifest of the same images by somebody else."""
+
+    tolerances: Sequence[str] = ()
+    boundary: bool = True
+    calibration: bool = True
+    instances: Literal["components", "annotated"] | None = None
+    conventions: bool = False
+    observer: PathLike | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """The scores of a run and the folder that holds them, with per_case.csv, tables and pictures."""
+
+    folder: Path
+    scores: Scores
+    test_scorings: int | None = None  # how often these test rows have been scored by now; None for another part
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A loaded run and the part of its data that it is scored on. observer: the second observer's manifest and rows by id."""
+
+    loaded: LoadedRun
+    manifest: Manifest
+    split: Split
+    part: str
+    data: DecodedSet
+    root: Path
+    measures: Measures
+    asked: Asked
+    observer: tuple[Manifest, Mapping[str, Row]] | None
+
+    def reference(self, row: Row) -> np.ndarray:
+        """The class ids on the image's own grid."""
+        return read_original_mask(self.manifest, row, self.root)
+
+    def objects(self, row: Row, reference_HW: np.ndarray) -> dict[str, np.ndarray]:
+        """The reference's objects by class, int32 ids (H, W); where annotated shapes overlap, the later one has the pixel."""
+        labels = self.loaded.labels
+        if self.asked.instances == "components":
+            return {name: components(reference_HW == labels.id_of(name)) for name in labels.foreground}
+        if row.instances is None:
+            fix = "take --instances components, or import the annotation with its shapes"
+            raise ManifestError(self.manifest.where(row), "the manifest holds no separate objects of it", fix)
+        path = resolve_under(self.manifest.folder, row.instances, ManifestError, self.manifest.where(row))
+        drawn = np.zeros(reference_HW.shape, np.int32)
+        for number, shape in enumerate(read_instances(path), start=1):
+            drawn[decode(shape)] = number
+        return {name: np.where(reference_HW == labels.id_of(name), drawn, 0) for name in labels.foreground}
+
+
+@dataclass(frozen=True)
+class Looked:
+    """One image, where it was predicted. sureness: of each class's connected parts, their mean probability, where objects are asked for."""
+
+    mask_HW: np.ndarray
+    case: CaseResult
+    calibration: CalibrationCounts | None
+    sureness: Mapping[str, list[float]]
+
+
+def evaluate(
+    run: PathLike,
+    split: str = "test",
+    data_root: PathLike | None = None,
+    checkpoint: str = "best",
+    progress: Progress | None = None,
+    asked: Asked | None = None,
+) -> Evaluation:
+    """Score a run on one part of its split, on each image's own grid, and write evaluation/<split>/ (for the checkpoint `last`
+    evaluation/<split>_last/) into its folder, whole or not at all. A scoring of test goes to the ledger beside the split."""
+    loaded, progress = load_run(run, checkpoint), progress or Progress()
+    scene = _set_up(loaded, split, as_path(data_root), progress, asked or Asked())
+    name, first = split if checkpoint == "best" else f"{split}_{checkpoint}", loaded.ranks.first
+    scores, scorings = None, None
+    if first:
+        with staged_folder(loaded.run.evaluation(name)) as folder:
+            scores, scorings = _score(scene, folder, progress)
+    else:
+        for _ in _looked(scene):
+            pass
+    if first and loaded.run.mlflow_json.exists() and loaded.config.tracking.enabled:
+        from medseg.tracking import log_evaluation  # see training.check_tracking
+
+        log_evaluation(loaded.run, name)
+    return loaded.ranks.same(Evaluation(loaded.run.evaluation(name), scores, scorings))  # type: ignore[arg-type]
+
+
+def _set_up(loaded: LoadedRun, part: str, data_root: Path | None, progress: Progress, asked: Asked) -> Scene:
+    root = check_data_root(data_root)
+    manifest, split = same_data(loaded.run, loaded.config)
+    observer = _observer(asked.observer, manifest, split, part) if asked.observer else None
+    with loaded.ranks.fabric.rank_zero_first(local=True):
+        data = decode_part(loaded.config, manifest, split, part, root, progress.on_decode if loaded.ranks.first else None)
+    unit = unit_of(row.spacing_mm for row in manifest if row.mask)  # of all parts, so that folds and parts have one unit
+    boundary = Boundary.of(unit, asked.tolerances) if asked.boundary else None
+    measures = Measures(loaded.labels, boundary, asked.instances is not None)
+    return Scene(loaded, manifest, split, part, data, root, measures, asked, observer)
+
+
+def _observer(path: PathLike, manifest: Manifest, split: Split, part: str) -> tuple[Manifest, dict[str, Row]]:
+    """The second observer's rows; ManifestError where an image or a class is missing there, or an image is another one."""
+    other = read_manifest(Path(path))
+    if (other.labels.classes, other.labels.ignore_id) != (manifest.labels.classes, manifest.labels.ignore_id):
+        raise ManifestError(path, "its classes or ignore id differ from the run's manifest", "import it with the same --classes")
+    theirs, wanted = {row.sample_id: row for row in other}, set(split.ids(part))
+    for row in manifest:
+        found = theirs.get(row.sample_id)
+        if row.sample_id in wanted and (found is None or found.mask is None or found.image_sha256 != row.image_sha256):
+            what = "no row" if found is None else "no mask" if found.mask is None else "another image"
+            fix = "import the second observer's masks with the same images and names"
+            raise ManifestError(path, f"holds {what} for {row.sample_id}", fix)
+    return other, theirs
+
+
+def _score(scene: Scene, folder: Path, progress: Progress) -> tuple[Scores, int | None]:
+    """Every image predicted and counted; then the tables. The test rows are told as scored before anybody can read the outcome."""
+    loaded, total = scene.loaded, len(scene.data)
+    cases, precision = list[CaseResult](), AveragePrecision()
+    calibration: CalibrationCounts | None = None
+    with EvaluationFiles(folder, scene.measures, total, scene.asked.conventions) as files:
+        for row, looked in _looked(scene):
+            images.write_mask(_prediction(folder, row.sample_id), looked.mask_HW, loaded.labels.palette)
+            files.add(looked.case)
+            cases.append(looked.case)
+            if looked.calibration:
+                calibration = looked.calibration + calibration if calibration else looked.calibration
+            if scene.asked.instances:
+                _add_objects(precision, scene, row, looked)
+            progress.on_case(len(cases), total)
+        scorings = record_scoring(scene.split, scene.part, loaded.run.id, loaded.facts["checkpoint"])
+        found = calibration_of(calibration, loaded.labels.names) if calibration else None
+        extras = Extras(found, precision.result(), _observers(scene, folder, cases))
+        facts = {"split": scene.part, "manifest_sha256": scene.manifest.digest, "split_sha256": scene.split.digest}
+        if scene.observer:
+            facts["observer_manifest_sha256"] = scene.observer[0].digest
+        title = f"{scene.manifest.dataset.name} / {loaded.config.name}: {scene.part}"
+        scores = files.finish(title, _protocol(scene), facts | {"checkpoint": loaded.facts}, _notes(scene, scorings), extras)
+    _write_overlays(scene, cases, folder)
+    return scores, scorings
+
+
+def _looked(scene: Scene) -> Iterator[tuple[Row, Looked]]:
+    """Every image at the first process, in the order of the rows; each was predicted and measured by one of the processes."""
+    infer = scene.loaded.config.infer
+
+    def look(row: Row, probs_KHW: Tensor) -> Looked:
+        mask_HW, reference_HW = class_ids(probs_KHW), scene.reference(row)
+        x_mm, y_mm, _ = row.spacing_mm
+        spacing_mm = (y_mm, x_mm) if x_mm and y_mm else None
+        objects = scene.objects(row, reference_HW) if scene.asked.instances else None
+        case = scene.measures.case(row.sample_id, row.group_id, reference_HW, mask_HW, spacing_mm, objects)
+        counts = _calibration(probs_KHW, reference_HW, scene) if scene.asked.calibration else None
+        return Looked(mask_HW, case, counts, _sureness(probs_KHW, mask_HW, reference_HW, scene) if scene.asked.instances else {})
+
+    with deterministic_kernels(scene.loaded.config):
+        yield from on_original_grid(scene.loaded.model, scene.data, infer.batch_size, scene.loaded.passes, scene.loaded.ranks, look)
+
+
+def _calibration(probs_KHW: Tensor, reference_HW: np.ndarray, scene: Scene) -> CalibrationCounts:
+    """On the processor in the end: a few kilobytes an image."""
+    reference = torch.from_numpy(reference_HW).to(probs_KHW.device)
+    valid = scene.loaded.labels.valid(reference)
+    found = count_calibration(probs_KHW[:, valid], reference[valid].long())
+    return CalibrationCounts(*(getattr(found, each.name).cpu() for each in fields(found)))
+
+
+def _sureness(probs_KHW: Tensor, mask_HW: np.ndarray, reference_HW: np.ndarray, scene: Scene) -> dict[str, list[float]]:
+    """The mean probability of its class over each predicted object, by rising id."""
+    labels, found = scene.loaded.labels, {}
+    for name in labels.foreground:
+        inside = labels.id_of(name)
+        ids = components((mask_HW == inside) & labels.valid(reference_HW)).ravel()
+        probs = probs_KHW[inside].double().cpu().numpy().ravel()
+        found[name] = (np.bincount(ids, probs)[1:] / np.bincount(ids)[1:]).tolist()
+    return found
+
+
+def _add_objects(precision: AveragePrecision, scene: Scene, row: Row, looked: Looked) -> None:
+    reference, labels = scene.reference(row), scene.loaded.labels
+    for name, objects in scene.objects(row, reference).items():
+        predicted = components((looked.mask_HW == labels.id_of(name)) & labels.valid(reference))
+        precision.add(row.sample_id, name, objects, predicted, looked.sureness[name])
+
+
+def _observers(scene: Scene, folder: Path, cases: Sequence[CaseResult]) -> dict[str, Scores]:
+    """The run against either observer, and the second observer against the first: as good as people agree."""
+    if scene.observer is None:
+        return {}
+    other, rows = scene.observer
+    labels, measures = scene.loaded.labels, Measures(scene.loaded.labels)
+    against_second, between = [], []
+    for row in scene.data.rows:
+        second, mask = read_original_mask(other, rows[row.sample_id], scene.root), images.read_mask(_prediction(folder, row.sample_id))
+        against_second.append(measures.case(row.sample_id, row.group_id, second, mask))
+        valid = labels.valid(second)  # what the second observer has not judged is not counted, as in a reference
+        first = np.where(valid, scene.reference(row), labels.ignore_id)
+        between.append(measures.case(row.sample_id, row.group_id, first, np.where(valid, second, 0)))
+    return {
+        "run against the reference": score(cases, labels),
+        "run against the second observer": score(against_second, labels),
+        "second observer against the reference": score(between, labels),
+    }
+
+
+def _prediction(folder: Path, sample_id: str) -> Path:
+    return folder / "predictions" / f"{sample_id}.png"
+
+
+def _write_overlays(scene: Scene, cases: Sequence[CaseResult], folder: Path) -> None:
+    rows = {row.sample_id: row for row in scene.data.rows}
+
+    def read(case: CaseResult) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        row, mask = rows[case.sample_id], images.read_mask(_prediction(folder, case.sample_id))
+        return read_original_image(scene.manifest, row, scene.root), scene.reference(row), mask
+
+    overlay_sheet(folder / "overlays.jpg", cases, scene.manifest.labels, read)
+
+
+def _protocol(scene: Scene) -> Protocol:
+    loaded, boundary = scene.loaded, scene.measures.boundary
+    passes = "mean over the image and its mirror image" if loaded.config.infer.flip_tta else "single forward pass"
+    if window := loaded.passes.window:
+        passes += f", in windows of {window.height_px} x {window.width_px} pixels that overlap by {loaded.passes.overlap:.0%}"
+    return Protocol(
+        ignore_id=loaded.labels.ignore_id,
+        test_time=passes,
+        checkpoint="chosen on val" if loaded.facts["checkpoint"] == "best" else "of the last epoch",
+        calibration=CALIBRATION_RULE if scene.asked.calibration else None,
+        detection=DETECTION_RULES[scene.asked.instances] if scene.asked.instances else None,
+        **(boundary_rules(boundary) if boundary else {}),
+    )
+
+
+def _notes(scene: Scene, scorings: int | None) -> list[str]:
+    loaded = scene.loaded
+    commit = read_yaml(loaded.run.environment_json, RunError).get("git", {}) or {}
+    notes = [
+        f"Run `{loaded.run.id}`, checkpoint `{loaded.facts['checkpoint']}` of epoch {loaded.facts['epoch']}, seed {loaded.config.seed}.",
+        f"Manifest {scene.manifest.digest[:12]}, split `{scene.split.name}` {scene.split.digest[:12]}, "
+        f"commit {commit.get('commit') or 'unknown'}{' with uncommitted changes' if commit.get('dirty') else ''}.",
+    ]
+    if scene.observer:
+        notes.append(f"Second observer: manifest {scene.observer[0].folder.name} {scene.observer[0].digest[:12]}.")
+    if scene.part == "test":
+        times = f"{scorings} time(s) so far" if scorings else "so often as nobody can tell (the ledger cannot be written)"
+        notes.append(f"Test rows scored {times}, by this run and others: counted in the ledger beside the split.")
+    return notes
