@@ -56,18 +56,20 @@ def test_the_undefined(reference, prediction, expected):
     assert found == pytest.approx(dict(zip(METRICS, expected, strict=True)), nan_ok=True)
 
 
-def test_random_masks_against_the_slow_oracle():
+@pytest.mark.parametrize("cases", [50, pytest.param(2000, marks=pytest.mark.slow)])
+def test_random_masks_against_the_slow_oracle(cases):
     generator = np.random.default_rng(0)
-    for _ in range(200):
+    for _ in range(cases):
         reference, prediction = random_mask(generator, [0, 1, 2, 3, 255]), random_mask(generator, [0, 1, 2, 3])
         matrix = confusion(reference, prediction, LABELS)
         for ids in scored_names(LABELS).values():
             assert ratios(counts_of(matrix, ids)) == pytest.approx(slow_scores(reference, prediction, set(ids), 255), nan_ok=True)
 
 
-def test_against_scikit_learn():
+@pytest.mark.parametrize("cases", [50, pytest.param(2000, marks=pytest.mark.slow)])
+def test_against_scikit_learn(cases):
     generator = np.random.default_rng(1)
-    for _ in range(50):
+    for _ in range(cases):
         reference, prediction = random_mask(generator, [0, 1, 2, 3]), random_mask(generator, [0, 1, 2, 3])
         matrix = confusion(reference, prediction, LABELS)
         flat = reference.ravel(), prediction.ravel()
@@ -142,9 +144,10 @@ def test_nan_mean_of_nothing():
     assert nan_mean([math.nan]).n == 0 and math.isnan(nan_mean([]).mean)
 
 
-def test_specificity_against_monai_and_volume_similarity_against_sizes():
+@pytest.mark.parametrize("cases", [50, pytest.param(2000, marks=pytest.mark.slow)])
+def test_specificity_against_monai_and_volume_similarity_against_sizes(cases):
     generator = np.random.default_rng(4)
-    for _ in range(50):
+    for _ in range(cases):
         reference, prediction = random_mask(generator, [0, 1, 2]), random_mask(generator, [0, 1, 2])
         found = ratios(counts_of(confusion(reference, prediction, LABELS), (1,)))
         if math.isnan(found["iou"]):
