@@ -30,11 +30,11 @@ MASK_SUFFIXES = (*(suffix for suffix in IMAGE_SUFFIXES if suffix not in (".jpg",
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """One case: the two files, the name both have in common, and whose it is."""
+    """One case: the two files (as text, a tenth of a Path's size), the name both have in common, and whose it is."""
 
     sample_id: str
-    reference: Path
-    prediction: Path
+    reference: str
+    prediction: str
     group_id: str = ""
 
 
@@ -56,7 +56,7 @@ def pair_up(reference: Path, prediction: Path, skip: Path | None = None) -> list
             rule = f"{counted(len(alone), 'case')} here have {what} ({listed(alone, 3)})"
             missing = "predict them too, an empty mask where nothing was found: a case left out counts against nobody"
             raise AnnotationError(place, rule, missing if what == "no prediction" else "take these files away, or add their references")
-    return [Pair(name, both[name], predictions[name]) for name in sorted(both)]
+    return [Pair(name, str(both[name]), str(predictions[name])) for name in sorted(both)]
 
 
 def _first(names: Mapping[str, Path]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -51,12 +52,14 @@ def _pool(workers: int, items: int) -> Executor:
     alone = threading.active_count() == 1 and sys.platform == "linux"
     if workers == 1 or (items <= FEW and not alone):
         return ThreadPoolExecutor(workers)
-    return ProcessPoolExecutor(workers, multiprocessing.get_context("fork" if alone else "spawn"), _ignore_interrupt)
+    return ProcessPoolExecutor(workers, multiprocessing.get_context("fork" if alone else "spawn"), _begin)
 
 
-def _ignore_interrupt() -> None:
-    """Ctrl-C is for the parent, which stops the workers; each would print a traceback of its own."""
+def _begin() -> None:
+    """Ctrl-C is for the parent, which stops the workers; each would print a traceback of its own. What a fork has from its parent is set
+    aside from the garbage collector, whose marks would make a copy of every page."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    gc.freeze()
 
 
 def processors() -> int:

@@ -89,7 +89,7 @@ def _grouped(pairs: Sequence[Pair], pattern: str | None) -> list[Pair]:
 
 def _measures(pairs: Sequence[Pair], reference: Path, prediction: Path, asked: Asked) -> tuple[Measures, dict[int, int]]:
     """What is measured, by which classes, and what stored values mean."""
-    volumes = {is_volume(path) for pair in pairs for path in (pair.reference, pair.prediction)}
+    volumes = {is_volume(Path(path)) for pair in pairs for path in (pair.reference, pair.prediction)}
     if len(volumes) > 1:
         raise ImageError(prediction, "images and volumes are mixed in one set", "score them apart")
     labels = find_labels(asked.dataset, asked.classes, (reference, prediction))
@@ -101,7 +101,7 @@ def _measures(pairs: Sequence[Pair], reference: Path, prediction: Path, asked: A
 def _score_pair(pair: Pair, measures: Measures, given: dict[int, int]) -> tuple[CaseResult, int]:
     """One case, and how many of its pixels the reference ignores; what runs in a process of its own."""
     labels = measures.labels
-    reference, prediction = read_ids(pair.reference, given, labels), read_ids(pair.prediction, given, labels)
+    reference, prediction = read_ids(Path(pair.reference), given, labels), read_ids(Path(pair.prediction), given, labels)
     _check_grids(pair, reference, prediction)
     valid = labels.valid(reference.ids)
     if strays := int((valid & ~labels.valid(prediction.ids)).sum()):
@@ -127,7 +127,7 @@ def _values(pairs: Sequence[Pair], jobs: int) -> set[int]:
 
 
 def _values_of(pair: Pair) -> set[int]:
-    return {int(one) for path in (pair.reference, pair.prediction) for one in np.unique(read_ids(path, {}).ids)}
+    return {int(one) for path in (pair.reference, pair.prediction) for one in np.unique(read_ids(Path(path), {}).ids)}
 
 
 def _check_something_there(files: EvaluationFiles, ignored: int, reference: Path) -> None:

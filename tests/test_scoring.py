@@ -80,7 +80,9 @@ def test_a_pattern_picks_one_of_several_masks_in_one_folder(tmp_path):
     for name, ids in (("Image_01L_1stHO.png", truth), ("Image_01L_2ndHO.png", guess)):
         write(tmp_path / name, ids)
     [pair] = pair_up(tmp_path / "*_1stHO.png", tmp_path / "*_2ndHO.png")
-    assert pair.sample_id == "Image_01L" and (pair.reference.name, pair.prediction.name) == ("Image_01L_1stHO.png", "Image_01L_2ndHO.png")
+    assert pair.sample_id == "Image_01L" and (pair.reference, pair.prediction) == tuple(
+        f"{tmp_path}/Image_01L_{who}HO.png" for who in ("1st", "2nd")
+    )
     with pytest.raises(AnnotationError, match="are masks of one case, Image_01L; .*by a pattern"):
         pair_up(tmp_path, tmp_path)
 
