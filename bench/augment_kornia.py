@@ -11,9 +11,7 @@ is one JSON object.
 
 from __future__ import annotations
 
-import argparse
 import itertools
-import json
 import time
 import warnings
 from collections.abc import Callable
@@ -21,7 +19,7 @@ from statistics import median
 from typing import Any
 
 import torch
-from record import proof
+from record import command_line, tell
 
 from medseg.config import AugmentConfig
 from medseg.data.augment import apply_changes, draw_change
@@ -116,11 +114,8 @@ def measure(blocks: int) -> dict[str, dict[str, float]]:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("--blocks", type=int, default=9)
-    parser.add_argument("--record", action="store_true")
     options = parser.parse_args()
     figures = {**measure(options.blocks), "threads": torch.get_num_threads(), "kornia": kornia.__version__, "torch": torch.__version__}
-    print(json.dumps(figures, sort_keys=True))
-    if options.record:
-        proof("Augmentation of 256 x 256, batches of 8", f"python bench/augment_kornia.py --blocks {options.blocks}", figures)
+    tell("Augmentation of 256 x 256, batches of 8", f"python bench/augment_kornia.py --blocks {options.blocks}", figures, options.record)

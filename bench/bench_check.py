@@ -8,7 +8,6 @@ python bench/bench_check.py [--data-root DIR] [--record]      DIR with images/ a
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import subprocess
@@ -17,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from record import proof
+from record import command_line, tell
 
 from medseg.manifest.importers.labelme import import_labelme
 from medseg.manifest.importers.masks import import_masks
@@ -65,9 +64,7 @@ def checked(manifest: Path, data_root: Path, out: Path) -> tuple[float, dict[str
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data-root", type=Path)
-    parser.add_argument("--record", action="store_true")
+    parser = command_line(__doc__)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         manifest, data_root = prepared(options.data_root, Path(temporary))
@@ -80,7 +77,5 @@ if __name__ == "__main__":
         "processors": len(os.sched_getaffinity(0)), "images_per_s": round(rows / alone, 1),
         "images_per_s_whole_command": round(rows / best, 1), "seconds_whole_command": round(best, 2),
     }  # fmt: skip
-    print(json.dumps(figures, sort_keys=True))
-    if options.record:
-        where = " --data-root tongue600" if options.data_root else ""
-        proof("Check of 600 images, the best of two or three runs", f"python bench/bench_check.py{where}", figures)
+    where = " --data-root tongue600" if options.data_root else ""
+    tell("Check of 600 images, the best of two or three runs", f"python bench/bench_check.py{where}", figures, options.record)

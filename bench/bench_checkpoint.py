@@ -8,8 +8,6 @@ alone, which is what the disk gives: the ratio is what this code adds. The last 
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import tempfile
 import time
@@ -19,7 +17,7 @@ from statistics import median
 
 import torch
 from bench_train import drawn, prepare
-from record import proof
+from record import command_line, tell
 
 from medseg.build import build_training, make_fabric, resolve
 from medseg.config import load_config
@@ -85,12 +83,8 @@ def measure(repeats: int) -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--record", action="store_true")
-    parser.add_argument("--data-root", help=argparse.SUPPRESS)  # `make bench` may give it to all; nothing here needs it
     options = parser.parse_args()
     figures = measure(options.repeats)
-    if options.record:
-        proof("Keeping a training's place", "python bench/bench_checkpoint.py", figures)
-    print(json.dumps(figures))
+    tell("Keeping a training's place", "python bench/bench_checkpoint.py", figures, options.record)

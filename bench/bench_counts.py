@@ -9,8 +9,6 @@ MONAI's, each measured in a process of its own. The counts are compared on every
 
 from __future__ import annotations
 
-import argparse
-import json
 import multiprocessing
 import sys
 import time
@@ -21,7 +19,7 @@ import numpy as np
 import torch
 from monai.metrics import ConfusionMatrixMetric
 from monai.networks.utils import one_hot
-from record import proof
+from record import command_line, tell
 
 from medseg.labels import LabelSet
 from medseg.metrics.counts import confusion, counts_table, members
@@ -100,17 +98,13 @@ def _status_kib(name: str) -> int:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("--images", type=int, default=1000)
-    parser.add_argument("--record", action="store_true")
-    parser.add_argument("--data-root", help=argparse.SUPPRESS)  # `make bench` may give it to all; nothing here needs it
     options = parser.parse_args()
     torch.set_num_threads(1)
     ours_s, theirs_s = seconds(options.images)
     ours_mib, theirs_mib = peak_mib(Ours), peak_mib(Theirs)
     figures = {"images": options.images, "ratio": round(theirs_s / ours_s, 2), "ours_s": round(ours_s, 2), "monai_s": round(theirs_s, 2)}
     figures |= {"memory_ratio": round(ours_mib / theirs_mib, 3), "ours_mib": round(ours_mib, 1), "monai_mib": round(theirs_mib, 1)}
-    if options.record:
-        proof("Counting masks of 512 x 512, 20 classes", f"python bench/bench_counts.py --images {options.images}", figures)
-    print(json.dumps(figures))
+    tell("Counting masks of 512 x 512, 20 classes", f"python bench/bench_counts.py --images {options.images}", figures, options.record)
     sys.exit(figures["ratio"] < 5 or figures["memory_ratio"] > 0.2)

@@ -5,7 +5,6 @@ python bench/bench_manifest.py [--rows N] [--record]      --record adds the line
 
 from __future__ import annotations
 
-import argparse
 import json
 import resource
 import subprocess
@@ -16,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from record import proof
+from record import command_line, tell
 
 from medseg.labels import LabelSet
 from medseg.manifest.schema import COLUMNS, Dataset
@@ -65,9 +64,8 @@ def in_a_fresh_process(what: str, folder: Path) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = command_line(__doc__)
     parser.add_argument("--rows", type=int, default=1_000_000)
-    parser.add_argument("--record", action="store_true")
     parser.add_argument("--measure", nargs=2, metavar=("WHAT", "FOLDER"))
     options = parser.parse_args()
     if options.measure:
@@ -78,6 +76,4 @@ if __name__ == "__main__":
         make_manifest(place, options.rows)
         line = {"rows": options.rows, "groups": options.rows // IMAGES_A_GROUP}
         line |= {f"{name}_{key}": value for name in ("split", "read") for key, value in in_a_fresh_process(name, place).items()}
-    print(json.dumps(line, sort_keys=True))
-    if options.record:
-        proof(f"A manifest of {options.rows:,} rows", "python bench/bench_manifest.py", line)
+    tell(f"A manifest of {options.rows:,} rows", "python bench/bench_manifest.py", line, options.record)

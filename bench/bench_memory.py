@@ -9,8 +9,6 @@ the classes, whose positions the measured training looks up in each mask. The la
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import shutil
 import subprocess
@@ -21,7 +19,7 @@ from pathlib import Path
 import pandas as pd
 from anonymous import Peak
 from bench_train import drawn, prepare
-from record import proof
+from record import command_line, tell
 
 MEDSEG = [sys.executable, "-m", "medseg"]
 SHORT = ["sampling.draws_per_epoch=80", "train.epochs=1"]
@@ -70,10 +68,8 @@ def peak_mib(experiment: Path, data_root: Path, overrides: list[str], runs: Path
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data-root", type=Path)
+    parser = command_line(__doc__)
     parser.add_argument("--times", type=int, default=50)
-    parser.add_argument("--record", action="store_true")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
@@ -86,7 +82,5 @@ if __name__ == "__main__":
             once, often = (peak_mib(*which, overrides, folder / "runs") for which in ((short, data_root), (long, long_root)))
             figures[f"{arm}peak_mib"], figures[f"{arm}peak_mib_{options.times}_times_as_long"] = round(once), round(often)
             figures[f"{arm}grows_mib"] = round(often - once)
-    if options.record:
-        where = " --data-root tongue600" if options.data_root else ""
-        proof("Memory of a training by the manifest's length", f"python bench/bench_memory.py{where}", figures)
-    print(json.dumps(figures))
+    where = " --data-root tongue600" if options.data_root else ""
+    tell("Memory of a training by the manifest's length", f"python bench/bench_memory.py{where}", figures, options.record)

@@ -10,7 +10,6 @@ where each step's rounding is divided by its own size and they may not. The last
 from __future__ import annotations
 
 import argparse
-import json
 import subprocess
 import sys
 import tempfile
@@ -18,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench_train import drawn, prepare
-from record import proof
+from record import command_line, tell
 from turns import in_turn
 
 TURN_S = 20.0
@@ -72,10 +71,8 @@ def compare(turns: int) -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("--turns", type=int, default=8)
-    parser.add_argument("--record", action="store_true")
-    parser.add_argument("--data-root", help=argparse.SUPPRESS)  # `make bench` may give it to all; nothing here needs it
     parser.add_argument("--experiment", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--root", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--runs", type=Path, help=argparse.SUPPRESS)
@@ -85,6 +82,4 @@ if __name__ == "__main__":
         train_steps(options.experiment, options.root, options.runs, options.set)
         raise SystemExit
     figures = compare(options.turns)
-    if options.record:
-        proof("Two processes against one", "python bench/bench_ranks.py", figures)
-    print(json.dumps(figures))
+    tell("Two processes against one", "python bench/bench_ranks.py", figures, options.record)

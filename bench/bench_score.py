@@ -9,8 +9,6 @@ processes, the seconds, and the processors' seconds. A hundred masks are drawn; 
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import subprocess
 import sys
@@ -20,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 from anonymous import Peak
-from record import proof
+from record import command_line, tell
 
 from medseg.images import write_mask
 from medseg.labels import LabelSet
@@ -84,13 +82,9 @@ def measure(pairs: int) -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("--pairs", type=int, default=10_000)
-    parser.add_argument("--record", action="store_true")
-    parser.add_argument("--data-root", help=argparse.SUPPRESS)  # `make bench` may give it to all; nothing here needs it
     options = parser.parse_args()
     figures = measure(options.pairs)
-    if options.record:
-        proof("medseg score", f"python bench/bench_score.py --pairs {options.pairs}", figures)
-    print(json.dumps(figures))
+    tell("medseg score", f"python bench/bench_score.py --pairs {options.pairs}", figures, options.record)
     sys.exit(figures["processors_busy"] < 0.9 * figures["processors"])  # type: ignore[operator]

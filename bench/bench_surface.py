@@ -9,8 +9,6 @@ medseg's.
 
 from __future__ import annotations
 
-import argparse
-import json
 import time
 from collections.abc import Sequence
 
@@ -19,7 +17,7 @@ import numpy as np
 import scipy
 import torch
 from monai.metrics import HausdorffDistanceMetric, SurfaceDiceMetric, SurfaceDistanceMetric
-from record import proof
+from record import command_line, tell
 from scipy.ndimage import binary_erosion
 
 from medseg.metrics.surface import surface_distances
@@ -86,13 +84,9 @@ def measure(volumes: Sequence[int]) -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("--volumes", type=int, default=100)
-    parser.add_argument("--record", action="store_true")
-    parser.add_argument("--data-root", help=argparse.SUPPRESS)  # `make bench` may give it to all; nothing here needs it
     options = parser.parse_args()
     torch.set_num_threads(1)
     figures = measure(range(options.volumes))
-    if options.record:
-        proof("Surface distances, medseg against MONAI", f"python bench/bench_surface.py --volumes {options.volumes}", figures)
-    print(json.dumps(figures))
+    tell("Surface distances, medseg against MONAI", f"python bench/bench_surface.py --volumes {options.volumes}", figures, options.record)

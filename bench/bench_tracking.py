@@ -11,7 +11,6 @@ the tracker's thread took of the processor's time that its process used, exact t
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import socket
 import sys
@@ -21,7 +20,7 @@ import time
 from pathlib import Path
 
 from bench_train import drawn, prepare
-from record import proof
+from record import command_line, tell
 from turns import in_turn
 
 TURN_S, CLOCK_STEPS = 10.0, 10
@@ -87,10 +86,8 @@ def compare(turns: int) -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("--turns", type=int, default=20)
-    parser.add_argument("--record", action="store_true")
-    parser.add_argument("--data-root", help=argparse.SUPPRESS)  # `make bench` may give it to all; nothing here needs it
     parser.add_argument("--experiment", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--root", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--set", nargs="+", default=[], help=argparse.SUPPRESS)
@@ -99,6 +96,4 @@ if __name__ == "__main__":
         train_steps(options.experiment, options.root, options.set)
         raise SystemExit
     figures = compare(options.turns)
-    if options.record:
-        proof("What tracking costs a training", "python bench/bench_tracking.py", figures)
-    print(json.dumps(figures))
+    tell("What tracking costs a training", "python bench/bench_tracking.py", figures, options.record)

@@ -22,7 +22,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from record import proof
+from record import command_line, tell
 from turns import in_turn
 
 from medseg.images import read_image, read_mask, write_image, write_mask
@@ -153,18 +153,14 @@ def compare(data_root: Path | None, turns: int, overrides: Sequence[str]) -> dic
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data-root", type=Path)
+    parser = command_line(__doc__)
     parser.add_argument("--turns", type=int, default=12)
     parser.add_argument("--set", nargs="+", default=[], help="overrides of the experiment, medseg's side only")
-    parser.add_argument("--record", action="store_true")
     parser.add_argument("--mode", choices=MODES, help=argparse.SUPPRESS)
     parser.add_argument("--experiment", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.mode:
         run_steps(options.experiment, options.data_root, options.mode, options.set)
     figures = compare(options.data_root, options.turns, options.set)
-    if options.record:
-        where = (" --data-root tongue600" if options.data_root else "") + "".join(f" --set {one}" for one in options.set)
-        proof("Training against MONAI's tutorial recipe", f"python bench/bench_train.py{where}", figures)
-    print(json.dumps(figures))
+    where = (" --data-root tongue600" if options.data_root else "") + "".join(f" --set {one}" for one in options.set)
+    tell("Training against MONAI's tutorial recipe", f"python bench/bench_train.py{where}", figures, options.record)

@@ -10,7 +10,6 @@ augmentation; IoU is the mean over the images. The last line is one JSON object.
 
 from __future__ import annotations
 
-import argparse
 import json
 import subprocess
 import sys
@@ -19,7 +18,7 @@ import time
 from pathlib import Path
 
 from bench_train import BATCH, HERE, prepare
-from record import proof
+from record import command_line, tell
 
 from medseg import api
 from medseg.runfolder import RunFolder
@@ -87,12 +86,8 @@ def compare(data_root: Path, minutes: list[float]) -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data-root", type=Path, required=True)
+    parser = command_line(__doc__, needs_photographs=True)
     parser.add_argument("--minutes", type=float, nargs="+", default=[5.0, 10.0, 20.0])
-    parser.add_argument("--record", action="store_true")
     options = parser.parse_args()
     figures = compare(options.data_root, sorted(options.minutes))
-    if options.record:
-        proof("Val IoU at equal minutes of training", "python bench/budget.py --data-root tongue600", figures)
-    print(json.dumps(figures))
+    tell("Val IoU at equal minutes of training", "python bench/budget.py --data-root tongue600", figures, options.record)

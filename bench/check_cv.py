@@ -10,7 +10,6 @@ which of the files that tell the outcome are equal byte for byte. It exits 1 whe
 
 from __future__ import annotations
 
-import argparse
 import json
 import subprocess
 import sys
@@ -19,7 +18,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from record import proof
+from record import command_line, tell
 
 FOLDS, SEEDS, KILLED_IN = 5, 2, (3, 8)
 TOLD = ("table.md", "table.csv", "scores.json", "per_case.csv")
@@ -87,12 +86,9 @@ def compare(count: int) -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("--count", type=int, default=60)
-    parser.add_argument("--record", action="store_true")
     options = parser.parse_args()
     figures = compare(options.count)
-    if options.record:
-        proof(f"Cross-validation of {FOLDS} folds x {SEEDS} seeds, killed twice", "python bench/check_cv.py", figures)
-    print(json.dumps(figures))
+    tell(f"Cross-validation of {FOLDS} folds x {SEEDS} seeds, killed twice", "python bench/check_cv.py", figures, options.record)
     sys.exit(not all(figures["equal"].values()))  # type: ignore[attr-defined]

@@ -5,14 +5,13 @@ python bench/check_labelme.py --data-root DIR [--record]      prints one JSON li
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
-from record import proof
+from record import command_line, proof
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
@@ -41,9 +40,7 @@ def compare(manifest: Manifest, row: Row, root: Path) -> dict[str, int]:
 
 def main() -> int:
     """Print {"files", "differing_pixels", "differing_instance_pixels", "exif_photographs", "notes"}."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data-root", type=Path, required=True)
-    parser.add_argument("--record", action="store_true")
+    parser = command_line(__doc__, needs_photographs=True)
     options = parser.parse_args()
     root = options.data_root.resolve()
     with tempfile.TemporaryDirectory() as folder:

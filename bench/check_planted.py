@@ -10,7 +10,6 @@ line is one JSON object; exit code 1 where one is missed.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import shutil
@@ -26,7 +25,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from PIL import Image
-from record import proof
+from record import command_line, proof
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
@@ -399,13 +398,11 @@ def sound(base: Base, folder: Path) -> Base:
 
 def main() -> int:
     """Print the table and one JSON line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data-root", type=Path, required=True)
+    parser = command_line(__doc__, needs_photographs=True)
     parser.add_argument("--count", type=int, default=12)
     parser.add_argument("--rows", type=int, default=60)
     parser.add_argument("--only", default="", help="defects whose line holds this text")
     parser.add_argument("--no-clean", action="store_true")
-    parser.add_argument("--record", action="store_true")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

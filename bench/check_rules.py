@@ -10,11 +10,9 @@ and skipped. Prints one JSON line; exits 1 where a number is further off than 1e
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import importlib.metadata
 import importlib.util
-import json
 import math
 import sys
 import warnings
@@ -25,7 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from record import proof
+from record import command_line, tell
 
 from medseg.labels import LabelSet
 from medseg.metrics.counts import confusion
@@ -185,9 +183,8 @@ def distance(found: Any, expected: Any) -> float:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("--sets", type=int, default=200)
-    parser.add_argument("--record", action="store_true")
     options = parser.parse_args()
     warnings.simplefilter("ignore")  # nanmean of nothing
     libraries, figures = {}, {"sets": options.sets}
@@ -207,7 +204,5 @@ if __name__ == "__main__":
         figures[name] = f"{importlib.metadata.version(name)}, {len(by_key)} numbers, largest difference {max(by_key.values()):.1e}"
     wrong = [f"{key} ({value:.1e})" for by_key in off.values() for key, value in by_key.items() if value > 1e-6]
     figures["disagreements"] = wrong or ("none" if libraries else "nothing was compared")
-    print(json.dumps(figures))
-    if options.record:
-        proof("The rules of other libraries, against their own code", f"python bench/{Path(__file__).name}", figures)
+    tell("The rules of other libraries, against their own code", f"python bench/{Path(__file__).name}", figures, options.record)
     sys.exit(1 if wrong or not libraries else 0)

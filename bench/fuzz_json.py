@@ -5,7 +5,6 @@ python bench/fuzz_json.py [--inputs 100000] [--seed 0] [--record]      prints on
 
 from __future__ import annotations
 
-import argparse
 import base64
 import copy
 import io
@@ -22,7 +21,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from record import proof
+from record import command_line, tell
 
 from medseg.errors import AnnotationError, ManifestError, MedsegError
 from medseg.files import parse_json
@@ -221,10 +220,9 @@ def fuzz(name: str, inputs: int, seed: int, folder: Path) -> tuple[Counter[str],
 
 def main() -> int:
     """Share the inputs: half labelme, the rest COCO and a few instances."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = command_line(__doc__)
     parser.add_argument("--inputs", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--record", action="store_true")
     arguments = parser.parse_args()
     shares = {"labelme": 0.5, "coco": 0.4, "instances": 0.1}
     began, line, bad = time.perf_counter(), {}, []
@@ -236,9 +234,8 @@ def main() -> int:
         print(failure, file=sys.stderr)
     seconds = round(time.perf_counter() - began, 1)
     figures = {"inputs": arguments.inputs, "failed": len(bad), **line, "seed": arguments.seed, "seconds": seconds}
-    print(json.dumps(figures))
-    if arguments.record:
-        proof("Fuzz of the JSON importers", f"python bench/fuzz_json.py --inputs {arguments.inputs} --seed {arguments.seed}", figures)
+    command = f"python bench/fuzz_json.py --inputs {arguments.inputs} --seed {arguments.seed}"
+    tell("Fuzz of the JSON importers", command, figures, arguments.record)
     return int(bool(bad))
 
 

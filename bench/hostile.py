@@ -6,7 +6,6 @@ drawn (HARMLESS) must be taken, within the same bounds
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import resource
@@ -21,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from record import proof
+from record import command_line, tell
 
 LIMIT_MIB, LIMIT_S = 1024, 60
 Case = Callable[[Path], list[str]]
@@ -157,19 +156,17 @@ def tried(make: Case) -> dict[str, object]:
             _, status, usage = os.wait4(process.pid, 0)
             stream.seek(0)
             errors = stream.read()
-        told = next((line for line in errors.splitlines() if "error:" in line), errors.strip()[-200:]).replace(temporary, "")
-        return {"exit_code": os.waitstatus_to_exitcode(status), "peak_mib": round(usage.ru_maxrss / 1024), "error": told.strip()}
+        code = os.waitstatus_to_exitcode(status)
+        told = next((line for line in errors.splitlines() if "error:" in line), errors.strip()[-200:] if code else "none")
+        return {"exit_code": code, "peak_mib": round(usage.ru_maxrss / 1024), "error": told.replace(temporary, "").strip()}
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--record", action="store_true")
+    parser = command_line(__doc__)
     options = parser.parse_args()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     figures = {name: tried(make) for name, make in CASES.items()}
-    print(json.dumps(figures, indent=1))
-    if options.record:
-        proof("Hostile input", "python bench/hostile.py", figures)
+    tell("Hostile input", "python bench/hostile.py", figures, options.record)
     wanted = {name: 0 if name in HARMLESS else 2 for name in figures}
     bad = [name for name, seen in figures.items() if seen["exit_code"] != wanted[name] or int(str(seen["peak_mib"])) >= LIMIT_MIB]
     alone = len({str(seen["error"]) for seen in figures.values()}) == len(figures)

@@ -5,6 +5,7 @@ python bench/record.py runs/<id> [runs/<id> ...]
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import sys
@@ -44,6 +45,21 @@ def proof(name: str, command: str, figures: Mapping[str, Any]) -> Path:
     git = describe_git(Path.cwd())
     commit = f"{git['commit']}{'+' if git['dirty'] else ''}"
     return append({"what": "proof", "name": name, "command": command, "figures": dict(figures), "commit": commit})
+
+
+def command_line(about: str | None, needs_photographs: bool = False) -> argparse.ArgumentParser:
+    """The command line of a script that measures: --record, and --data-root, which `make bench` may give to all."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--record", action="store_true", help="add the figures to bench/results")
+    parser.add_argument("--data-root", type=Path, required=needs_photographs, help="photographs, such as tongue600")
+    return parser
+
+
+def tell(name: str, command: str, figures: Mapping[str, Any], record: bool) -> None:
+    """The figures as one JSON line on standard output, and to bench/results where asked."""
+    if record:
+        proof(name, command, figures)
+    print(json.dumps(figures))
 
 
 def lines(path: Path) -> list[dict[str, Any]]:

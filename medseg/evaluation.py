@@ -24,9 +24,10 @@ from medseg.instances import decode, read_instances
 from medseg.manifest.ledger import record_scoring
 from medseg.manifest.schema import Manifest, Split
 from medseg.manifest.table import check_data_root, read_manifest
+from medseg.metrics.average_precision import AveragePrecision, ScoredObjects, scored_objects
 from medseg.metrics.boundary import Boundary, unit_of
 from medseg.metrics.calibration import CalibrationCounts, calibration_of, count_calibration
-from medseg.metrics.detection import AveragePrecision, components
+from medseg.metrics.detection import Objects
 from medseg.metrics.measure import Measures
 from medseg.metrics.protocol import Protocol, boundary_rules
 from medseg.metrics.scores import Scores, score
@@ -80,11 +81,10 @@ class Scene:
         """The class ids on the image's own grid."""
         return read_original_mask(self.manifest, row, self.root)
 
-    def objects(self, row: Row, reference_HW: np.ndarray) -> dict[str, np.ndarray]:
-        """The reference's objects by class, int32 ids (H, W); where annotated shapes overlap, the later one has the pixel."""
-        labels = self.loaded.labels
+    def objects(self, row: Row, reference_HW: np.ndarray, mask_HW: np.ndarray) -> dict[str, Objects]:
+        """The objects of each class, the reference's as they are asked for; where annotated shapes overlap, the later one has the pixel."""
         if self.asked.instances == "components":
-            return {name: components(reference_HW == labels.id_of(name)) for name in labels.foreground}
+            return self.measures.objects(reference_HW, mask_HW)
         if row.instances is None:
             fix = "take --instances components, or import the annotation with its shapes"
             raise ManifestError(self.manifest.where(row), "the manifest holds no separate objects of it", fix)
@@ -92,17 +92,17 @@ class Scene:
         drawn = np.zeros(reference_HW.shape, np.int32)
         for number, shape in enumerate(read_instances(path), start=1):
             drawn[decode(shape)] = number
-        return {name: np.where(reference_HW == labels.id_of(name), drawn, 0) for name in labels.foreground}
+        return self.measures.objects(reference_HW, mask_HW, drawn)
 
 
 @dataclass(frozen=True)
 class Looked:
-    """One image, where it was predicted. sureness: of each class's connected parts, their mean probability, where objects are asked for."""
+    """One image, where it was predicted. objects: by class, a predicted one's score is the mean probability of its pixels."""
 
     mask_HW: np.ndarray
     case: CaseResult
     calibration: CalibrationCounts | None
-    sureness: Mapping[str, list[float]]
+    objects: Mapping[str, ScoredObjects]
 
 
 def evaluate(
@@ -171,8 +171,8 @@ def _score(scene: Scene, folder: Path, progress: Progress) -> tuple[Scores, int 
             cases.append(looked.case)
             if looked.calibration:
                 calibration = looked.calibration + calibration if calibration else looked.calibration
-            if scene.asked.instances:
-                _add_objects(precision, scene, row, looked)
+            for name, objects in looked.objects.items():
+                precision.add(row.sample_id, name, objects)
             progress.on_case(len(cases), total)
         scorings = record_scoring(scene.split, scene.part, loaded.run.id, loaded.facts["checkpoint"])
         found = calibration_of(calibration, loaded.labels.names) if calibration else None
@@ -194,10 +194,11 @@ def _looked(scene: Scene) -> Iterator[tuple[Row, Looked]]:
         mask_HW, reference_HW = class_ids(probs_KHW), scene.reference(row)
         x_mm, y_mm, _ = row.spacing_mm
         spacing_mm = (y_mm, x_mm) if x_mm and y_mm else None
-        objects = scene.objects(row, reference_HW) if scene.asked.instances else None
+        objects = scene.objects(row, reference_HW, mask_HW) if scene.asked.instances else {}
         case = scene.measures.case(row.sample_id, row.group_id, reference_HW, mask_HW, spacing_mm, objects)
         counts = _calibration(probs_KHW, reference_HW, scene) if scene.asked.calibration else None
-        return Looked(mask_HW, case, counts, _sureness(probs_KHW, mask_HW, reference_HW, scene) if scene.asked.instances else {})
+        labels = scene.loaded.labels
+        return Looked(mask_HW, case, counts, {name: _scored(one, probs_KHW[labels.id_of(name)]) for name, one in objects.items()})
 
     with deterministic_kernels(scene.loaded.config):
         yield from on_original_grid(scene.loaded.model, scene.data, infer.batch_size, scene.loaded.passes, scene.loaded.ranks, look)
@@ -211,22 +212,11 @@ def _calibration(probs_KHW: Tensor, reference_HW: np.ndarray, scene: Scene) -> C
     return CalibrationCounts(*(getattr(found, each.name).cpu() for each in fields(found)))
 
 
-def _sureness(probs_KHW: Tensor, mask_HW: np.ndarray, reference_HW: np.ndarray, scene: Scene) -> dict[str, list[float]]:
-    """The mean probability of its class over each predicted object, by rising id."""
-    labels, found = scene.loaded.labels, {}
-    for name in labels.foreground:
-        inside = labels.id_of(name)
-        ids = components((mask_HW == inside) & labels.valid(reference_HW)).ravel()
-        probs = probs_KHW[inside].double().cpu().numpy().ravel()
-        found[name] = (np.bincount(ids, probs)[1:] / np.bincount(ids)[1:]).tolist()
-    return found
-
-
-def _add_objects(precision: AveragePrecision, scene: Scene, row: Row, looked: Looked) -> None:
-    reference, labels = scene.reference(row), scene.loaded.labels
-    for name, objects in scene.objects(row, reference).items():
-        predicted = components((looked.mask_HW == labels.id_of(name)) & labels.valid(reference))
-        precision.add(row.sample_id, name, objects, predicted, looked.sureness[name])
+def _scored(objects: Objects, probs_HW: Tensor) -> ScoredObjects:
+    """The objects of a class, with the mean of its probabilities over each predicted one."""
+    ids = objects.prediction.ravel()
+    summed = np.bincount(ids, probs_HW.double().cpu().numpy().ravel())
+    return scored_objects(objects, summed[1:] / np.bincount(ids)[1:])
 
 
 def _observers(scene: Scene, folder: Path, cases: Sequence[CaseResult]) -> dict[str, Scores]:

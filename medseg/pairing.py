@@ -105,13 +105,14 @@ def read_ids(path: Path, given: Mapping[int, int], labels: LabelSet | None = Non
     """Read a mask; `given` maps stored values to ids, the others stand for themselves. ImageError or LabelError for what cannot be."""
     if is_volume(path):
         header = read_header(path)
-        values, affine, spacing = read_label_volume(path), header.affine, header.spacing_mm
+        mask = Mask(read_label_volume(path, given), header.affine, header.spacing_mm)
     else:
-        values, affine, spacing = _plain_values(path, given), None, None
-    ids = look_up(values, {value: value for value in range(256)} | dict(given)) if given else values
+        values = _plain_values(path, given)
+        ids = look_up(values, {value: value for value in range(256)} | dict(given)) if given else values
+        mask = Mask(ids.astype(np.uint8, copy=False))
     if labels:
-        labels.check(ids, path)
-    return Mask(ids.astype(np.uint8, copy=False), affine, spacing)
+        labels.check(mask.ids, path)
+    return mask
 
 
 def _plain_values(path: Path, given: Mapping[int, int]) -> np.ndarray:

@@ -10,7 +10,7 @@ import gzip
 import io
 import math
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -308,19 +308,19 @@ def _scaled(values: np.ndarray, layout: _Layout) -> np.ndarray:
     return values if layout.slope is None else values.astype(np.float64) * layout.slope + layout.intercept
 
 
-def read_label_volume(path: Path) -> np.ndarray:
-    """uint8 (X, Y, Z) class ids of a label volume; whole numbers stored as real ones are taken.
+def read_label_volume(path: Path, given: Mapping[int, int] | None = None) -> np.ndarray:
+    """uint8 (X, Y, Z) class ids of a label volume; whole numbers stored as real ones are taken. `given` maps stored values to ids.
 
     Raises ImageError for several channels, NaN, and values that are not whole or not in 0..255.
     """
-    array, layout = _decode(path, lambda layout: np.uint8, lambda values, layout: _ids(values, layout, path))
+    array, layout = _decode(path, lambda layout: np.uint8, lambda values, layout: _ids(values, layout, given or {}, path))
     if layout.header.channels > 1:
         rule = f"a label volume has three axes, this one is {' x '.join(map(str, layout.full_shape))}"
         raise ImageError(path, rule, "export the class ids as one volume")
     return array
 
 
-def _ids(values: np.ndarray, layout: _Layout, path: Path) -> np.ndarray:
+def _ids(values: np.ndarray, layout: _Layout, given: Mapping[int, int], path: Path) -> np.ndarray:
     scaled = _scaled(values, layout)
     if scaled.dtype.kind == "f":
         whole = np.rint(scaled)
@@ -331,6 +331,8 @@ def _ids(values: np.ndarray, layout: _Layout, path: Path) -> np.ndarray:
             found = scaled[bad][0]
             raise ImageError(path, f"label values must be whole numbers, found {found:g}", "resample labels by the nearest neighbour only")
         scaled = whole
+    if given:
+        scaled = np.select([scaled == value for value in given], [np.int64(one) for one in given.values()], scaled)
     if scaled.min() < 0 or scaled.max() > 255:
         raise ImageError(path, f"label values must lie in 0..255, found {scaled.min():g}..{scaled.max():g}", "map them to class ids first")
     return scaled.astype(np.uint8)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 from PIL import Image
@@ -73,6 +75,17 @@ def test_the_files_of_a_case_find_each_other(tmp_path, reference, prediction):
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         "per_case.csv", "confusion.npy", "confusion.png", "scores.json", "table.csv", "table.md",
     }  # fmt: skip
+
+
+def test_a_volume_may_store_any_whole_number_that_a_map_explains(tmp_path):
+    ids = np.repeat(masks(1)[0][1][..., None], 3, axis=2)
+    write(tmp_path / "p/a.nii.gz", ids)
+    (tmp_path / "r").mkdir()
+    nib.save(nib.Nifti1Image(np.array([0, 1, 700], np.int16)[ids], np.diag([0.5, 2.0, 3.0, 1.0])), tmp_path / "r/a.nii.gz")
+    with pytest.raises(ImageError, match=r"a.nii.gz: label values must lie in 0..255, found 0..700"):
+        score_folders(tmp_path / "r", tmp_path / "p", tmp_path / "out", PLAIN)
+    found = score_folders(tmp_path / "r", tmp_path / "p", tmp_path / "out", replace(PLAIN, given=("700=lesion",)))
+    assert {found.pooled[name]["iou"] for name in LABELS.foreground} == {1.0} and (ids == 2).any()
 
 
 def test_a_pattern_picks_one_of_several_masks_in_one_folder(tmp_path):

@@ -1,4 +1,4 @@
-"""Instances of one class: which were found, how well, and average precision where each has a score.
+"""Instances of one class: which were found, and how well.
 
 Objects come as masks of ids (0 = none, each other id an object), so no two share a pixel; memory goes with the largest id, so ids should be
 dense. Where pixels are ignored, the caller sets them to 0 in both masks. A score with nothing to divide by is NaN, as in `scores.py`.
@@ -6,21 +6,13 @@ dense. Where pixels are ignored, the caller sets them to 0 in both masks. A scor
 
 from __future__ import annotations
 
-import io
 import math
-from collections.abc import Sequence
-from contextlib import redirect_stdout
 from dataclasses import dataclass, field
-from typing import Any
+from fractions import Fraction
 
 import numpy as np
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
-from scipy import ndimage, sparse
+from scipy import sparse
 from skimage.measure import label
-
-from medseg.instances import encode_patch
-from medseg.types import Size
 
 
 def components(mask: np.ndarray) -> np.ndarray:
@@ -35,6 +27,14 @@ def components(mask: np.ndarray) -> np.ndarray:
 
 
 # --- matching
+
+
+@dataclass(frozen=True)
+class Objects:
+    """The objects of one class in one image, as two masks of ids of one shape."""
+
+    reference: np.ndarray
+    prediction: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -109,22 +109,31 @@ class Detection:
 
 @dataclass
 class DetectionTally:
-    """Matches of many cases by class. Only counts and IoUs are kept; the scores do not depend on the order of the cases."""
+    """Matches of many cases by class, in constant memory; the scores do not depend on the order of the cases."""
 
-    _matches: dict[str, list[Matches]] = field(default_factory=dict)
+    _pooled: dict[str, _Pooled] = field(default_factory=dict)
 
     def add(self, name: str, matches: Matches) -> None:
         """Count one case of the class `name`; a case without an object counts nothing, but names the class."""
-        self._matches.setdefault(name, []).append(matches)
+        self._pooled.setdefault(name, _Pooled()).add(matches)
 
     def result(self) -> dict[str, Detection]:
         """The scores of every class that was added."""
-        return {name: detection_of(_pooled(each)) for name, each in self._matches.items()}
+        return {name: _detection(pooled) for name, pooled in self._pooled.items()}
 
 
-def _pooled(each: list[Matches]) -> Matches:
-    ious = tuple(value for one in each for value in one.ious)
-    return Matches(sum(one.tp for one in each), sum(one.fp for one in each), sum(one.fn for one in each), ious)
+@dataclass
+class _Pooled:
+    """Sums of matches; that of the IoUs is exact, so that the order does not change it."""
+
+    tp: int = 0
+    fp: int = 0
+    fn: int = 0
+    quality: Fraction = Fraction()
+
+    def add(self, matches: Matches) -> None:
+        self.tp, self.fp, self.fn = self.tp + matches.tp, self.fp + matches.fp, self.fn + matches.fn
+        self.quality += sum(map(Fraction, matches.ious), Fraction())
 
 
 def detection_of(matches: Matches) -> Detection:
@@ -133,7 +142,13 @@ def detection_of(matches: Matches) -> Detection:
     >>> detection_of(Matches(tp=1, fp=1, fn=0, ious=(0.75,))).panoptic_quality
     0.5
     """
-    tp, fp, fn, quality = matches.tp, matches.fp, matches.fn, math.fsum(matches.ious)  # fsum: the same in any order
+    pooled = _Pooled()
+    pooled.add(matches)
+    return _detection(pooled)
+
+
+def _detection(pooled: _Pooled) -> Detection:
+    tp, fp, fn, quality = pooled.tp, pooled.fp, pooled.fn, float(pooled.quality)
     weight = tp + fp / 2 + fn / 2
     return Detection(
         recall=tp / (tp + fn) if tp + fn else math.nan,
@@ -145,91 +160,3 @@ def detection_of(matches: Matches) -> Detection:
         n_predicted=tp + fp,
         n_matched=tp,
     )
-
-
-# --- average precision
-
-
-@dataclass
-class AveragePrecision:
-    """COCO's average precision over images, by pycocotools, of objects that have a score. Only run-length codes are kept.
-
-    All objects of an image enter, where COCO takes the 100 with the largest scores.
-    """
-
-    _images: dict[str, Size] = field(default_factory=dict)
-    _references: dict[tuple[str, str], list[dict[str, Any]]] = field(default_factory=dict)
-    _predictions: dict[tuple[str, str], list[dict[str, Any]]] = field(default_factory=dict)
-
-    def add(
-        self, image_id: str, name: str, reference_ids_HW: np.ndarray, predicted_ids_HW: np.ndarray, scores: Sequence[float] | np.ndarray
-    ) -> None:
-        """Take in one class of one image, once. scores: one a predicted object, by rising id; the larger the surer."""
-        assert reference_ids_HW.ndim == 2, f"average precision is of images (H, W), not {reference_ids_HW.shape}"
-        assert reference_ids_HW.shape == predicted_ids_HW.shape, (reference_ids_HW.shape, predicted_ids_HW.shape)
-        size, key = Size(*reference_ids_HW.shape), (image_id, name)
-        assert key not in self._references and self._images.setdefault(image_id, size) == size, f"{key} comes twice, or in two sizes"
-        predictions = _annotations(predicted_ids_HW, size)
-        assert len(scores) == len(predictions) and np.isfinite(scores).all(), f"{len(scores)} scores for {len(predictions)} objects"
-        self._references[key] = _annotations(reference_ids_HW, size)
-        self._predictions[key] = [entry | {"score": float(score)} for entry, score in zip(predictions, scores, strict=True)]
-
-    def result(self) -> dict[str, dict[str, float]]:
-        """class -> mask_ap, box_ap (mean over the IoU thresholds 0.50, 0.55 .. 0.95) and mask_ap50, box_ap50 (at 0.50), in [0, 1].
-
-        NaN where no image holds an object of the class, COCO's -1; 0 where objects are there and none is predicted.
-        """
-        names = sorted({name for _, name in self._references})
-        if not names:
-            return {}
-        with redirect_stdout(io.StringIO()):  # pycocotools prints its progress
-            sets = self._coco(self._references, names), self._coco(self._predictions, names)
-            most = max(1, *(len(each) for each in self._predictions.values()))
-            masks, boxes = (_precision(*sets, kind, most) for kind in ("segm", "bbox"))
-        return {
-            name: {"mask_ap": _ap(mask), "mask_ap50": _ap(mask[:1]), "box_ap": _ap(box), "box_ap50": _ap(box[:1])}
-            for name, mask, box in zip(names, np.moveaxis(masks, -1, 0), np.moveaxis(boxes, -1, 0), strict=True)
-        }
-
-    def _coco(self, objects: dict[tuple[str, str], list[dict[str, Any]]], names: list[str]) -> COCO:
-        """pycocotools' index. Images are numbered by name, so that the order of `add` does not decide between equal scores."""
-        numbers = {image_id: number for number, image_id in enumerate(sorted(self._images), 1)}
-        entries = [
-            entry | {"image_id": numbers[image_id], "category_id": names.index(name)}
-            for (image_id, name), each in objects.items()
-            for entry in each
-        ]
-        coco = COCO()
-        coco.dataset = {
-            "images": [{"id": numbers[each], "height": size.height_px, "width": size.width_px} for each, size in self._images.items()],
-            "categories": [{"id": place, "name": name} for place, name in enumerate(names)],
-            "annotations": [entry | {"id": number} for number, entry in enumerate(entries, 1)],  # 0 means unmatched there
-        }
-        coco.createIndex()
-        return coco
-
-
-def _annotations(ids_HW: np.ndarray, size: Size) -> list[dict[str, Any]]:
-    """COCO's entry of each object, by rising id: run-length code, area in px, box (left, top, width, height) in px."""
-    found = [(number, where) for number, where in enumerate(ndimage.find_objects(ids_HW), 1) if where is not None]
-    return [_annotation(ids_HW[where] == number, where[0].start, where[1].start, size) for number, where in found]
-
-
-def _annotation(patch_HW: np.ndarray, top_px: int, left_px: int, size: Size) -> dict[str, Any]:
-    height, width = patch_HW.shape
-    code = {"size": list(size), "counts": encode_patch(patch_HW, top_px, left_px, size)}
-    return {"segmentation": code, "area": int(patch_HW.sum()), "bbox": [left_px, top_px, width, height], "iscrowd": 0}
-
-
-def _precision(references: COCO, predictions: COCO, kind: str, most: int) -> np.ndarray:
-    """COCOeval's precision (10 IoU thresholds, 101 recalls, classes), -1 for a class without references."""
-    evaluation = COCOeval(references, predictions, kind)
-    evaluation.params.maxDets = [most]
-    evaluation.params.areaRng, evaluation.params.areaRngLbl = [[0, math.inf]], ["all"]
-    evaluation.evaluate()
-    evaluation.accumulate()
-    return np.asarray(evaluation.eval["precision"])[..., 0, 0]
-
-
-def _ap(precision_TR: np.ndarray) -> float:
-    return math.nan if (precision_TR < 0).any() else float(precision_TR.mean())

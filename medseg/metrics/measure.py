@@ -10,7 +10,7 @@ import numpy as np
 from medseg.labels import LabelSet
 from medseg.metrics.boundary import Boundary
 from medseg.metrics.counts import confusion
-from medseg.metrics.detection import Matches, components, match
+from medseg.metrics.detection import Objects, components, match
 from medseg.types import CaseResult
 
 MATCHED_AT = 0.5  # IoU
@@ -31,21 +31,26 @@ class Measures:
         reference: np.ndarray,
         prediction: np.ndarray,
         spacing_mm: Sequence[float] | None = None,
-        objects: Mapping[str, np.ndarray] | None = None,
+        objects: Mapping[str, Objects] | None = None,
     ) -> CaseResult:
         """Of two masks of class ids, uint8, 2-D or 3-D; the prediction must hold class ids alone.
 
-        spacing_mm: in the order of the axes.  objects: the reference's by class, int32 ids; its connected components where not given.
+        spacing_mm: in the order of the axes.  objects: by class, where they were found before.
         """
         distances = self.boundary.measure(reference, prediction, self.labels, spacing_mm) if self.boundary else {}
-        matches = self._matches(reference, prediction, objects) if self.instances else {}
+        if self.instances and objects is None:
+            objects = self.objects(reference, prediction)
+        matches = {name: match(each.reference, each.prediction, MATCHED_AT) for name, each in (objects or {}).items()}
         return CaseResult(sample_id, group_id, confusion(reference, prediction, self.labels), distances, matches)
 
-    def _matches(self, reference: np.ndarray, prediction: np.ndarray, objects: Mapping[str, np.ndarray] | None) -> dict[str, Matches]:
-        valid = self.labels.valid(reference)
-        found = {}
+    def objects(self, reference: np.ndarray, prediction: np.ndarray, drawn: np.ndarray | None = None) -> dict[str, Objects]:
+        """The objects of each foreground class; ignored pixels are background of both masks.
+
+        drawn: int32 ids of the reference's objects, whatever their class; its connected components where not given.
+        """
+        valid, found = self.labels.valid(reference), {}
         for name in self.labels.foreground:
-            inside = self.labels.id_of(name)
-            given = components(reference == inside) if objects is None else np.where(valid, objects[name], 0)
-            found[name] = match(given, components((prediction == inside) & valid), MATCHED_AT)
+            inside = reference == self.labels.id_of(name)
+            given = components(inside) if drawn is None else np.where(inside, drawn, 0)
+            found[name] = Objects(given, components((prediction == self.labels.id_of(name)) & valid))
         return found

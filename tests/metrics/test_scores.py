@@ -202,3 +202,16 @@ def test_large_masks_are_counted_in_pieces_in_any_memory_order(k):
     assert (confusion(np.asfortranarray(reference), prediction, labels) == expected).all()
     given = np.where(valid, prediction, 255)  # what stands under ignored pixels is nobody's business
     assert (confusion(reference, given.astype(np.uint8), labels) == expected).all()
+
+
+@pytest.mark.parametrize("sets", [20, pytest.param(2000, marks=pytest.mark.slow)])
+def test_frequency_weighted_iou_against_torchmetrics(sets):
+    generator = np.random.default_rng(5)
+    for _ in range(sets):
+        theirs, cases = MulticlassJaccardIndex(4, average="weighted"), []
+        for number in range(3):
+            reference, prediction = random_mask(generator, [0, 1, 2, 3]), random_mask(generator, [0, 1, 2, 3])
+            theirs.update(torch.tensor(prediction.ravel()).long(), torch.tensor(reference.ravel()).long())
+            cases.append(case(reference, prediction, str(number)))
+        found = score(cases, LABELS).summary["frequency_weighted_iou/with_background"].mean
+        assert found == pytest.approx(theirs.compute().item(), abs=1e-6)
