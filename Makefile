@@ -107,8 +107,8 @@ sampling-study: $(PHANTOM) $(INSTALLED) ## does balancing help? Samplers at equa
 loss-study: $(PHANTOM) $(INSTALLED) ## which loss? Likewise: [ARGS=--record]
 	$(BIN)/python experiments/study.py loss --data-root $(DEMO_DATA) $(ARGS)
 
-record: need-RUNS $(INSTALLED) ## add evaluated runs to bench/results: RUNS="runs/<id> runs/<id>"
-	$(BIN)/python bench/record.py $(RUNS)
+record: need-RUNS $(INSTALLED) ## add evaluated runs to bench/results: RUNS="runs/<id> runs/<id>" [ARGS=--untimed]
+	$(BIN)/python bench/record.py $(ARGS) $(RUNS)
 
 results: $(INSTALLED) ## write docs/results.md anew from bench/results
 	$(BIN)/python bench/results.py

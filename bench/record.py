@@ -1,6 +1,6 @@
 """Evaluated runs -> one JSON line each in bench/results/<date>_<machine>.jsonl, the only store of measured numbers.
 
-python bench/record.py runs/<id> [runs/<id> ...]
+python bench/record.py [--untimed] runs/<id> [runs/<id> ...]      untimed: other jobs ran beside the training, so its time is not told
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -67,7 +66,7 @@ def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def of_run(run: RunFolder) -> dict[str, Any]:
+def of_run(run: RunFolder, timed: bool = True) -> dict[str, Any]:
     """What an evaluated run measured on its test split, and how long its training took."""
     config = read_yaml(run.config_yaml, RunError)
     environment = json.loads(run.environment_json.read_text(encoding="utf-8"))
@@ -84,7 +83,7 @@ def of_run(run: RunFolder) -> dict[str, Any]:
         "epochs": config["train"]["epochs"],
         "size_px": config["data"]["size_px"],
         "precision": config["train"]["precision"],
-        "training_s": round(sum(t["train_s"] + t["val_s"] for t in timings), 1),
+        "training_s": round(sum(t["train_s"] + t["val_s"] for t in timings), 1) if timed else None,
         "n_test": scores["n_cases"],
         "best_epoch": scores["checkpoint"]["epoch"],
         "pooled": scores["pooled"],
@@ -96,5 +95,9 @@ def of_run(run: RunFolder) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    for folder in sys.argv[1:]:
-        print(append(of_run(open_run(Path(folder)))))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", type=Path, nargs="+")
+    parser.add_argument("--untimed", action="store_true")
+    given = parser.parse_args()
+    for folder in given.runs:
+        print(append(of_run(open_run(folder), not given.untimed)))

@@ -22,7 +22,7 @@ HEAD = """# Results
 
 Written by `make results` from the lines in `bench/results/`; do not edit. Checkpoints are chosen on val, test is scored once per run.
 "pooled" is the ratio of summed counts; "per image" is the mean over the images in which the score is defined, with their number.
-Time is the training with its validations, on the machine named, no other job running.
+Time is the training with its validations, on the machine named, no other job running; a dash where others ran beside it.
 """
 
 
@@ -43,10 +43,15 @@ def _run_table(runs: list[dict[str, Any]]) -> list[str]:
     names = [name for name in runs[0]["pooled"] if name != BACKGROUND]
     header = ["Seed", "Training, min", *(f"IoU {n}, pooled" for n in names), *(f"IoU {n}, per image (n)" for n in names)]
     header += ["mIoU without background, pooled"]
-    body = [[str(run["seed"]), number(run["training_s"] / 60, 1), *_cells(run, names), number(run["miou_pooled"])] for run in runs]
+    body = [[str(run["seed"]), _minutes(run["training_s"]), *_cells(run, names), number(run["miou_pooled"])] for run in runs]
     if len(runs) > 1:
         body.append(_mean_row(runs, names))
     return markdown_table(header, body)
+
+
+def _minutes(seconds: float | None) -> str:
+    """None: other jobs ran beside."""
+    return number(seconds / 60 if seconds else None, 1)
 
 
 def _cells(run: dict[str, Any], names: list[str]) -> list[str]:
@@ -57,7 +62,7 @@ def _cells(run: dict[str, Any], names: list[str]) -> list[str]:
 def _mean_row(runs: list[dict[str, Any]], names: list[str]) -> list[str]:
     pooled = [number(fmean(run["pooled"][name]["iou"] for run in runs)) for name in names]
     per_image = [number(fmean(run["per_image"][name]["iou"]["mean"] for run in runs)) for name in names]
-    time = number(fmean(run["training_s"] for run in runs) / 60, 1)
+    time = _minutes(fmean(run["training_s"] for run in runs) if all(run["training_s"] for run in runs) else None)
     return [f"mean of {len(runs)}", time, *pooled, *per_image, number(fmean(run["miou_pooled"] for run in runs))]
 
 

@@ -11,6 +11,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from typing import TypeVar
 
@@ -30,7 +31,7 @@ def in_order(work: Callable[[Item], Result], items: Sequence[Item], workers: int
     chunks = (items[start : start + CHUNK] for start in range(0, len(items), CHUNK))
     number = min(workers or processors(), max(1, -(-len(items) // CHUNK)))
     task, waiting = partial(_each, work), deque[Future[list[Result]]]()
-    with _pool(number, len(items)) as pool:
+    with _kept_whole(), _pool(number, len(items)) as pool:
         try:
             for chunk in chunks:
                 waiting.append(pool.submit(task, chunk))
@@ -55,11 +56,19 @@ def _pool(workers: int, items: int) -> Executor:
     return ProcessPoolExecutor(workers, multiprocessing.get_context("fork" if alone else "spawn"), _begin)
 
 
-def _begin() -> None:
-    """Ctrl-C is for the parent, which stops the workers; each would print a traceback of its own. What a fork has from its parent is set
-    aside from the garbage collector, whose marks would make a copy of every page."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+@contextmanager
+def _kept_whole() -> Iterator[None]:
+    """What is there already is set aside from the garbage collector, whose marks would make a copy of every page that a fork shares."""
     gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
+def _begin() -> None:
+    """Ctrl-C is for the parent, which stops the workers; each would print a traceback of its own."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def processors() -> int:
