@@ -34,7 +34,7 @@ DEMO_DATA     := data/phantom
 DEMO_MANIFEST := data_manifests/phantom/v1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo phantom check experiment train resume cv evaluate score predict compare sampling-study loss-study record results reference \
+.PHONY: help setup demo phantom check experiment train resume cv evaluate score predict compare tables sampling-study loss-study record results reference \
         mlflow-ui test test-slow lint format bench clean distclean
 
 help: ## list the targets
@@ -94,8 +94,11 @@ score: need-REFERENCE need-PREDICTION need-OUT $(INSTALLED) ## score anybody's m
 predict: need-RUN need-IMAGES need-OUT $(INSTALLED) ## write masks for a folder of images: RUN= IMAGES= OUT=
 	$(MEDSEG) predict $(RUN) "$(IMAGES)" --out "$(OUT)" $(ARGS)
 
-compare: need-RUNS $(INSTALLED) ## one table of several runs: RUNS="runs/<id> runs/<id>"
+compare: need-RUNS $(INSTALLED) ## hold runs against the first, with paired tests: RUNS="runs/<id> runs/<id>" [ARGS="--margin 0.02"]
 	$(MEDSEG) compare $(RUNS) $(ARGS)
+
+tables: need-RUNS need-OUT $(INSTALLED) ## the tables one publishes, CSV, Markdown, LaTeX: RUNS="A=runs/<id> B=runs/<id>" OUT=
+	$(MEDSEG) report $(RUNS) --out "$(OUT)" $(ARGS)
 
 # The phantom is drawn only where it is not there: a new one of another order would set finished runs aside.
 PHANTOM_FILES := $(addprefix $(DEMO_MANIFEST)/,manifest.csv splits/$(DEMO_SPLIT).csv) $(DEMO_DATA)
@@ -163,6 +166,7 @@ EXAMPLE_score      = make score REFERENCE=labelsTr PREDICTION=predicted OUT=scor
 EXAMPLE_predict    = make predict RUN=runs/<id> IMAGES=photos OUT=masks
 EXAMPLE_record     = make record RUNS="runs/<id> runs/<id>"
 EXAMPLE_compare    = make compare RUNS="runs/<id> runs/<id>"
+EXAMPLE_tables     = make tables RUNS="U-Net=runs/<id> FCN=runs/<id>" OUT=tables
 HINT_DATA_ROOT     := $(if ,) (the folder of the images; or set MEDSEG_DATA)
 
 need-%:

@@ -1,7 +1,8 @@
 """The verbs for a notebook: `from medseg import api; run = api.train("experiments/tongue/unet.yaml", data_root="...")`.
 
 The import_* functions make a manifest, `check_manifest` looks at it, `repair` mends it, `make_split` and `given_split` split it; train,
-evaluate, predict and compare use it. score_folders scores anybody's masks.
+evaluate and predict use it. score_folders scores anybody's masks. publish makes tables of runs, with intervals and paired tests;
+write_report writes them.
 """
 
 from medseg.crossval import cross_validate
@@ -19,7 +20,8 @@ from medseg.manifest.importers.nnunet import import_nnunet
 from medseg.manifest.importers.voc import import_voc
 from medseg.manifest.split import given_split, make_split
 from medseg.manifest.table import read_manifest
-from medseg.run import Predicted, compare, load_run, predict
+from medseg.publishing.write import publish, write_report
+from medseg.run import Predicted, load_run, predict
 from medseg.scoring import score_folders
 from medseg.training import Progress, resume, train
 
@@ -27,7 +29,6 @@ __all__ = [
     "Predicted",
     "Progress",
     "check_manifest",
-    "compare",
     "cross_validate",
     "evaluate",
     "given_split",
@@ -42,10 +43,12 @@ __all__ = [
     "load_run",
     "make_split",
     "predict",
+    "publish",
     "read_manifest",
     "repair",
     "resume",
     "score_folders",
     "train",
     "write_page",
+    "write_report",
 ]

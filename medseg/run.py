@@ -16,12 +16,11 @@ from medseg.config import Config, read_config
 from medseg.engine.checkpoint import load_weights
 from medseg.engine.infer import Passes, predict_image
 from medseg.engine.ranks import Alone, Ranks
-from medseg.errors import ImageError, RunError
+from medseg.errors import ImageError
 from medseg.files import staged_files, walk
 from medseg.labels import LabelSet
 from medseg.manifest.schema import Dataset
 from medseg.manifest.table import read_dataset
-from medseg.report.tables import comparison, read_scores
 from medseg.runfolder import RunFolder, open_run
 from medseg.training import PathLike, Progress
 from medseg.types import Size
@@ -134,11 +133,3 @@ def _no_clash(outputs: Sequence[Predicted], overwrite: bool) -> None:
                 raise ImageError(path, "is one of the images, and would be overwritten by a prediction", "choose another --out")
             if path.exists() and not overwrite:
                 raise ImageError(path, "is there already", "choose another --out, or allow it with --overwrite")
-
-
-def compare(runs: Sequence[PathLike], split: str = "test") -> str:
-    """A Markdown table of several evaluated runs side by side; RunError unless they scored the same cases by one protocol."""
-    if len(runs) < 2:
-        raise RunError("compare", f"needs two runs or more, got {len(runs)}", "name the folders below runs/")
-    opened = [open_run(Path(path)) for path in runs]
-    return comparison([(run.id, read_scores(run.evaluation(split) / "scores.json")) for run in opened])

@@ -281,22 +281,6 @@ def test_one_damaged_photograph_leaves_nothing_half_written(world, tmp_path):
     assert first == again and len(first) == 3 and len(list((source / "out").iterdir())) == 6
 
 
-def test_compare_two_runs_and_refuse_unlike_ones(world, tmp_path):
-    root, manifest, data_root, experiment, run = world
-    other = api.train(experiment, [], data_root, tmp_path)
-    with pytest.raises(RunError, match="no readable scores.json; run `medseg evaluate"):
-        api.compare([run.path, other.path])
-    api.evaluate(other.path, "test", data_root)
-    table = api.compare([run.path, other.path])
-    assert run.id in table and other.id in table and "Pooled over 4 images" in table
-    flipped = api.train(experiment, ["infer.flip_tta=true"], data_root, tmp_path)
-    api.evaluate(flipped.path, "test", data_root)
-    with pytest.raises(RunError, match=r"its protocol \(test_time\) differs"):
-        api.compare([run.path, flipped.path])
-    with pytest.raises(RunError, match="needs two runs"):
-        api.compare([run.path])
-
-
 def test_data_roots_that_are_not_there(world, tmp_path):
     _, _, _, experiment, _ = world
     with pytest.raises(ManifestError, match="MEDSEG_DATA"):

@@ -15,6 +15,7 @@ import typer
 
 from medseg.cli.manifest import manifest_app
 from medseg.cli.options import Classes, DataRoot, GroupPattern, ValueMap, names
+from medseg.cli.publish import compare, report
 from medseg.cli.sets import data_app
 from medseg.cli.track import track_app
 from medseg.errors import ConfigError, MedsegError
@@ -28,6 +29,8 @@ app = typer.Typer(
 app.add_typer(manifest_app, name="manifest")
 app.add_typer(data_app, name="data")
 app.add_typer(track_app, name="track")
+app.command()(compare)
+app.command()(report)
 
 Experiment = Annotated[Path | None, typer.Argument(help="experiment file, e.g. experiments/tongue/unet.yaml; none with --resume")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="section.key=value ...")]
@@ -220,17 +223,6 @@ def predict(
     with bar("predicting") as show:
         written = verbs.predict(run, paths, out, checkpoint, overwrite, Progress(on_case=show))
     print(f"{len(written)} masks and overlays are in {out}")
-
-
-@app.command()
-def compare(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="evaluated run folders")],
-    split: Annotated[str, typer.Option()] = "test",
-) -> None:
-    """Print several runs' scores side by side; refused unless they scored the same cases by one protocol."""
-    from medseg import run as verbs
-
-    print(verbs.compare(runs, split), end="")
 
 
 def _train(experiment: Path | None, overrides: list[str], data_root: Path | None, runs: Path, resumed: Path | None) -> Path:

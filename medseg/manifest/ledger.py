@@ -80,8 +80,13 @@ def record_unlock(split_path: Path, reason: str, facts: dict[str, Any]) -> None:
 
 def count(split: Split) -> int:
     """How often exactly these test rows have been scored, by this split or by another of its folder that has the same test rows."""
-    wanted = rows_digest(split.ids("test"))
-    lines = (line for path in sorted(split.path.parent.glob(f"*{SUFFIX}")) for line in read_ledger(path))
+    return count_rows(split.path.parent, split.ids("test"))
+
+
+def count_rows(folder: Path, sample_ids: Iterable[str]) -> int:
+    """The same of these rows, by the ledgers of a folder of splits."""
+    wanted = rows_digest(sample_ids)
+    lines = (line for path in sorted(folder.glob(f"*{SUFFIX}")) for line in read_ledger(path))
     return sum(line.get("event") == SCORING and line.get("rows_sha256") == wanted for line in lines)
 
 

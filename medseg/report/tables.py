@@ -240,34 +240,3 @@ def markdown_table(header: Sequence[str], body: Iterable[Sequence[str]]) -> list
     """
     rule = ["---", *("---:" for _ in header[1:])]
     return ["| " + " | ".join(cells) + " |" for cells in (header, rule, *body)]
-
-
-def _differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
-    return f" ({', '.join(key for key in sorted({*one, *other}) if one.get(key) != other.get(key))})"
-
-
-def comparison(runs: Sequence[tuple[str, dict[str, Any]]]) -> str:
-    """A Markdown table of several runs' scores.json, a row a run; RunError unless all have one protocol and the same cases.
-
-    `runs` are (label, scores.json) pairs.
-    """
-    first_label, first = runs[0]
-    for label, content in runs[1:]:
-        for key in ("protocol", "split", "manifest_sha256", "split_sha256"):
-            if content[key] != first[key]:
-                parts = _differing(content[key], first[key]) if key == "protocol" else ""
-                rule = f"its {key}{parts} differs from that of {first_label}"
-                raise RunError(label, rule, "evaluate both on one split by one protocol, with the same options")
-    names = [name for name in first["pooled"] if name != BACKGROUND]
-    header = ["Run", *(f"{TITLES[m]} {name}" for name in names for m in HEADLINE), "mIoU without background"]
-    body = [
-        [
-            label,
-            *(number(content["pooled"][name][m]) for name in names for m in HEADLINE),
-            number(content["summary"]["miou_pooled/without_background"]["mean"]),
-        ]
-        for label, content in runs
-    ]
-    sentence = Protocol.read(first["protocol"], first_label).sentence()
-    note = f"Pooled over {first['n_cases']} images of the split `{first['split']}`. {sentence}"
-    return "\n".join([*markdown_table(header, body), "", note]) + "\n"

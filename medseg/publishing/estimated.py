@@ -1,0 +1,160 @@
+"""A Source -> its scores with intervals. A score is a mean over images, a ratio of pooled counts, or a mean over groups; with several seeds
+it is the mean of the seeds' scores, and the interval is of the groups: which other patients might have come, not which other seeds.
+
+Legend: G groups, S seeds, C = S ratios of one score.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+import pandas as pd
+
+from medseg.metrics.counts import Counts
+from medseg.metrics.scores import METRICS, ratio_table
+from medseg.publishing.sources import Source
+from medseg.statistics.components import Components, variance_components
+from medseg.statistics.intervals import DEFAULT, Estimate, Method, Ratios, estimates, wilson
+
+Average = Literal["per_image", "pooled", "per_group"]
+AVERAGES: tuple[Average, ...] = get_args(Average)
+MEAN = "mean of classes"  # foreground, regions left out; only where there are several
+_POOLED: dict[str, tuple[dict[str, float], dict[str, float]]] = {  # score -> numerator and denominator, weighted sums of counts
+    "iou": ({"tp": 1}, {"tp": 1, "fp": 1, "fn": 1}),
+    "recall": ({"tp": 1}, {"tp": 1, "fn": 1}),
+    "precision": ({"tp": 1}, {"tp": 1, "fp": 1}),
+    "dice": ({"tp": 2}, {"tp": 2, "fp": 1, "fn": 1}),
+    "specificity": ({"tn": 1}, {"tn": 1, "fp": 1}),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One published number. n_defined: the images in which it is defined, the fewest and the most over the seeds; n_cases: all images.
+    seeds: the score of each seed. components: where its variance comes from, of the groups' own scores, with two seeds or more."""
+
+    label: str
+    name: str
+    metric: str
+    average: Average
+    estimate: Estimate
+    n_defined: tuple[int, int]
+    n_cases: int
+    n_groups: int
+    seeds: tuple[float, ...]
+    components: Components | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """How many structures are missed, or invented: of the images whose reference holds the class, or does not. The interval (Wilson) is of
+    images where each is a group of its own, else of groups in which it happens at least once; `unit` says which."""
+
+    label: str
+    name: str
+    kind: Literal["missed", "invented"]
+    successes: int
+    n: int
+    low: float
+    high: float
+    unit: Literal["images", "groups"]
+
+
+def higher_is_better(metric: str) -> bool:
+    """Whether a larger value of this score is the better one: all ratios and NSD, not distances."""
+    return metric in METRICS or metric.startswith("nsd_")
+
+
+def bounds(metric: str) -> tuple[float, float]:
+    """What a value of this score cannot leave."""
+    return (0.0, 1.0) if higher_is_better(metric) else (0.0, math.inf)
+
+
+def ratios_of(source: Source, name: str, metric: str, average: Average) -> Ratios | None:
+    """What each group adds to a score, a column a seed; groups in the order of their names. None for a score that has no such average."""
+    if average == "pooled" and metric not in _POOLED:
+        return None
+    cases = source.cases[source.cases["name"] == name]
+    groups = sorted(source.cases["group_id"].unique())
+    columns = [_sums(cases[cases["seed"] == seed], metric, average, groups) for seed in source.seeds]
+    over, under = (np.stack(each, axis=1) for each in zip(*columns, strict=True))
+    return Ratios(over, under)
+
+
+def _sums(cases: pd.DataFrame, metric: str, average: Average, groups: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Numerator and denominator of each group, float64 (G,)."""
+    if average == "per_image" or metric not in _POOLED:
+        scores = cases.groupby("group_id")[metric].agg(["sum", "count"]).reindex(list(groups), fill_value=0.0)
+        over_G, under_G = scores["sum"].to_numpy(np.float64), scores["count"].to_numpy(np.float64)
+        return (
+            (over_G, under_G)
+            if average == "per_image"
+            else _as_one(np.divide(over_G, under_G, out=np.full_like(over_G, np.nan), where=under_G > 0))
+        )
+    counts_G4 = cases.groupby("group_id")[list(Counts._fields)].sum().reindex(list(groups), fill_value=0.0).to_numpy(np.float64)
+    if average == "per_group":
+        return _as_one(ratio_table(counts_G4)[:, METRICS.index(metric)])
+    over_4, under_4 = (np.array([weights.get(count, 0.0) for count in Counts._fields]) for weights in _POOLED[metric])
+    over_G, under_G = counts_G4 @ over_4, counts_G4 @ under_4
+    if not under_G.any():  # a class that is predicted nowhere: its precision is 0 where there is a reference, as in scores.py
+        under_G = (counts_G4[:, 2] > 0).astype(np.float64)
+    return over_G, under_G
+
+
+def _as_one(score_G: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A group's own score counts once, where it is defined."""
+    return np.nan_to_num(score_G), np.isfinite(score_G).astype(np.float64)
+
+
+def cells(
+    source: Source, metrics: Sequence[str], averages: Sequence[Average] = ("per_image", "pooled"), method: Method = DEFAULT
+) -> list[Cell]:
+    """Every class and region, then the mean over classes where there are several; scores that have no such average are passed by."""
+    return [cell for average in averages for metric in metrics for cell in _of_metric(source, metric, average, method)]
+
+
+def _of_metric(source: Source, metric: str, average: Average, method: Method) -> Iterator[Cell]:
+    found = {name: ratios_of(source, name, metric, average) for name in source.names}
+    by_name = {name: ratios for name, ratios in found.items() if ratios is not None}
+    for name, ratios in by_name.items():
+        weights = np.full((1, len(source.seeds)), 1 / len(source.seeds))
+        yield _cell(source, [name], name, metric, average, ratios, weights, method)
+    defined = [name for name in source.classes if name in by_name and np.isfinite(by_name[name].values()).all()]
+    if len(source.classes) > 1 and defined and metric in METRICS:
+        ratios = Ratios(*(np.hstack([getattr(by_name[name], side) for name in defined]) for side in ("over_GC", "under_GC")))
+        weights = np.full((1, ratios.over_GC.shape[1]), 1 / ratios.over_GC.shape[1])
+        yield _cell(source, defined, MEAN, metric, average, ratios, weights, method)
+
+
+def _cell(
+    source: Source, names: Sequence[str], title: str, metric: str, average: Average, ratios: Ratios, weights: np.ndarray, method: Method
+) -> Cell:
+    (estimate,) = estimates(ratios, weights, method, bounds=bounds(metric))
+    per_seed = ratios.values().reshape(len(names), len(source.seeds)).mean(axis=0)
+    cases = source.cases[source.cases["name"].isin(list(names))]
+    defined = [int(group[metric].notna().sum()) for _, group in cases.groupby(["name", "seed"])]
+    of_group = np.divide(ratios.over_GC, ratios.under_GC, out=np.full(ratios.over_GC.shape, np.nan), where=ratios.under_GC > 0)
+    several = len(source.seeds) > 1 and len(names) == 1
+    return Cell(
+        source.label, title, metric, average, estimate, (min(defined), max(defined)), cases["sample_id"].nunique(),
+        source.cases["group_id"].nunique(), tuple(per_seed.tolist()), variance_components(of_group) if several else None,
+    )  # fmt: skip
+
+
+def shares(source: Source) -> list[Share]:
+    """Missed and invented structures of each class and region, of the first seed's predictions."""
+    cases = source.cases[source.cases["seed"] == source.seeds[0]]
+    return [share for name in source.names for share in _shares_of(source.label, name, cases[cases["name"] == name])]
+
+
+def _shares_of(label: str, name: str, cases: pd.DataFrame) -> Iterator[Share]:
+    there, found = cases["tp"] + cases["fn"] > 0, cases["tp"] + cases["fp"] > 0
+    alone = cases["group_id"].is_unique
+    for kind, asked, happened in (("missed", there, there & ~found), ("invented", ~there, ~there & found)):
+        of = happened[asked] if alone else happened[asked].groupby(cases["group_id"][asked]).any()
+        successes, n = int(of.sum()), len(of)
+        yield Share(label, name, kind, successes, n, *wilson(successes, n), "images" if alone else "groups")  # type: ignore[arg-type]

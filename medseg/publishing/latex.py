@@ -1,0 +1,57 @@
+"""Tables as LaTeX with booktabs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from medseg.publishing.estimated import Cell
+from medseg.publishing.table import Table, defined, score_title, with_interval
+
+_TEX = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
+    "†": r"$^{\dagger}$", "–": "--", "±": r"$\pm$", "≥": r"$\geq$", "≤": r"$\leq$", "−": "$-$",
+}  # fmt: skip
+
+
+def tex(text: str) -> str:
+    """Any text as LaTeX prints it.
+
+    >>> tex("set_1 & 5 %")
+    'set\\\\_1 \\\\& 5 \\\\%'
+    """
+    return "".join(_TEX.get(letter, letter) for letter in text)
+
+
+def latex(table: Table, caption: str, label: str) -> str:
+    """A table environment (booktabs): the number, its interval in small print below, n in a column for each score."""
+    several = len(table.labels) > 1
+    columns = "l" * (1 + several) + "lr" * len(table.metrics)
+    heads = [f"{tex(score_title(metric))} & $n$" for metric in table.metrics]
+    lines = [
+        r"\begin{table}[htbp]", r"\centering", rf"\caption{{{tex(caption)}}}", rf"\label{{{label}}}", r"\small",
+        rf"\begin{{tabular}}{{{columns}}}", r"\toprule", " & ".join(["Class", *(["Run"] if several else []), *heads]) + r" \\", r"\midrule",
+    ]  # fmt: skip
+    for number, name in enumerate(table.names):
+        lines += [r"\addlinespace"] if several and number else []
+        for place, source in enumerate(table.labels):
+            row = [tex(name) if place == 0 else "", *([tex(source)] if several else [])]
+            lines.append(" & ".join(row + [_latex_cell(table, table.cell(source, name, metric)) for metric in table.metrics]) + r" \\")
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}"]) + "\n"
+
+
+def _latex_cell(table: Table, cell: Cell | None) -> str:
+    if cell is None:
+        return "-- & --"
+    text = with_interval(cell.estimate, table.digits(cell.metric))
+    value, _, interval = text.partition(" ")
+    value = {"best": rf"\textbf{{{value}}}", "second": rf"\underline{{{value}}}", None: tex(value)}[table.mark(cell)]
+    value += r"$^{\dagger}$" if table.differs(cell) else ""
+    return value + (rf" {{\scriptsize {interval}}}" if interval else "") + f" & {tex(defined(cell))}"
+
+
+def document(tables: Sequence[str]) -> str:
+    """A whole document of the tables, to look at them; a paper takes them by \\input."""
+    head = [r"\documentclass{article}", r"\usepackage[margin=1.5cm,landscape]{geometry}", r"\usepackage{booktabs}", r"\begin{document}"]
+    inputs = [rf"\input{{{name}}}" for name in tables]
+    return "\n".join([*head, *inputs, r"\end{document}"]) + "\n"

@@ -1,0 +1,245 @@
+"""A folder of scores -> a Source, a line of the published table: a run (or several that differ in the seed alone), a cross-validation, or
+what `medseg score` has written. Everything published is made of its long table of cases."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from medseg.config import read_config
+from medseg.errors import RunError
+from medseg.labels import BACKGROUND
+from medseg.manifest.ledger import count_rows
+from medseg.metrics.protocol import Protocol
+from medseg.report.tables import CASE_COLUMNS
+from medseg.runfolder import open_run
+from medseg.yamlio import read_yaml
+
+_TEXT, _WHOLE = ("sample_id", "group_id", "name", "kind"), ("seed", "fold")
+_COUNTS = ("tp", "fp", "fn", "tn")
+_OF_PREDICTIONS = {"test_time", "checkpoint"}  # what was predicted with, not how it was scored
+_BESIDE = {"calibration", "detection"}  # made of other things than the cases' table
+_BOUNDARY = {"boundary", "spacing", "tolerances"}
+
+
+@dataclass(frozen=True)
+class Source:
+    """One line of a table.
+
+    cases: a row per seed, image and class or region, as per_case.csv has them, with the columns seed and fold in front (-1 where there is
+    no such thing).  folders: where each row's pictures lie, by (seed, fold).  facts: of the data and the code, for captions and footnotes.
+    """
+
+    label: str
+    cases: pd.DataFrame
+    protocol: Protocol
+    folders: Mapping[tuple[int, int], Path]
+    facts: Mapping[str, Any]
+    fingerprint: str | None = None  # equal for runs that differ in the seed alone
+
+    @property
+    def names(self) -> list[str]:
+        """Foreground classes, then regions."""
+        return [name for name in self.cases["name"].unique().tolist() if name != BACKGROUND]
+
+    @property
+    def classes(self) -> list[str]:
+        """The foreground classes; a mean over classes is of these."""
+        of_class = self.cases.loc[self.cases["kind"] == "class", "name"].unique().tolist()
+        return [name for name in of_class if name != BACKGROUND]
+
+    @property
+    def metrics(self) -> list[str]:
+        """Every score that a case has: ratios, then distances."""
+        return [column for column in self.cases.columns if column not in {*_TEXT, *_WHOLE, *_COUNTS}]
+
+    @property
+    def seeds(self) -> list[int]:
+        """Of the trainings; one -1 where nobody knows."""
+        return [int(seed) for seed in self.cases["seed"].unique()]
+
+
+def read_sources(texts: Sequence[str], split: str = "test") -> list[Source]:
+    """A Source of each PATH or LABEL=PATH; those of one label, and runs that differ in the seed alone, become one.
+
+    Raises RunError for a folder that holds no scores, and where two labels are the same by accident.
+    """
+    found: dict[str, list[Source]] = {}
+    for text in texts:
+        label, path = _label(text)
+        source = _read(path, split)
+        if label is not None:
+            source = replace(source, label=label, fingerprint=f"label {label}")
+        found.setdefault(source.fingerprint or f"path {path.resolve()}", []).append(source)
+    return _told_apart([_joined(each) for each in found.values()])
+
+
+def check_alike(sources: Sequence[Source]) -> None:
+    """RunError unless all are of the same cases, references and groups, scored by the same rules."""
+    first, *others = sources
+    for other in others:
+        keys = differing_rules(first.protocol, other.protocol)
+        if keys:
+            rule = f"its scores were made by other rules ({', '.join(keys)}) than those of {first.label}"
+            raise RunError(other.label, rule, "score both by one protocol, with the same options")
+        _check_cases(first, other)
+
+
+def differing_rules(one: Protocol, other: Protocol) -> list[str]:
+    """The rules in which two protocols differ. Distances are ruled by those that both have; what one lacks is not compared."""
+    left_out = _OF_PREDICTIONS | _BESIDE | (set() if one.boundary and other.boundary else _BOUNDARY)
+    mine, theirs = one.to_dict(), other.to_dict()
+    return [key for key in mine if key not in left_out and mine[key] != theirs[key]]
+
+
+def _check_cases(first: Source, other: Source) -> None:
+    """The same images, in the same groups, with the same reference: as many pixels of each class in each."""
+    mine, theirs = (_references(source) for source in (first, other))
+    fix = "evaluate both on one split of one manifest"
+    alone = mine.index.symmetric_difference(theirs.index)
+    if len(alone):
+        sample, name = alone[0]
+        whose = first.label if (sample, name) in mine.index else other.label
+        what = f"{len(alone)} cases are in one alone, such as {sample} ({name}) in {whose}"
+        raise RunError(other.label, f"its cases are not those of {first.label}: {what}", fix)
+    for column, what in (("group_id", "group"), ("pixels", "reference")):
+        if len(apart := mine.index[mine[column] != theirs.loc[mine.index, column]]):
+            rule = f"the {what} of {apart[0][0]} ({apart[0][1]}) is another than in {first.label}"
+            raise RunError(other.label, rule, fix)
+
+
+def _references(source: Source) -> pd.DataFrame:
+    first = source.cases[source.cases["seed"] == source.seeds[0]].set_index(["sample_id", "name"])
+    return pd.DataFrame({"group_id": first["group_id"], "pixels": first["tp"] + first["fn"]}).sort_index()
+
+
+def _label(text: str) -> tuple[str | None, Path]:
+    """A path may hold "=": what is there as it stands is a path."""
+    label, found, path = text.partition("=")
+    if not found or Path(text).exists() or not label.strip():
+        return None, Path(text)
+    return label.strip(), Path(path)
+
+
+def _read(path: Path, split: str) -> Source:
+    if (path / "run.json").exists():
+        return _read_run(path, split)
+    if (path / "cv.json").exists():
+        return _read_cross_validation(path)
+    if (path / "scores.json").exists():
+        return _read_folder(path, path.name)
+    raise RunError(path, "holds no scores", "name a run folder, a cross-validation, or what `medseg score --out` has written")
+
+
+def _read_run(path: Path, split: str) -> Source:
+    run = open_run(path)
+    config = read_config(run.config_yaml)
+    folder = run.evaluation(split)
+    if not (folder / "scores.json").exists():
+        raise RunError(path, f"its {split} was not scored", f"run `medseg evaluate {path} --split {split}` first")
+    source = _read_folder(folder, config.name)
+    git = json.loads(run.environment_json.read_text(encoding="utf-8")).get("git") or {}
+    cases = source.cases.assign(seed=config.seed)
+    facts = {**source.facts, "run": [run.id], "commit": [_commit(git)], "dataset": str(run.state().get("dataset"))}
+    facts |= {"split_name": config.data.split, "epoch": [source.facts.get("checkpoint", {}).get("epoch")]}
+    splits = Path(config.data.manifest) / "splits"
+    if split == "test" and splits.is_dir():
+        facts["test_scorings"] = count_rows(splits, cases["sample_id"].unique())
+    folders = {(config.seed, -1): folder}
+    digests = read_yaml(run.digests_json, RunError)
+    fingerprint = json.dumps([config.model_copy(update={"seed": 0}).to_yaml(), digests.get("manifest_sha256"), digests.get("split_sha256")])
+    return replace(source, cases=cases, facts=facts, folders=folders, fingerprint=fingerprint)
+
+
+def _commit(git: Mapping[str, Any]) -> str:
+    return f"{str(git.get('commit') or 'unknown')[:10]}{' with uncommitted changes' if git.get('dirty') else ''}"
+
+
+def _read_folder(folder: Path, label: str) -> Source:
+    """An evaluation: scores.json says by which rules, per_case.csv holds the cases."""
+    content = _json(folder / "scores.json")
+    protocol = Protocol.read(content.get("protocol", {}), folder)
+    cases = _read_cases(folder / "per_case.csv")
+    facts = {key: content.get(key) for key in ("split", "manifest_sha256", "split_sha256", "checkpoint", "calibration")}
+    return Source(label, cases.assign(seed=-1, fold=-1), protocol, {(-1, -1): folder}, facts | {"notes": []})
+
+
+def _read_cross_validation(path: Path) -> Source:
+    content, about = _json(path / "scores.json"), _json(path / "cv.json")
+    cases = _read_cases(path / "per_case.csv")
+    if not {"seed", "fold"} <= set(cases.columns):
+        raise RunError(path / "per_case.csv", "has no columns seed and fold", "make the cross-validation's table again: medseg cv")
+    facts = {"split": "out of fold", "manifest_sha256": about["manifest_sha256"], "split_sha256": about["split_sha256"]}
+    facts |= {"run": [path.name], "commit": [], "dataset": about["dataset"], "split_name": about["split"], "notes": [], "checkpoint": {}}
+    return Source(about["name"], cases, Protocol.read(content.get("protocol", {}), path), _parts(path), facts)
+
+
+def _parts(path: Path) -> dict[tuple[int, int], Path]:
+    """The evaluation folder of each seed and fold, for the pictures; parts that are gone are left out."""
+    found = {}
+    for run_json in sorted(path.glob("*/run.json")):
+        run = open_run(run_json.parent)
+        config = read_config(run.config_yaml)
+        if config.data.fold is not None:
+            found[config.seed, config.data.fold] = run.evaluation("val_last")
+    return found
+
+
+def _read_cases(path: Path) -> pd.DataFrame:
+    """per_case.csv; text stays text, so that a sample named 001 or NA keeps its name."""
+    try:
+        columns = pd.read_csv(path, nrows=0).columns
+        numbers = [column for column in columns if column not in (*_TEXT, *_WHOLE)]
+        types = dict.fromkeys(_TEXT, str) | dict.fromkeys(_WHOLE, int) | dict.fromkeys(numbers, float)
+        blank = {column: [""] for column in numbers}
+        cases = pd.read_csv(path, dtype={column: types[column] for column in columns}, keep_default_na=False, na_values=blank)
+    except (OSError, ValueError) as cause:
+        raise RunError(path, f"cannot be read ({cause})", "evaluate the run again") from None
+    if not set(CASE_COLUMNS) <= set(columns):
+        missing = ", ".join(sorted(set(CASE_COLUMNS) - set(columns)))
+        raise RunError(path, f"has no column {missing}", "it was written by another version: evaluate the run again")
+    return cases
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise RunError(path, "cannot be read", "evaluate the run again") from None
+    if not isinstance(content, dict):
+        raise RunError(path, "is no record of scores", "evaluate the run again")
+    return content
+
+
+def _joined(sources: Sequence[Source]) -> Source:
+    """Runs of one label: a seed each, of the same cases by the same rules."""
+    if len(sources) == 1:
+        return sources[0]
+    check_alike(sources)
+    seeds = [seed for source in sources for seed in source.seeds]
+    if len(set(seeds)) < len(seeds):
+        rule = f"two of its runs have one seed ({', '.join(map(str, seeds))})"
+        raise RunError(sources[0].label, rule, "name each run once, or give them labels of their own: LABEL=PATH")
+    first = sources[0]
+    lists = {key: [one for source in sources for one in source.facts[key]] for key in ("run", "commit", "epoch") if key in first.facts}
+    folders = {key: folder for source in sources for key, folder in source.folders.items()}
+    cases = pd.concat([source.cases for source in sources], ignore_index=True)
+    return replace(first, cases=cases, facts={**first.facts, **lists}, folders=folders)
+
+
+def _told_apart(sources: Iterable[Source]) -> list[Source]:
+    """Two of one label get their run's or folder's name behind it."""
+    sources = list(sources)
+    labels = [source.label for source in sources]
+    return [
+        replace(source, label=f"{source.label} ({_whence(source)})") if labels.count(source.label) > 1 else source for source in sources
+    ]
+
+
+def _whence(source: Source) -> str:
+    return ", ".join(source.facts.get("run") or [str(next(iter(source.folders.values())))])

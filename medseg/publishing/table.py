@@ -1,0 +1,123 @@
+"""The cells of a table: which is best, which differs, how many digits. A third figure within its own uncertainty says nothing, so digits go
+by the interval's width."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Literal
+
+from medseg.publishing.compared import SIGNIFICANT, Compared
+from medseg.publishing.estimated import AVERAGES, Average, Cell, higher_is_better
+from medseg.report.tables import TITLES, boundary_title
+from medseg.statistics.intervals import Estimate
+
+Mark = Literal["best", "second", None]
+AVERAGE_TITLES: dict[Average, str] = {
+    "per_image": "mean over images", "pooled": "pooled over all pixels", "per_group": "mean over groups",
+}  # fmt: skip
+DAGGER = "†"
+_FEWEST_DIGITS, _MOST_DIGITS = 2, 4
+
+
+@dataclass(frozen=True)
+class Table:
+    """The cells of one average: classes down, scores across, and where there are several sources one line each below the class.
+    tests: those of the same average, against the first source."""
+
+    cells: Sequence[Cell]
+    average: Average
+    tests: Sequence[Compared] = ()
+
+    @property
+    def metrics(self) -> list[str]:
+        return list(dict.fromkeys(cell.metric for cell in self.cells))
+
+    @property
+    def labels(self) -> list[str]:
+        return list(dict.fromkeys(cell.label for cell in self.cells))
+
+    @property
+    def names(self) -> list[str]:
+        return list(dict.fromkeys(cell.name for cell in self.cells))
+
+    def cell(self, label: str, name: str, metric: str) -> Cell | None:
+        """None where the source has no such score."""
+        return next((c for c in self.cells if (c.label, c.name, c.metric) == (label, name, metric)), None)
+
+    def digits(self, metric: str) -> int:
+        """Of a column: two figures of the median half width, between 2 and 4 (of a distance 0 and 3); without intervals 3 (2)."""
+        widths = [cell.estimate.half_width for cell in self.cells if cell.metric == metric and cell.estimate.half_width > 0]
+        fewest, most = (_FEWEST_DIGITS, _MOST_DIGITS) if higher_is_better(metric) else (0, 3)
+        return min(max(1 - math.floor(math.log10(median(widths))), fewest), most) if widths else most - 1
+
+    def mark(self, cell: Cell) -> Mark:
+        """Best and second best of the sources, by what is printed: equal figures share a mark."""
+        digits = self.digits(cell.metric)
+        sign = 1 if higher_is_better(cell.metric) else -1
+        others = [self.cell(label, cell.name, cell.metric) for label in self.labels]
+        printed = {round(sign * other.estimate.value, digits) for other in others if other and not math.isnan(other.estimate.value)}
+        if len(self.labels) < 2 or math.isnan(cell.estimate.value) or len(printed) < 2:
+            return None
+        place = sorted(printed, reverse=True).index(round(sign * cell.estimate.value, digits))
+        return ("best", "second")[place] if place < 2 else None  # type: ignore[return-value]
+
+    def differs(self, cell: Cell) -> bool:
+        """Whether it differs from the first source by the adjusted test."""
+        key = (cell.label, cell.name, cell.metric)
+        return any((test.label, test.name, test.metric) == key and test.significant for test in self.tests)
+
+
+def score_title(metric: str) -> str:
+    """A score's name in a heading, with its unit.
+
+    >>> score_title("iou"), score_title("hd95_mm")
+    ('IoU', 'HD95, mm')
+    """
+    return TITLES[metric] if metric in TITLES else boundary_title(metric)
+
+
+def figures(value: float, digits: int) -> str:
+    """A number as printed; an en dash where it is undefined."""
+    return "–" if math.isnan(value) else f"{value:.{digits}f}"
+
+
+def with_interval(estimate: Estimate, digits: int) -> str:
+    """
+    >>> with_interval(Estimate(0.7811, 0.7119, 0.8432, 20), 3), with_interval(Estimate(0.5, math.nan, math.nan, 3), 3)
+    ('0.781 [0.712, 0.843]', '0.500')
+    """
+    value = figures(estimate.value, digits)
+    return value if math.isnan(estimate.low) else f"{value} [{figures(estimate.low, digits)}, {figures(estimate.high, digits)}]"
+
+
+def defined(cell: Cell) -> str:
+    """In how many of the images the score is defined.
+
+    >>> defined(Cell("a", "b", "iou", "per_image", Estimate(0.5, 0.4, 0.6, 9), (41, 41), 60, 60, (0.5,)))
+    '41/60'
+    """
+    fewest, most = cell.n_defined
+    return f"{fewest}/{cell.n_cases}" if fewest == most else f"{fewest}–{most}/{cell.n_cases}"
+
+
+def tests_sentence(tests: Sequence[Compared]) -> str:
+    """What a dagger means."""
+    if not tests:
+        return ""
+    count = sum(not math.isnan(one.test.p_permutation) for one in tests)
+    return (
+        f"{DAGGER}: differs from {tests[0].against} (two-sided permutation test, the runs swapped within groups; Holm's adjustment over "
+        f"{count} tests; p < {SIGNIFICANT})."
+    )
+
+
+def by_average(cells: Sequence[Cell], tests: Sequence[Compared]) -> dict[Average, Table]:
+    """A table for each average."""
+    return {
+        average: Table([c for c in cells if c.average == average], average, [t for t in tests if t.average == average])
+        for average in AVERAGES
+        if any(cell.average == average for cell in cells)
+    }
