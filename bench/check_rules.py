@@ -1,5 +1,7 @@
 """medseg's convention row against the libraries themselves: nnU-Net, segmentation_models.pytorch, MMSegmentation, MISeval.
 
+And its volume similarity of each image and class against MISeval's.
+
 python bench/check_rules.py [--sets 200] [--record]
 
 None of them is a dependency: run it in a second venv with a .pth file to medseg's own and pip install --no-deps nnunetv2 miseval mmengine
@@ -26,11 +28,13 @@ import torch
 from record import command_line, tell
 
 from medseg.labels import LabelSet
-from medseg.metrics.counts import confusion
+from medseg.metrics.counts import confusion, counts_table, members
 from medseg.metrics.rules import OtherRules
+from medseg.metrics.scores import METRICS, ratio_table
 
 Pairs = list[tuple[np.ndarray, np.ndarray]]  # reference and prediction of each image, uint8 (H, W)
 Theirs = dict[tuple[str, str], Any]  # (rule, field of RuleScores) -> their float or list of floats by class
+OWN = ("medseg's own, per image", "volume_similarity")  # no rule of another library: one float an image and class, image by image
 
 
 def bare_package(name: str) -> None:
@@ -124,7 +128,7 @@ def mmseg() -> Callable[[Pairs, int], Theirs]:
 
 
 def miseval() -> Callable[[Pairs, int], Theirs]:
-    """miseval.evaluate by the names "IoU" and "DSC", averaged over the images here."""
+    """miseval.evaluate by the names "IoU" and "DSC", averaged over the images here, and "VS", image by image."""
     sys.modules.update(
         {"hausdorff": ModuleType("hausdorff"), "dictances": ModuleType("dictances")}
     )  # its distances need numba; Dice does not
@@ -134,10 +138,14 @@ def miseval() -> Callable[[Pairs, int], Theirs]:
     def score(pairs: Pairs, k: int) -> Theirs:
         valid = [(truth[truth != 255], guess[truth != 255]) for truth, guess in pairs]  # it has no ignore id
         rules = {"IoU": ("MISeval 1.3, IoU", "iou"), "DSC": ("MISeval 1.3, DSC", "dice")}
-        return {
+        found = {
             key: np.mean([evaluate(*pair, metric=name, multi_class=True, n_classes=k) for pair in valid], axis=0).tolist()
             for name, key in rules.items()
         }
+        similarity = np.array([evaluate(*pair, metric="VS", multi_class=True, n_classes=k) for pair in valid])
+        absent = np.array([[not (truth == c).any() and not (guess == c).any() for c in range(k)] for truth, guess in valid])
+        assert (similarity[absent] == 1).all()  # of a class in neither mask it says 1, medseg that it is undefined
+        return found | {OWN: np.where(absent, math.nan, similarity).ravel().tolist()}
 
     return score
 
@@ -163,15 +171,18 @@ def random_sets(n: int, seed: int = 0) -> Iterator[tuple[Pairs, int]]:
 
 
 def ours(pairs: Pairs, k: int) -> dict[str, dict[str, Any]]:
-    """rule -> field -> our value; a list over classes where RuleScores has a dict."""
+    """rule -> field -> our value; a list over classes where RuleScores has a dict. OWN by the same two names."""
     labels = LabelSet.of(*(f"class {c}" for c in range(1, k)))
-    rules = OtherRules(labels)
+    rules, similarity = OtherRules(labels), []
     for pair in pairs:
-        rules.add(confusion(*pair, labels))
-    return {
+        confusion_KK = confusion(*pair, labels)
+        rules.add(confusion_KK)
+        similarity += ratio_table(counts_table(confusion_KK, members(labels)))[:, METRICS.index(OWN[1])].tolist()
+    found = {
         s.rule: {"iou": list(s.iou.values()), "dice": list(s.dice.values()), "mean_iou": s.mean_iou, "mean_dice": s.mean_dice}
         for s in rules.results()
     }
+    return found | {OWN[0]: {OWN[1]: similarity}}
 
 
 def distance(found: Any, expected: Any) -> float:
@@ -204,5 +215,6 @@ if __name__ == "__main__":
         figures[name] = f"{importlib.metadata.version(name)}, {len(by_key)} numbers, largest difference {max(by_key.values()):.1e}"
     wrong = [f"{key} ({value:.1e})" for by_key in off.values() for key, value in by_key.items() if value > 1e-6]
     figures["disagreements"] = wrong or ("none" if libraries else "nothing was compared")
-    tell("The rules of other libraries, against their own code", f"python bench/{Path(__file__).name}", figures, options.record)
+    command = f"python bench/{Path(__file__).name} --sets {options.sets}"
+    tell("The rules of other libraries, against their own code", command, figures, options.record)
     sys.exit(1 if wrong or not libraries else 0)

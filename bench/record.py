@@ -89,6 +89,7 @@ def of_run(run: RunFolder, timed: bool = True) -> dict[str, Any]:
         "pooled": scores["pooled"],
         "per_image": scores["per_image"],
         "miou_pooled": scores["summary"]["miou_pooled/without_background"]["mean"],
+        "protocol_sha256": hashlib.sha256(json.dumps(scores["protocol"], sort_keys=True).encode()).hexdigest(),
         "manifest_sha256": scores["manifest_sha256"],
         "split_sha256": scores["split_sha256"],
     }

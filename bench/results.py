@@ -27,10 +27,13 @@ Time is the training with its validations, on the machine named, no other job ru
 
 
 def experiments(records: Iterable[dict[str, Any]]) -> list[str]:
-    """A section for each experiment, config, split and machine: a row a run, then the mean over its seeds."""
+    """A section for each experiment, config, split, protocol and machine: a row a run, then the mean over its seeds."""
     groups: dict[tuple[str, ...], list[dict[str, Any]]] = defaultdict(list)
     for record in records:
-        groups[tuple(record[key] for key in ("experiment", "machine", "config_sha256", "split_sha256"))].append(record)
+        groups[
+            tuple(record[key] for key in ("experiment", "machine", "config_sha256", "split_sha256"))
+            + (record.get("protocol_sha256", ""),)  # which the first lines had not
+        ].append(record)
     text: list[str] = []
     for (name, machine, *_), runs in sorted(groups.items()):
         assert len({run["seed"] for run in runs}) == len(runs), f"{name}: one seed is recorded twice"

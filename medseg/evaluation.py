@@ -19,7 +19,7 @@ from medseg.data.decoded import DecodedSet
 from medseg.engine.evaluate import on_original_grid
 from medseg.engine.infer import class_ids
 from medseg.errors import ManifestError, RunError
-from medseg.files import resolve_under, staged_folder
+from medseg.files import resolve_under, sha256_file, staged_folder
 from medseg.instances import decode, read_instances
 from medseg.manifest.ledger import record_scoring
 from medseg.manifest.schema import Manifest, Split
@@ -29,9 +29,9 @@ from medseg.metrics.boundary import Boundary, unit_of
 from medseg.metrics.calibration import CalibrationCounts, calibration_of, count_calibration
 from medseg.metrics.detection import Objects
 from medseg.metrics.measure import Measures
-from medseg.metrics.protocol import Protocol, boundary_rules
+from medseg.metrics.protocol import Protocol, boundary_rules, region_rules
 from medseg.metrics.scores import Scores, score
-from medseg.report.evaluation import CALIBRATION_RULE, DETECTION_RULES, EvaluationFiles, Extras
+from medseg.report.evaluation import CALIBRATION_RULE, DETECTION_RULES, PRECISION_RULE, EvaluationFiles, Extras
 from medseg.report.figures import overlay_sheet
 from medseg.run import LoadedRun, load_run
 from medseg.training import PathLike, Progress, as_path, same_data
@@ -82,17 +82,27 @@ class Scene:
         return read_original_mask(self.manifest, row, self.root)
 
     def objects(self, row: Row, reference_HW: np.ndarray, mask_HW: np.ndarray) -> dict[str, Objects]:
-        """The objects of each class, the reference's as they are asked for; where annotated shapes overlap, the later one has the pixel."""
-        if self.asked.instances == "components":
-            return self.measures.objects(reference_HW, mask_HW)
-        if row.instances is None:
-            fix = "take --instances components, or import the annotation with its shapes"
-            raise ManifestError(self.manifest.where(row), "the manifest holds no separate objects of it", fix)
-        path = resolve_under(self.manifest.folder, row.instances, ManifestError, self.manifest.where(row))
-        drawn = np.zeros(reference_HW.shape, np.int32)
-        for number, shape in enumerate(read_instances(path), start=1):
-            drawn[decode(shape)] = number
+        """The objects of each class, the reference's as they are asked for."""
+        drawn = _annotated(self.manifest, row, reference_HW) if self.asked.instances == "annotated" else None
         return self.measures.objects(reference_HW, mask_HW, drawn)
+
+
+def _annotated(manifest: Manifest, row: Row, reference_HW: np.ndarray) -> np.ndarray:
+    """int32 (H, W): the annotated objects by number, each where the reference shows its class; of two of one class the smaller has the
+    pixels that both claim. Crowds, which are no single objects, are left out. ManifestError for a file that is not the manifest's."""
+    if row.instances is None:
+        fix = "take --instances components, or import the annotation with its shapes"
+        raise ManifestError(manifest.where(row), "the manifest holds no separate objects of it", fix)
+    path = resolve_under(manifest.folder, row.instances, ManifestError, manifest.where(row))
+    found = read_instances(path)
+    sizes = {each.size for each in found} | {row.size}
+    if sha256_file(path) != row.instances_sha256 or len(sizes) > 1:
+        raise ManifestError(path, "the file of the objects is not the one that the manifest describes", "import the annotation again")
+    decoded = [(each.label, decode(each)) for each in found if not each.crowd and each.label in manifest.labels.names]
+    drawn = np.zeros(reference_HW.shape, np.int32)
+    for number, (label, shape_HW) in enumerate(sorted(decoded, key=lambda pair: -int(pair[1].sum())), start=1):
+        drawn[shape_HW & (reference_HW == manifest.labels.id_of(label))] = number
+    return drawn
 
 
 @dataclass(frozen=True)
@@ -258,12 +268,14 @@ def _protocol(scene: Scene) -> Protocol:
     passes = "mean over the image and its mirror image" if loaded.config.infer.flip_tta else "single forward pass"
     if window := loaded.passes.window:
         passes += f", in windows of {window.height_px} x {window.width_px} pixels that overlap by {loaded.passes.overlap:.0%}"
+    asked = scene.asked.instances
     return Protocol(
         ignore_id=loaded.labels.ignore_id,
-        test_time=passes,
+        regions=region_rules(loaded.labels),
+        test_time=f"{passes}; each pixel has its most probable class",
         checkpoint="chosen on val" if loaded.facts["checkpoint"] == "best" else "of the last epoch",
         calibration=CALIBRATION_RULE if scene.asked.calibration else None,
-        detection=DETECTION_RULES[scene.asked.instances] if scene.asked.instances else None,
+        detection=f"{DETECTION_RULES[asked]}; {PRECISION_RULE}" if asked else None,
         **(boundary_rules(boundary) if boundary else {}),
     )
 

@@ -22,7 +22,7 @@ from medseg.labels import LabelSet
 from medseg.manifest.importers.common import Notes, label_set, listed
 from medseg.manifest.importers.nnunet import nnunet_labels
 from medseg.manifest.table import read_dataset
-from medseg.volumes import read_header, read_label_volume, volume_stem
+from medseg.volumes import read_header, read_label_volume, rounded, volume_stem
 
 ENDINGS = re.compile(r"((^|_)(seg|segmentation|pred|prediction|trans|mask|labels?|gt|\d(st|nd)HO))+$", re.IGNORECASE)
 MASK_SUFFIXES = (*(suffix for suffix in IMAGE_SUFFIXES if suffix not in (".jpg", ".jpeg")), ".npy", *VOLUME_SUFFIXES)
@@ -98,14 +98,14 @@ class Mask:
 
     ids: np.ndarray
     affine: np.ndarray | None = None
-    spacing_mm: tuple[float, float, float] | None = None
+    spacing_mm: tuple[float, ...] | None = None
 
 
 def read_ids(path: Path, given: Mapping[int, int], labels: LabelSet | None = None) -> Mask:
     """Read a mask; `given` maps stored values to ids, the others stand for themselves. ImageError or LabelError for what cannot be."""
     if is_volume(path):
         header = read_header(path)
-        mask = Mask(read_label_volume(path, given), header.affine, header.spacing_mm)
+        mask = Mask(read_label_volume(path, given), header.affine, rounded(header.spacing_mm))
     else:
         values = _plain_values(path, given)
         ids = look_up(values, {value: value for value in range(256)} | dict(given)) if given else values

@@ -11,9 +11,12 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import partial
 from typing import TypeVar
+
+from medseg.errors import MedsegError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -39,6 +42,9 @@ def in_order(work: Callable[[Item], Result], items: Sequence[Item], workers: int
                     yield from waiting.popleft().result()
             while waiting:
                 yield from waiting.popleft().result()
+        except BrokenProcessPool:
+            rule = "one of the processes was killed, by the system where memory ran out"
+            raise MedsegError("processes", rule, "take fewer of them: --jobs 1") from None
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
@@ -59,6 +65,9 @@ def _pool(workers: int, items: int) -> Executor:
 @contextmanager
 def _kept_whole() -> Iterator[None]:
     """What is there already is set aside from the garbage collector, whose marks would make a copy of every page that a fork shares."""
+    if gc.get_freeze_count():  # somebody else has, and will undo it
+        yield
+        return
     gc.freeze()
     try:
         yield

@@ -17,7 +17,7 @@ from medseg.manifest.importers.common import group_ids
 from medseg.manifest.importers.masks import parse_map
 from medseg.metrics.boundary import Boundary
 from medseg.metrics.measure import Measures
-from medseg.metrics.protocol import Protocol, boundary_rules
+from medseg.metrics.protocol import Protocol, boundary_rules, region_rules
 from medseg.metrics.scores import Scores
 from medseg.pairing import Mask, Pair, find_labels, labels_met, pair_up, read_ids
 from medseg.parallel import in_order
@@ -147,6 +147,7 @@ def _notes(reference: Path, prediction: Path, ignored: int, asked: Asked) -> lis
 def _protocol(measures: Measures) -> Protocol:
     return Protocol(
         ignore_id=measures.labels.ignore_id,
+        regions=region_rules(measures.labels),
         test_time="as the files were given",
         checkpoint="not known: predictions from elsewhere",
         detection=DETECTION_RULES["components"] if measures.instances else None,

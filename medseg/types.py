@@ -50,6 +50,7 @@ class Row:
     depth_px: int | None = None
     spacing_mm: Spacing = (None, None, None)
     instances: str | None = None
+    instances_sha256: str | None = None
     channels: int = 1
     mask_as_stored: bool = False
 

@@ -23,7 +23,6 @@ from nibabel.spatialimages import HeaderDataError
 from medseg.errors import ImageError
 from medseg.files import atomic_path
 from medseg.images import VOLUME_SUFFIXES
-from medseg.types import Spacing
 
 MAX_VOXELS = 2**29  # 536,870,912, channels counted: room for a CT of 512 x 512 x 2048, and a label volume stays at 512 MiB
 MAX_OFFSET = 64 * 1024**2  # header extensions before the voxels
@@ -242,7 +241,7 @@ def same_affine(one: np.ndarray, other: np.ndarray) -> bool:
     return bool((np.abs(one - other)[:3] <= allowed).all())
 
 
-def rounded(spacing_mm: tuple[float, float, float]) -> Spacing:
+def rounded(spacing_mm: tuple[float, float, float]) -> tuple[float, float, float]:
     """Spacing to a millionth of a millimetre, as manifests state it: an affine in float32 holds no more.
 
     >>> rounded((0.699999988, 0.5, 3e-7))

@@ -208,5 +208,5 @@ def test_scores_of_another_protocol_are_not_merged(world, tmp_path):
     outcome = cross_validate(world[-1], 2, 1, SHORT, world[3], tmp_path)
     path = runs_of(outcome.folder)[0].evaluation("val_last") / "scores.json"
     path.write_text(path.read_text().replace("single forward pass", "mean over the image and its mirror image"))
-    with pytest.raises(RunError, match="its folds were scored by different protocols"):
+    with pytest.raises(RunError, match=r"was scored by other rules \(test_time\) than .*; remove this folder, and the same command"):
         cross_validate(world[-1], 2, 1, SHORT, world[3], tmp_path)

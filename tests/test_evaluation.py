@@ -9,13 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from pycocotools import mask as coco_rle
 from skimage.measure import label
 
 from medseg import api, images
+from medseg.data.decode import read_original_mask
 from medseg.errors import ConfigError, ManifestError
-from medseg.evaluation import Asked
+from medseg.evaluation import Asked, _annotated
 from medseg.labels import LabelSet
 from medseg.manifest.importers.masks import import_masks
+from medseg.manifest.schema import Manifest
 from medseg.metrics.counts import confusion, counts_of
 from medseg.metrics.rules import OtherRules
 from medseg.metrics.scores import ratios
@@ -95,6 +98,51 @@ def test_annotated_shapes_are_objects_though_they_touch(tmp_path):
         stored, _ = evaluated(run, api_root, instances=kind)
         assert stored["detection"]["disc"]["n_reference"] == number * stored["n_cases"]
         assert ("as annotated" in stored["protocol"]["detection"]) is (kind == "annotated")
+
+
+def rectangle(left: int, top: int, width: int, height: int) -> list[list[float]]:
+    right, bottom = left + width, top + height
+    return [[left, top, right, top, right, bottom, left, bottom]]
+
+
+@pytest.fixture
+def overlapping(tmp_path) -> tuple[Manifest, Path]:
+    """COCO: two lesions and a small organ inside a larger organ that is listed last, and a crowd over one of the lesions."""
+    images.write_image(tmp_path / "data/a.png", np.full((60, 80, 3), 90, np.uint8))
+    shapes = [("lesion", (10, 10, 6, 6)), ("lesion", (30, 10, 6, 6)), ("organ", (50, 30, 10, 10)), ("organ", (5, 5, 60, 45))]
+    entries = [
+        {"id": number, "image_id": 1, "category_id": 1 + (label == "lesion"), "iscrowd": 0, "bbox": list(box), "area": box[2] * box[3],
+         "segmentation": rectangle(*box)} for number, (label, box) in enumerate(shapes, 1)
+    ]  # fmt: skip
+    crowd = np.zeros((60, 80), np.uint8, order="F")
+    crowd[8:18, 28:38] = 1
+    code = {key: value.decode() if isinstance(value, bytes) else value for key, value in coco_rle.encode(crowd).items()}
+    entries.append({"id": 9, "image_id": 1, "category_id": 2, "iscrowd": 1, "bbox": [28, 8, 10, 10], "area": 100, "segmentation": code})
+    content = {"images": [{"id": 1, "file_name": "a.png", "height": 60, "width": 80}], "annotations": entries}
+    content["categories"] = [{"id": 1, "name": "organ"}, {"id": 2, "name": "lesion"}]
+    (tmp_path / "data/coco.json").write_text(json.dumps(content))
+    api.import_coco(tmp_path / "data/coco.json", tmp_path / "data", tmp_path / "manifest", instances=True)
+    return api.read_manifest(tmp_path / "manifest"), tmp_path / "data"
+
+
+def test_overlapping_annotated_objects_keep_their_own_pixels(overlapping):
+    manifest, root = overlapping
+    row = manifest.row(0)
+    reference = read_original_mask(manifest, row, root)
+    drawn = _annotated(manifest, row, reference)
+    areas = {name: sorted(np.bincount(drawn[reference == manifest.labels.id_of(name)])[1:]) for name in ("organ", "lesion")}
+    present = {name: [int(area) for area in each if area] for name, each in areas.items()}
+    assert present == {"organ": [100, 60 * 45 - 100 - 100 - 36], "lesion": [36, 36]}  # around one lesion the crowd is ignored
+
+
+def test_an_objects_file_that_was_changed_is_refused(overlapping):
+    manifest, root = overlapping
+    row = manifest.row(0)
+    path = manifest.folder / row.instances
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | {"instances": content["instances"][1:]}))
+    with pytest.raises(ManifestError, match="the file of the objects is not the one that the manifest describes"):
+        _annotated(manifest, row, read_original_mask(manifest, row, root))
 
 
 def test_calibration_is_of_the_valid_pixels_on_the_images_own_grid(world):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,12 +15,13 @@ from PIL import Image
 
 from medseg import api
 from medseg.cli import app, main
-from medseg.errors import AnnotationError, ConfigError, ImageError, LabelError, ManifestError
+from medseg.errors import AnnotationError, ConfigError, ImageError, LabelError, ManifestError, MedsegError
 from medseg.images import write_mask
 from medseg.labels import LabelSet
 from medseg.metrics.counts import confusion
 from medseg.metrics.scores import score
 from medseg.pairing import pair_up
+from medseg.parallel import in_order
 from medseg.scoring import Asked, score_folders
 from medseg.types import CaseResult
 from medseg.volumes import write_labels
@@ -86,6 +89,48 @@ def test_a_volume_may_store_any_whole_number_that_a_map_explains(tmp_path):
         score_folders(tmp_path / "r", tmp_path / "p", tmp_path / "out", PLAIN)
     found = score_folders(tmp_path / "r", tmp_path / "p", tmp_path / "out", replace(PLAIN, given=("700=lesion",)))
     assert {found.pooled[name]["iou"] for name in LABELS.foreground} == {1.0} and (ids == 2).any()
+
+
+def test_a_photograph_stored_as_a_volume_has_a_photographs_distances(tmp_path):
+    y, x = np.mgrid[:60, :70]
+    truth, guess = (((y - 30) ** 2 + (x - place) ** 2 < 400).astype(np.uint8) for place in (30, 33))
+    for name, mask in (("r", truth), ("p", guess)):
+        write(tmp_path / name / "a.png", mask)
+        (tmp_path / "v" / name).mkdir(parents=True)
+        write_labels(tmp_path / "v" / name / "a.nii.gz", mask[..., None], np.diag([1.0, 1.0, 5.0, 1.0]))
+    flat = score_folders(tmp_path / "r", tmp_path / "p", tmp_path / "out", replace(PLAIN, tolerances=("1px",)))
+    deep = score_folders(tmp_path / "v/r", tmp_path / "v/p", tmp_path / "deep", replace(PLAIN, tolerances=("1mm",)))
+    assert flat.boundary["liver"]["hd95_px"].mean == deep.boundary["liver"]["hd95_mm"].mean == 3.0
+    assert flat.boundary["liver"]["nsd_1px"] == deep.boundary["liver"]["nsd_1mm"] and flat.boundary["liver"]["nsd_1px"].mean < 0.5
+
+
+@pytest.mark.parametrize(("spacing", "tolerance"), [(0.3, "0.9mm"), (0.6, "1.8mm"), (1.1, "3.3mm"), (1.7, "5.1mm")])
+def test_a_distance_that_equals_the_tolerance_is_within_it(tmp_path, spacing, tolerance):
+    for name, place in (("r", 2), ("p", 5)):
+        mask = np.zeros((9, 3, 3), np.uint8)
+        mask[place, 1, 1] = 1
+        (tmp_path / name).mkdir()
+        write_labels(tmp_path / name / "a.nii.gz", mask, np.diag([spacing] * 3 + [1.0]))
+    found = score_folders(tmp_path / "r", tmp_path / "p", tmp_path / "out", replace(PLAIN, tolerances=(tolerance,)))
+    assert found.boundary["liver"][f"nsd_{tolerance}"].mean == 1.0
+
+
+def test_a_worker_that_is_killed_is_one_error():
+    with pytest.raises(MedsegError, match="one of the processes was killed, .* memory ran out; take fewer of them: --jobs 1"):
+        list(in_order(_die, list(range(2000)), 2))
+
+
+def _die(number: int) -> int:
+    if number == 100:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+def test_a_tolerance_named_twice(tmp_path):
+    for name in ("r", "p"):
+        write(tmp_path / name / "a.png", masks(1)[0][1])
+    with pytest.raises(ConfigError, match="--tolerance: one is named twice: nsd_2px, nsd_2px"):
+        score_folders(tmp_path / "r", tmp_path / "p", tmp_path / "out", replace(PLAIN, tolerances=("2px", "2.0px")))
 
 
 def test_a_pattern_picks_one_of_several_masks_in_one_folder(tmp_path):

@@ -102,6 +102,7 @@ class Manifest:
             spacing_mm=_spacing(record),
             channels=int(record["channels"]) if pd.notna(record.get("channels")) else 1,
             instances=str(record["instances"]) if pd.notna(record.get("instances")) else None,
+            instances_sha256=str(record["instances_sha256"]) if pd.notna(record.get("instances_sha256")) else None,
             mask_as_stored=record.get("mask_as_stored") == "true",
         )
 

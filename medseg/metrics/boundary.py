@@ -46,7 +46,7 @@ class Tolerance:
     @property
     def key(self) -> str:
         """The score's name."""
-        return f"nsd_{self.value:g}{self.unit}"
+        return f"nsd_{self.value!r}{self.unit}".replace(f".0{self.unit}", self.unit)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +65,8 @@ class Boundary:
                 have = "every image has a spacing, so distances are in mm" if unit == "mm" else "not every image has a spacing in mm"
                 rule = f"{tolerance.value:g} {tolerance.unit} cannot be used: {have}"
                 raise ConfigError("--tolerance", rule, "give it in mm" if unit == "mm" else "give it in px or %")
+        if len({tolerance.key for tolerance in found}) < len(found):
+            raise ConfigError("--tolerance", f"one is named twice: {', '.join(tolerance.key for tolerance in found)}", "name each once")
         return cls(unit, found)
 
     @property
@@ -78,8 +80,13 @@ class Boundary:
     ) -> dict[str, dict[str, float]]:
         """The numbers of each foreground class and region, of masks of class ids, 2-D or 3-D.
 
-        spacing_mm: in the order of the arrays' axes, for the unit mm. Ignored pixels are background in both masks.
+        spacing_mm: in the order of the arrays' axes, for the unit mm. Ignored pixels are background in both masks. Axes of one element are
+        left out: a photograph stored as a volume is no volume, all of whose voxels would lie at its surface.
         """
+        if 1 in reference.shape and reference.size > 1:
+            axes = tuple(axis for axis, length in enumerate(reference.shape) if length > 1)
+            reference, prediction = reference.squeeze(), prediction.squeeze()
+            spacing_mm = [spacing_mm[axis] for axis in axes] if spacing_mm else None
         valid = labels.valid(reference)
         assert self.unit == "px" or spacing_mm, "distances in mm need a spacing"
         steps = tuple(spacing_mm) if self.unit == "mm" and spacing_mm else (1.0,) * reference.ndim

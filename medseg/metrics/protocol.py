@@ -7,9 +7,10 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from medseg.errors import RunError
+from medseg.labels import LabelSet
 from medseg.metrics.boundary import Boundary
 
-VERSION = 2
+VERSION = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,7 @@ class Protocol:
     specificity: str = "of the pixels outside the reference; undefined where there are none, and for a class in neither mask"
     ignore_id: int = 255
     background: str = "background"
+    regions: tuple[str, ...] = ()
     test_time: str = "single forward pass"
     checkpoint: str = "chosen on val"
     boundary: str | None = None
@@ -46,10 +48,10 @@ class Protocol:
     def read(cls, content: Mapping[str, Any], where: object) -> Protocol:
         """What `to_dict` gave; RunError for one of another version, whose scores mean something else."""
         if content.get("version") != VERSION or set(content) != {field.name for field in fields(cls)}:
-            rule = f"was scored by version {content.get('version')} of the protocol, this medseg has version {VERSION}"
+            rule = f"was scored by version {content.get('version')} of the protocol, and this medseg reads version {VERSION}"
             raise RunError(where, rule, "evaluate it again")
-        tolerances = content["tolerances"]
-        return cls(**{**content, "tolerances": None if tolerances is None else tuple(tolerances)})
+        lists = {key: tuple(content[key]) for key in ("tolerances", "regions") if isinstance(content[key], list)}
+        return cls(**{**content, **lists})
 
     def sentence(self) -> str:
         """The footnote under a table."""
@@ -58,12 +60,22 @@ class Protocol:
             f"Per group: {self.per_group}. Class in neither mask: {self.both_empty}. "
             f"Missed: {self.missed}. Reference empty: {self.reference_empty}. Specificity: {self.specificity}. "
             f"Means over classes say whether {self.background} is in them. "
-            f"Each pixel has its most probable class. Ignored id: {self.ignore_id}. "
+            f"Ignored id: {self.ignore_id}. "
         )
+        text += f"Regions: {', '.join(self.regions)}. " if self.regions else ""
         text += f"Boundary: {self.boundary}; {self.spacing}; tolerances {', '.join(self.tolerances or ())}. " if self.boundary else ""
         text += f"Calibration: {self.calibration}. " if self.calibration else ""
         text += f"Detection: {self.detection}. " if self.detection else ""
         return text + f"Prediction: {self.test_time}; checkpoint {self.checkpoint}."
+
+
+def region_rules(labels: LabelSet) -> tuple[str, ...]:
+    """What each region is made of.
+
+    >>> region_rules(LabelSet.of("tongue", "coating", regions={"whole_tongue": ["tongue", "coating"]}))
+    ('whole_tongue = tongue + coating',)
+    """
+    return tuple(f"{name} = {' + '.join(members)}" for name, members in labels.regions.items())
 
 
 def boundary_rules(boundary: Boundary) -> dict[str, Any]:
@@ -76,7 +88,7 @@ def boundary_rules(boundary: Boundary) -> dict[str, Any]:
             "the outline is what erosion by the cross takes away, an image's edge included; HD95 the larger of the two directed 95th "
             "percentiles, HD95 pooled the percentile of both directions' distances together; ASSD the mean of both directions' distances "
             "together; NSD the share of both outlines within the tolerance; missed or invented: NSD 0, no distance, counted beside; "
-            "ignored pixels are background of both masks, so that an outline cut by them counts as met there"
+            "ignored pixels are background of both masks, so that an outline cut by them counts as met there; axes of one element left out"
         ),
         "spacing": spacing,
         "tolerances": tuple(tolerance.key for tolerance in boundary.tolerances),

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -236,55 +237,53 @@ def _pooled(total_KK: np.ndarray, names: tuple[str, ...]) -> list[RuleScores]:
     """The rules that sum the counts of all images before they divide."""
     tp_K, reference_K, prediction_K = _sizes(total_KK)
     iou_K, dice_K = _iou_and_dice(tp_K, reference_K, prediction_K, both_empty=math.nan)
-    found_iou_K, found_dice_K = (np.where(np.isnan(ratio_K), 1.0, ratio_K) for ratio_K in (iou_K, dice_K))
     # precision and recall are 0 / 0 or both 0 without a true positive, and so is their harmonic mean
     fscore_K = np.where(tp_K > 0, dice_K, math.nan)
     micro = _iou_and_dice(tp_K.sum(), reference_K.sum(), prediction_K.sum(), both_empty=math.nan).tolist()
-
-    def named(values_K: np.ndarray) -> dict[str, float]:
-        return dict(zip(names, values_K.tolist(), strict=True))
-
+    alike = "pooled over all images and the pixels of all classes, background too, so Dice = pixel accuracy"
+    by_class = partial(_by_class, names)
     return [
-        RuleScores(
-            "segmentation_models.pytorch 0.6, micro",
-            "pooled over all images and the pixels of all classes, background too, so Dice = pixel accuracy",
-            {},
-            {},
-            *micro,
-        ),
-        RuleScores(
+        RuleScores("segmentation_models.pytorch 0.6, micro", alike, {}, {}, *micro),
+        by_class(
             "segmentation_models.pytorch 0.6, macro",
             f"pooled; a class found nowhere = 1 (zero_division=1, the default); missed = 0; {_BY_CLASS}",
-            named(found_iou_K),
-            named(found_dice_K),
-            float(found_iou_K.mean()),
-            float(found_dice_K.mean()),
+            np.nan_to_num(iou_K, nan=1.0),
+            np.nan_to_num(dice_K, nan=1.0),
         ),
-        RuleScores(
+        by_class(
             "torchmetrics 1.9, MulticlassJaccardIndex",
             f"pooled; a class found nowhere = 0, and not in the mean; missed = 0; {_BY_CLASS} (macro)",
-            named(np.where(np.isnan(iou_K), 0.0, iou_K)),
-            {},
-            _mean(iou_K),
-            math.nan,
+            iou_K,
+            nowhere=0.0,
         ),
-        RuleScores(
+        by_class(
             "MMSegmentation 1.2, mIoU and mDice",
             f"pooled; a class found nowhere is NaN, and not in the mean; missed = 0; {_BY_CLASS} (it prints percent of two decimals)",
-            named(iou_K),
-            named(dice_K),
-            _mean(iou_K),
-            _mean(dice_K),
+            iou_K,
+            dice_K,
         ),
-        RuleScores(
+        by_class(
             "MMSegmentation 1.2, mFscore",
             f"pooled; a class without one true positive, so a missed one too, is NaN and not in the mean; {_BY_CLASS}",
-            {},
-            named(fscore_K),
-            math.nan,
-            _mean(fscore_K),
+            dice_K=fscore_K,
         ),
     ]
+
+
+def _by_class(
+    names: tuple[str, ...],
+    rule: str,
+    sentence: str,
+    iou_K: np.ndarray | None = None,
+    dice_K: np.ndarray | None = None,
+    nowhere: float = math.nan,
+) -> RuleScores:
+    """Of float64 (K,) with NaN for what is not in the mean, which is printed as `nowhere`; None for a score that the rule has not."""
+    iou, dice = (
+        {} if each is None else dict(zip(names, np.nan_to_num(each, nan=nowhere).tolist(), strict=True)) for each in (iou_K, dice_K)
+    )
+    means = (math.nan if each is None else _mean(each) for each in (iou_K, dice_K))
+    return RuleScores(rule, sentence, iou, dice, *means)
 
 
 def _sizes(confusion_KK: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

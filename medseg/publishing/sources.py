@@ -221,11 +221,15 @@ def _joined(sources: Sequence[Source]) -> Source:
     if len(sources) == 1:
         return sources[0]
     check_alike(sources)
+    first, *others = sources
+    for other in others:
+        if keys := [key for key, value in first.protocol.to_dict().items() if other.protocol.to_dict()[key] != value]:
+            rule = f"two of its runs were predicted or scored in two ways ({', '.join(keys)}), and cannot be one line"
+            raise RunError(first.label, rule, "evaluate both with the same options, or give them labels of their own: LABEL=PATH")
     seeds = [seed for source in sources for seed in source.seeds]
     if len(set(seeds)) < len(seeds):
         rule = f"two of its runs have one seed ({', '.join(map(str, seeds))})"
         raise RunError(sources[0].label, rule, "name each run once, or give them labels of their own: LABEL=PATH")
-    first = sources[0]
     lists = {key: [one for source in sources for one in source.facts[key]] for key in ("run", "commit", "epoch") if key in first.facts}
     folders = {key: folder for source in sources for key, folder in source.folders.items()}
     cases = pd.concat([source.cases for source in sources], ignore_index=True)

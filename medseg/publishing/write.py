@@ -1,7 +1,7 @@
 """The verb report: sources in, a folder of tables out, written whole or not at all.
 
-table.csv, table.md, table.tex (and table_pooled.tex), table_preview.tex, cases.csv, and of two sources or more tests.csv. Every cell is
-made of cases.csv alone, by the rows of its run and class.
+table.csv, table.md, table.tex (and table_pooled.tex), table_preview.tex, forest.png, forest.pdf, cases.csv, and of two sources or more
+tests.csv. Every cell is made of cases.csv alone, by the rows of its run and class.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from medseg.files import staged_folder, write_text
 from medseg.publishing.compared import Compared, compare_sources
 from medseg.publishing.csvs import cells_csv, tests_csv
 from medseg.publishing.estimated import Average, Cell, Share, cells, shares
+from medseg.publishing.forest import forest_plot
 from medseg.publishing.latex import document, latex
 from medseg.publishing.markdown import deciding_markdown, markdown, seeds_markdown, shares_markdown, tests_markdown
 from medseg.publishing.sources import Source, check_alike, read_sources
@@ -25,7 +26,17 @@ from medseg.report.tables import blank_nan, printed
 from medseg.statistics.intervals import DEFAULT, FEWEST_GROUPS, METHODS, REPLICATES, Method
 
 LEVEL = 0.95
-WRITTEN = ("table.csv", "table.md", "table.tex", "table_pooled.tex", "table_preview.tex", "cases.csv", "tests.csv")
+WRITTEN = (
+    "table.csv",
+    "table.md",
+    "table.tex",
+    "table_pooled.tex",
+    "table_preview.tex",
+    "cases.csv",
+    "tests.csv",
+    "forest.png",
+    "forest.pdf",
+)
 OVERLAP = ("iou", "recall", "precision")  # of the headline and the tests; Dice is IoU on another scale and would be tested twice
 METHOD_NAMES: dict[Method, str] = {"bootstrap_t": "bootstrap-t", "bca": "BCa bootstrap", "percentile": "percentile bootstrap"}
 
@@ -93,6 +104,9 @@ def write_report(out: Path, published: Published) -> None:
             write_text(folder / f"{name}.tex", latex(table, caption(published, table), f"tab:{name}"))
             names.append(name)
         write_text(folder / "table_preview.tex", document(names))
+        first = next(iter(published.tables.values()))
+        forest_plot(folder / "forest.png", first)
+        forest_plot(folder / "forest.pdf", first)
         if published.tests:
             write_text(folder / "tests.csv", tests_csv(published.tests, published.margin))
 

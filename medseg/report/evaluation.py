@@ -26,8 +26,14 @@ CALIBRATION_RULE = "pooled over the pixels of all images, on each image's own gr
 _FOUND = f"found where the IoU of a one-to-one pair is at least {MATCHED_AT}; counts pooled over images; ignored pixels are background"
 DETECTION_RULES = {
     "components": f"connected components (8 or 26 neighbours) of both masks, {_FOUND}",
-    "annotated": f"the reference's shapes as annotated, the later one on top, against the prediction's connected components, {_FOUND}",
+    "annotated": (
+        "the reference's shapes as annotated, each where the reference shows its class, of two of one class the smaller on top, crowds "
+        f"left out, against the prediction's connected components, {_FOUND}"
+    ),
 }
+PRECISION_RULE = (
+    "AP as COCO's, mean over IoU 0.50 to 0.95; an object's score is the mean probability of its pixels; all objects of an image enter"
+)
 
 
 @dataclass(frozen=True)

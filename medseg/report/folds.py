@@ -7,7 +7,6 @@ of them: what another seed changes, which is not an interval for other patients.
 from __future__ import annotations
 
 import csv
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -63,13 +62,15 @@ def write_folds(out: Path, folds: Folds) -> str:
 
 
 def _one_protocol(folds: Folds) -> Protocol:
-    """All parts' protocol; RunError where they differ."""
-    found = {
-        json.dumps(read_scores(folder / "scores.json")["protocol"], sort_keys=True) for each in folds.folders.values() for folder in each
-    }
-    if len(found) != 1:
-        raise RunError(folds.title, "its folds were scored by different protocols", "evaluate them again with one version of medseg")
-    return Protocol.read(json.loads(found.pop()), folds.title)
+    """All parts' protocol; RunError where one differs from the first."""
+    first, *others = [folder for each in folds.folders.values() for folder in each]
+    protocol = read_scores(first / "scores.json")["protocol"]
+    for folder in others:
+        theirs = read_scores(folder / "scores.json")["protocol"]
+        if keys := [key for key in {**protocol, **theirs} if protocol.get(key) != theirs.get(key)]:
+            rule = f"was scored by other rules ({', '.join(keys)}) than {first}"
+            raise RunError(folder, rule, "remove this folder, and the same command evaluates the part again")
+    return Protocol.read(protocol, first)
 
 
 def _each_once(by_seed: Mapping[int, Sequence[Sequence[CaseResult]]]) -> None:

@@ -80,8 +80,11 @@ def read_cases(folder: Path) -> list[CaseResult]:
     """The cases of an evaluation folder, from confusion.npy and per_case.csv; RunError where they do not belong together."""
     with (folder / "per_case.csv").open(encoding="utf-8", newline="") as stream:
         lines = list(csv.DictReader(stream))
-    confusions = np.load(folder / "confusion.npy", allow_pickle=False)
     groups = {line["sample_id"]: line["group_id"] for line in lines}
+    try:
+        confusions = np.load(folder / "confusion.npy", allow_pickle=False)
+    except ValueError as cause:
+        raise RunError(folder / "confusion.npy", f"cannot be read ({cause})", "evaluate the run again") from None
     if len(groups) != len(confusions):
         raise RunError(folder, "confusion.npy and per_case.csv hold other cases", "evaluate the run again")
     measured = [column for column in (lines[0] if lines else ()) if column not in CASE_COLUMNS]

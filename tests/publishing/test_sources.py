@@ -11,7 +11,7 @@ import pytest
 
 from medseg import api
 from medseg.errors import RunError
-from medseg.publishing.sources import Source, check_alike, differing_rules, read_sources
+from medseg.publishing.sources import Source, _joined, check_alike, differing_rules, read_sources
 from medseg.scoring import score_folders
 from tests.publishing.conftest import ASKED
 from tests.tiny import make_all
@@ -99,6 +99,13 @@ def test_other_rules_are_refused_but_not_how_it_was_predicted(scored):
     other = replace(first, label="other", protocol=replace(first.protocol, ignore_id=7))
     with pytest.raises(RunError, match=r"other: its scores were made by other rules \(ignore_id\) than those of baseline"):
         check_alike([first, other])
+
+
+def test_one_line_is_of_one_way_to_predict_and_score(scored):
+    first = one(scored / "baseline")
+    flipped = replace(first, cases=first.cases.assign(seed=1), protocol=replace(first.protocol, test_time="with flips", boundary=None))
+    with pytest.raises(RunError, match=r"baseline: two of its runs were .* in two ways \(test_time, boundary\), and cannot be one line"):
+        _joined([first, flipped])
 
 
 @pytest.fixture(scope="module")
