@@ -157,6 +157,8 @@ def _set_up(loaded: LoadedRun, part: str, data_root: Path | None, progress: Prog
 def _observer(path: PathLike, manifest: Manifest, split: Split, part: str) -> tuple[Manifest, dict[str, Row]]:
     """The second observer's rows; ManifestError where an image or a class is missing there, or an image is another one."""
     other = read_manifest(Path(path))
+    if other.digest == manifest.digest:
+        raise ManifestError(path, "is the run's own manifest, and agrees with itself", "name the one of the second observer's masks")
     if (other.labels.classes, other.labels.ignore_id) != (manifest.labels.classes, manifest.labels.ignore_id):
         raise ManifestError(path, "its classes or ignore id differ from the run's manifest", "import it with the same --classes")
     theirs, wanted = {row.sample_id: row for row in other}, set(split.ids(part))

@@ -106,7 +106,9 @@ class LabelSet(BaseModel):
         """Where a mask (array or tensor) counts: True off the ignore id. Losses and metrics both ask here."""
         return mask != self.ignore_id
 
-    def check(self, mask: np.ndarray, where: object) -> None:
+    def check(
+        self, mask: np.ndarray, where: object, fix: str = "name the id in dataset.yaml, or map it to a class before the import"
+    ) -> None:
         """Raise LabelError where a mask holds an id that is neither a class nor the ignore id."""
         counts = np.bincount(mask.ravel(), minlength=256)
         stray = [int(i) for i in np.flatnonzero(counts) if i not in self.classes and i != self.ignore_id]
@@ -115,7 +117,7 @@ class LabelSet(BaseModel):
             raise LabelError(
                 where,
                 f"the mask holds ids {{{shown}}}, the classes are {{0..{self.num_classes - 1}}} and ignore is {self.ignore_id}",
-                "name the id in dataset.yaml, or map it to a class before the import",
+                fix,
             )
 
     def colour_of(self, name: str) -> Colour:

@@ -67,8 +67,10 @@ def _by_name(place: Path, skip: Path | None) -> dict[str, Path]:
     """Files by their name without endings; by their path below the folder where two would have one name."""
     folder, pattern = (place.parent, place.name) if "*" in place.name else (place, "*")
     if not folder.is_dir():
-        raise AnnotationError(place, "there is no such folder", "check the path")
-    files = [path for path in walk(folder, MASK_SUFFIXES, [skip] if skip else []) if fnmatch(path.name, pattern)]
+        rule = "is a file" if folder.is_file() else "there is no such folder"
+        raise AnnotationError(place, rule, "name a folder, or files in one by a pattern: 'DIR/*_seg.png'")
+    scored = [path.parent for path in folder.rglob("per_case.csv") if path.parent != folder]  # medseg's own, such as an earlier --out
+    files = [path for path in walk(folder, MASK_SUFFIXES, [*scored, *([skip] if skip else [])]) if fnmatch(path.name, pattern)]
     if not files:
         raise AnnotationError(place, f"holds no mask ({', '.join(MASK_SUFFIXES)})", "name the folder of the masks")
     names = [_bare(path.name) or path.parent.name for path in files]  # mask.png of a folder a case
@@ -111,7 +113,7 @@ def read_ids(path: Path, given: Mapping[int, int], labels: LabelSet | None = Non
         ids = look_up(values, {value: value for value in range(256)} | dict(given)) if given else values
         mask = Mask(ids.astype(np.uint8, copy=False))
     if labels:
-        labels.check(mask.ids, path)
+        labels.check(mask.ids, path, fix="say what it is: --map VALUE=CLASS, or name all --classes")
     return mask
 
 
@@ -142,16 +144,23 @@ def find_labels(dataset: Path | None, classes: Sequence[str] | None, folders: It
     return next(iter(found.values()), None)
 
 
-def labels_met(met: Iterable[int]) -> LabelSet:
+MOST_ALONE = 10  # ids that predictions alone may hold; more are no classes
+
+
+def labels_met(met: Iterable[int], in_references: Iterable[int]) -> LabelSet:
     """`class_1`, `class_2`, ... up to the largest id that any file holds; 255 is the ignore id.
 
     LabelError where there is none: whether 255 alone is white or ignored nobody can tell.
     """
-    ids = sorted({*met} - {0, 255})
+    met = {*met}
+    ids, alone = sorted(met - {0, 255}), met - {*in_references} - {0, 255}
+    if len(alone) > MOST_ALONE:
+        rule = f"the predictions hold {len(alone)} values that no reference has ({min(alone)} to {max(alone)}): probabilities?"
+        raise LabelError("medseg score", rule, "write class ids, such as 1 where the probability is above one half, or name the --classes")
     if ids and len(ids) < ids[-1]:
         rule = f"the masks hold the values {', '.join(map(str, ids[:6]))}, which are no ids 1, 2, ... without a gap"
         raise LabelError("medseg score", rule, "name the classes, and what the values mean: --classes A,B --map 128=A --map 255=B")
     if not ids:
-        rule = "the masks hold 0 and 255 alone, and 255 may be white or ignored" if 255 in {*met} else "the masks hold background alone"
+        rule = "the masks hold 0 and 255 alone, and 255 may be white or ignored" if 255 in met else "the masks hold background alone"
         raise LabelError("medseg score", rule, "name the class and what 255 is: --classes NAME --map 255=NAME")
     return label_set([f"class_{one}" for one in range(1, ids[-1] + 1)], "medseg score")

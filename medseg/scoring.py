@@ -53,19 +53,29 @@ def score_folders(
     values that no class has.
     """
     asked = asked or Asked()
+    _check_asked(asked)
     _check_out(out, reference, prediction)
     pairs = _grouped(pair_up(reference, prediction, out), asked.group_pattern)
     measures, given = _measures(pairs, reference, prediction, asked)
-    work = partial(_score_pair, measures=measures, given=given)
+    unsaid = asked.dataset is None and measures.labels.ignore_id not in given
+    work = partial(_score_pair, measures=measures, given=given, unsaid=unsaid)
     ignored = 0
     with staged_folder(out) as folder, _files(folder, measures, len(pairs), asked) as files:
         for done, (case, ignored_px) in enumerate(in_order(work, pairs, asked.jobs), start=1):
             files.add(case)
             ignored += ignored_px
             on_done(done, len(pairs))
-        _check_something_there(files, ignored, reference)
+        _check_something_there(files, ignored if unsaid else 0, reference)
         title = f"{prediction.name} against {reference.name}"
         return files.finish(title, _protocol(measures), _facts(measures.labels), _notes(reference, prediction, ignored, asked))
+
+
+def _check_asked(asked: Asked) -> None:
+    """What would be left aside in silence."""
+    if asked.dataset and asked.classes:
+        raise ConfigError("--classes", "the classes are named twice, by --dataset too", "take one of the two")
+    if asked.tolerances and not asked.boundary:
+        raise ConfigError("--tolerance", "nothing is measured that has one, by --no-boundary", "take one of the two")
 
 
 def _files(folder: Path, measures: Measures, number: int, asked: Asked) -> EvaluationFiles:
@@ -93,21 +103,26 @@ def _measures(pairs: Sequence[Pair], reference: Path, prediction: Path, asked: A
     if len(volumes) > 1:
         raise ImageError(prediction, "images and volumes are mixed in one set", "score them apart")
     labels = find_labels(asked.dataset, asked.classes, (reference, prediction))
-    labels = labels or labels_met(_values(pairs, asked.jobs))
+    labels = labels or labels_met(*_values(pairs, asked.jobs))
     boundary = Boundary.of("mm" if volumes == {True} else "px", asked.tolerances) if asked.boundary else None
     return Measures(labels, boundary, asked.instances), parse_map(asked.given, labels)
 
 
-def _score_pair(pair: Pair, measures: Measures, given: dict[int, int]) -> tuple[CaseResult, int]:
-    """One case, and how many of its pixels the reference ignores; what runs in a process of its own."""
+def _score_pair(pair: Pair, measures: Measures, given: dict[int, int], unsaid: bool) -> tuple[CaseResult, int]:
+    """One case, and how many of its pixels the reference ignores; what runs in a process of its own. unsaid: nobody has said what the
+    ignore id means."""
     labels = measures.labels
     reference, prediction = read_ids(Path(pair.reference), given, labels), read_ids(Path(pair.prediction), given, labels)
     _check_grids(pair, reference, prediction)
     valid = labels.valid(reference.ids)
+    if unsaid and not reference.ids[valid].any() and not valid.all():
+        rule = f"it holds 0 and {labels.ignore_id} alone, which may be white or ignored"
+        name = labels.foreground[0]
+        raise LabelError(pair.reference, rule, f"say which: --map {labels.ignore_id}={name} or --map {labels.ignore_id}=ignore")
     if strays := int((valid & ~labels.valid(prediction.ids)).sum()):
         rule = f"the prediction holds the ignore id {labels.ignore_id} where the reference holds a class ({strays:,} pixels)"
-        way_out = f"say what it is, for example --map {labels.ignore_id}={labels.foreground[0]}"
-        raise LabelError(pair.prediction, rule, way_out if valid.all() else "write a class id there")
+        way_out = f"say what it is, for example --map {labels.ignore_id}={labels.foreground[0]}, or write a class id there"
+        raise LabelError(pair.prediction, rule, way_out)
     case = measures.case(pair.sample_id, pair.group_id, reference.ids, prediction.ids, reference.spacing_mm)
     return case, int((~valid).sum())
 
@@ -121,21 +136,27 @@ def _check_grids(pair: Pair, reference: Mask, prediction: Mask) -> None:
         raise ImageError(pair.prediction, "it lies elsewhere in space than its reference (their affines differ)", fix)
 
 
-def _values(pairs: Sequence[Pair], jobs: int) -> set[int]:
-    """The ids that are in any file; every file is read once more for it."""
-    return set[int]().union(*in_order(_values_of, pairs, jobs))
+def _values(pairs: Sequence[Pair], jobs: int) -> tuple[set[int], set[int]]:
+    """The ids that are in any file, and those that are in any reference; every file is read once more for it."""
+    anywhere, in_references = set[int](), set[int]()
+    for of_reference, of_prediction in in_order(_values_of, pairs, jobs):
+        anywhere |= of_reference | of_prediction
+        in_references |= of_reference
+    return anywhere, in_references
 
 
-def _values_of(pair: Pair) -> set[int]:
-    return {int(one) for path in (pair.reference, pair.prediction) for one in np.unique(read_ids(Path(path), {}).ids)}
+def _values_of(pair: Pair) -> tuple[set[int], set[int]]:
+    reference, prediction = (set(np.unique(read_ids(Path(path), {}).ids).tolist()) for path in (pair.reference, pair.prediction))
+    return reference, prediction
 
 
 def _check_something_there(files: EvaluationFiles, ignored: int, reference: Path) -> None:
-    """White masks whose white was taken as ignored; a set of healthy cases is another thing."""
+    """A class that was stored as the ignore id; a set of healthy cases is another thing."""
     labels = files.measures.labels
-    if ignored and not files.holds_foreground:
-        rule = f"no reference holds a pixel of {', '.join(labels.foreground)}, and {ignored:,} are ignored (stored as {labels.ignore_id})"
-        raise LabelError(reference, rule, f"say what they are, for example --map {labels.ignore_id}={labels.foreground[0]}")
+    if ignored and (absent := files.never_in_reference):
+        stored = labels.ignore_id
+        rule = f"no reference holds a pixel of {', '.join(absent)}, and {ignored:,} are ignored (stored as {stored})"
+        raise LabelError(reference, rule, f"say what they are: --map {stored}={absent[0]} or --map {stored}=ignore")
 
 
 def _notes(reference: Path, prediction: Path, ignored: int, asked: Asked) -> list[str]:

@@ -333,8 +333,14 @@ def _ids(values: np.ndarray, layout: _Layout, given: Mapping[int, int], path: Pa
     if given:
         scaled = np.select([scaled == value for value in given], [np.int64(one) for one in given.values()], scaled)
     if scaled.min() < 0 or scaled.max() > 255:
-        raise ImageError(path, f"label values must lie in 0..255, found {scaled.min():g}..{scaled.max():g}", "map them to class ids first")
+        raise ImageError(path, f"label values must lie in 0..255, found {scaled.min():g}..{scaled.max():g}", _map_them(scaled))
     return scaled.astype(np.uint8)
+
+
+def _map_them(values: np.ndarray) -> str:
+    outside = np.unique(values[(values < 0) | (values > 255)])
+    shown = " ".join(f"--map {value:g}=CLASS" for value in outside[:3])
+    return f"map them to class ids: {shown}{' ...' if len(outside) > 3 else ''}"
 
 
 def id_counts(mask_XYZ: np.ndarray) -> np.ndarray:

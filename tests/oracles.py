@@ -23,7 +23,8 @@ def slow_scores(reference: np.ndarray, prediction: np.ndarray, ids: set[int], ig
         fn += truth in ids and guess not in ids
         tn += truth not in ids and guess not in ids
     if tp + fp + fn == 0:
-        return dict.fromkeys(("iou", "recall", "precision", "dice", "specificity", "volume_similarity"), math.nan)
+        undefined = dict.fromkeys(("iou", "recall", "precision", "dice", "specificity", "volume_similarity"), math.nan)
+        return undefined | {"specificity": 1.0 if tn else math.nan}
     return {
         "iou": tp / (tp + fp + fn),
         "recall": tp / (tp + fn) if tp + fn else math.nan,

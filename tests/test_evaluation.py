@@ -167,6 +167,11 @@ def test_other_libraries_rules_are_of_the_same_predictions(world):
         assert f"| {one.rule} |" in table and one.sentence in table
 
 
+def test_a_run_is_not_held_against_its_own_manifest_twice(world):
+    with pytest.raises(ManifestError, match="is the run's own manifest, and agrees with itself"):
+        evaluated(world[-1], world[3], observer=world[1].folder)
+
+
 def second_observer(world, folder: Path, classes=CLASSES, leave_out: int | None = None) -> Path:
     """A manifest of the same images, every mask shifted by two pixels."""
     root, manifest, _, data_root, _ = world

@@ -215,7 +215,7 @@ def test_white_masks_are_scored_once_it_is_said_what_white_is(tmp_path):
     out = tmp_path / "out"
     with pytest.raises(LabelError, match="hold 0 and 255 alone, and 255 may be white or ignored; .*--map 255=NAME"):
         score_folders(tmp_path / "r", tmp_path / "p", out)
-    with pytest.raises(LabelError, match="p/a.png: the prediction holds the ignore id 255 where .* .1 pixels.; write a class id there"):
+    with pytest.raises(LabelError, match="r/a.png: it holds 0 and 255 alone, .* --map 255=tongue or --map 255=ignore"):
         score_folders(tmp_path / "r", tmp_path / "p", out, Asked(classes=["tongue"]))
     scores = score_folders(tmp_path / "r", tmp_path / "p", out, Asked(classes=["tongue"], given=["255=tongue"]))
     assert scores.pooled["tongue"]["iou"] == 0.5
@@ -272,12 +272,51 @@ def test_255_classes_and_one_pair(tmp_path):
     assert all(each["iou"] == 1 for each in scores.pooled.values()) and (tmp_path / "out/confusion.png").stat().st_size < 2**20
 
 
-def test_a_reference_of_ignored_pixels_alone_is_told(tmp_path):
+def test_a_reference_of_0_and_255_alone_is_asked_about(tmp_path):
     write(tmp_path / "r/a.png", np.array([[0, 255]], np.uint8))
     write(tmp_path / "p/a.png", np.array([[0, 1]], np.uint8))
-    with pytest.raises(LabelError, match="no reference holds a pixel of tongue, and 1 are ignored .stored as 255.; .*--map 255=tongue"):
+    with pytest.raises(LabelError, match="r/a.png: it holds 0 and 255 alone, .* say which: --map 255=tongue or --map 255=ignore"):
         score_folders(tmp_path / "r", tmp_path / "p", tmp_path / "out", Asked(classes=["tongue"]))
     assert not (tmp_path / "out").exists()
+    said = score_folders(tmp_path / "r", tmp_path / "p", tmp_path / "out", Asked(classes=["tongue"], given=["255=ignore"]))
+    assert said.pooled["tongue"] != said.pooled["background"] and said.n_cases == 1
+
+
+def test_a_class_that_was_stored_as_255_is_asked_about(tmp_path):
+    write(tmp_path / "r/a.png", np.array([[0, 1, 255]], np.uint8))
+    write(tmp_path / "p/a.png", np.array([[0, 1, 2]], np.uint8))
+    with pytest.raises(LabelError, match="no reference holds a pixel of lesion, and 1 are ignored .stored as 255.; .*--map 255=lesion or"):
+        score_folders(tmp_path / "r", tmp_path / "p", tmp_path / "out", PLAIN)
+    found = score_folders(tmp_path / "r", tmp_path / "p", tmp_path / "out", replace(PLAIN, given=("255=lesion",)))
+    assert found.pooled["lesion"]["iou"] == 1.0
+
+
+def test_probabilities_are_no_classes(tmp_path):
+    write(tmp_path / "r/a.png", np.array([[0, 1] * 20], np.uint8))
+    write(tmp_path / "p/a.png", np.arange(0, 160, 4, np.uint8)[None])
+    with pytest.raises(
+        LabelError, match="the predictions hold 39 values that no reference has .4 to 156.: probabilities.; write class ids"
+    ):
+        score_folders(tmp_path / "r", tmp_path / "p", tmp_path / "out", Asked(jobs=1))
+
+
+def test_an_earlier_scoring_inside_a_scored_folder_is_passed_by(tmp_path):
+    for name in ("r", "p"):
+        write(tmp_path / name / "a.png", masks(1)[0][1])
+    score_folders(tmp_path / "r", tmp_path / "p", tmp_path / "p" / "scores", PLAIN)
+    assert score_folders(tmp_path / "r", tmp_path / "p", tmp_path / "out", PLAIN).n_cases == 1
+
+
+@pytest.mark.parametrize(
+    ("asked", "problem"),
+    [
+        (replace(PLAIN, dataset=Path("dataset.yaml")), "--classes: the classes are named twice"),
+        (replace(PLAIN, boundary=False, tolerances=("1px",)), "--tolerance: nothing is measured that has one"),
+    ],
+)
+def test_options_that_contradict_each_other(tmp_path, asked, problem):
+    with pytest.raises(ConfigError, match=problem):
+        score_folders(tmp_path / "r", tmp_path / "p", tmp_path / "out", asked)
 
 
 def spoil_missing(root: Path) -> None:
@@ -346,7 +385,11 @@ def test_a_volume_that_lies_elsewhere_is_refused(tmp_path):
     ("asked", "error", "message"),
     [
         (Asked(classes=["liver", "lesion"], tolerances=["1mm"]), ConfigError, "not every image has a spacing in mm; give it in px or %"),
-        (Asked(classes=["liver", "lesion"], tolerances=["two"]), ConfigError, "'two' is no distance above 0; write for example 2px"),
+        (
+            Asked(classes=["liver", "lesion"], tolerances=["two"]),
+            ConfigError,
+            "'two' is no distance above 0 with a unit; write it with px, mm or %",
+        ),
         (Asked(classes=["liver", "lesion"], tolerances=["0px"]), ConfigError, "is no distance above 0"),
         (Asked(classes=["liver", "lesion"], given=["255=spleen"]), LabelError, "'spleen' .* is not among the classes"),
         (Asked(classes=["liver", "lesion"], group_pattern="nobody(.)"), ManifestError, "finds no group in the sample 'case_0'"),

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 import typer
 
 from medseg.cli.manifest import manifest_app
-from medseg.cli.options import Classes, DataRoot, GroupPattern, ValueMap, names
+from medseg.cli.options import Classes, DataRoot, GroupPattern, StoredAs, names
 from medseg.cli.publish import compare, report
 from medseg.cli.sets import data_app
 from medseg.cli.track import track_app
@@ -176,7 +176,7 @@ def score(
     out: Annotated[Path, typer.Option(help="folder for tables and scores.json")],
     dataset: Annotated[Path | None, typer.Option(help="dataset.yaml with the classes")] = None,
     classes: Classes = None,
-    value_map: ValueMap = None,
+    value_map: StoredAs = None,
     group_pattern: GroupPattern = None,
     tolerance: Tolerances = None,
     boundary: WithBoundary = True,

@@ -16,6 +16,7 @@ GroupPattern = Annotated[str | None, typer.Option(help="regular expression with 
 SkipRefused = Annotated[bool, typer.Option("--skip-refused", help="import the rest and list the refused files in refused.csv")]
 Instances = Annotated[bool, typer.Option(help="write the separate objects to OUT/instances")]
 SharedRoot = Annotated[Path | None, typer.Option(help="folder that holds both; their common parent where not given")]
+StoredAs = Annotated[list[str] | None, typer.Option("--map", help="VALUE=CLASS (or background, ignore) in both folders; repeatable")]
 ValueMap = Annotated[list[str] | None, typer.Option("--map", help="VALUE=CLASS (or background, ignore); VALUE may be #RRGGBB; repeatable")]
 
 

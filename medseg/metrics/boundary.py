@@ -40,7 +40,8 @@ class Tolerance:
         """From `2px`, `1mm` or `0.5%`; raises ConfigError."""
         found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(mm|px|%)\s*", text)
         if not found or not float(found[1]):
-            raise ConfigError("--tolerance", f"{text!r} is no distance above 0", "write for example 2px, 1mm or 0.5% (of the diagonal)")
+            fix = "write it with px, mm or %, for example 2px, 1mm or 0.5% (of the diagonal)"
+            raise ConfigError("--tolerance", f"{text!r} is no distance above 0 with a unit", fix)
         return cls(float(found[1]), "pct" if found[2] == "%" else found[2])  # type: ignore[arg-type]
 
     @property

@@ -28,7 +28,7 @@ class Protocol:
     both_empty: str = "undefined: left out, not in n"
     missed: str = "IoU, recall, precision, Dice and volume similarity are 0"
     reference_empty: str = "a false positive scores IoU, precision, Dice and volume similarity 0; recall is undefined"
-    specificity: str = "of the pixels outside the reference; undefined where there are none, and for a class in neither mask"
+    specificity: str = "of the pixels outside the reference; undefined where there are none, 1 for a class in neither mask"
     ignore_id: int = 255
     background: str = "background"
     regions: tuple[str, ...] = ()

@@ -6,8 +6,8 @@ specificity = tn / (tn + fp)   volume_similarity = 1 - |fn - fp| / (2 tp + fp + 
 A class in neither reference nor prediction has no score: NaN, and it is not in n. A class missed altogether scores 0 in the first four,
 precision included (it is 0 / 0 there; leaving it out would reward missing more), and in volume similarity. A class predicted where the
 reference has none scores 0 in IoU, Dice, precision and volume similarity; its recall is NaN, since there was nothing to find. So all of
-these share one n, but recall, which counts references. Specificity asks about the pixels outside the reference, and is NaN where there are
-none; a class in neither mask has none to rate either.
+these share one n, but recall, which counts references. Specificity asks about the pixels outside the reference: it is NaN where there are
+none, and 1 for a class in neither mask, whose every pixel was rightly left alone.
 
 Legend: K classes, N names scored (classes, then regions), R ratios.
 """
@@ -44,7 +44,8 @@ def ratio_table(counts_N4: np.ndarray) -> np.ndarray:
     there = tp + fp + fn > 0
     over = np.stack([tp, tp, tp, 2 * tp, tn, 2 * tp + fp + fn - abs(fn - fp)])
     under = np.stack([tp + fp + fn, tp + fn, np.maximum(tp + fp, 1), 2 * tp + fp + fn, tn + fp, 2 * tp + fp + fn])
-    return np.divide(over, under, out=np.full(over.shape, np.nan), where=there & (under > 0)).T
+    defined = (there | (np.array(METRICS) == "specificity")[:, None]) & (under > 0)
+    return np.divide(over, under, out=np.full(over.shape, np.nan), where=defined).T
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,9 +135,10 @@ class Tally:
             self._boundary.setdefault((name, *values), RunningMeans(len(values))).add(np.array(list(values.values())))
 
     @property
-    def holds_foreground(self) -> bool:
-        """Whether any reference so far holds a class other than background."""
-        return bool(self._total_KK[1:].any())
+    def never_in_reference(self) -> list[str]:
+        """The foreground classes that no reference so far holds."""
+        held_K: np.ndarray = np.asarray(self._total_KK.any(axis=1))
+        return [name for name in self.labels.foreground if not held_K[self.labels.id_of(name)]]
 
     def scores(self) -> Scores:
         """Of the cases so far."""

@@ -36,7 +36,18 @@ def _markdown_cell(table: Table, cell: Cell | None) -> str:
 
 def tests_markdown(tests: Sequence[Compared], margin: float | None = None) -> list[str]:
     """The tests for people."""
-    header = ["Run", "Class", "Score", "Difference", "p, permutation", "p, Holm", "p, Wilcoxon", "d_z", "P(better)", "Groups"]
+    header = [
+        "Run",
+        "Class",
+        "Score",
+        "Difference",
+        "p, permutation",
+        "p, Holm",
+        "p, Wilcoxon",
+        "d_z",
+        "P(better)",
+        "Groups (Wilcoxon, d_z)",
+    ]
     header += [f"Worse by less than {margin:g}"] if margin is not None else []
     return markdown_table(header, [_test_row(one, margin) for one in tests])
 

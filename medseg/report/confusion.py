@@ -32,7 +32,7 @@ def confusion_figure(path: Path, confusion_KK: np.ndarray, labels: LabelSet) -> 
         _write(axis, row, column, float(shares[row, column]))
     figure.colorbar(colours, ax=axis, label="% of the row", shrink=0.8)
     with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png")
+        figure.savefig(temporary, format="png", bbox_inches="tight")
 
 
 def _write(axis, row: int, column: int, share: float) -> None:  # type: ignore[no-untyped-def]

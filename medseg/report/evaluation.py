@@ -71,9 +71,9 @@ class EvaluationFiles:
             self._rules.add(case.confusion_KK)
 
     @property
-    def holds_foreground(self) -> bool:
-        """Whether any reference so far holds a class other than background."""
-        return self._tally.holds_foreground
+    def never_in_reference(self) -> list[str]:
+        """The foreground classes that no reference so far holds."""
+        return self._tally.never_in_reference
 
     def finish(
         self, title: str, protocol: Protocol, facts: Mapping[str, Any], notes: Sequence[str], extras: Extras | None = None

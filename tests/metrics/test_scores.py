@@ -41,7 +41,7 @@ def test_hand_case():
 @pytest.mark.parametrize(
     ("reference", "prediction", "expected"),
     [
-        ("00", "00", [math.nan] * 6),  # rightly absent
+        ("00", "00", [math.nan] * 4 + [1, math.nan]),  # rightly absent, and rightly left alone
         ("11", "00", [0, 0, 0, 0, math.nan, 0]),  # missed: precision too; no pixel is outside the reference
         ("110", "000", [0, 0, 0, 0, 1, 0]),
         ("00", "11", [0, math.nan, 0, 0, 0, 0]),  # invented: nothing to recall
