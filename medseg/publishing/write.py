@@ -92,7 +92,7 @@ def _shown(there: Sequence[str], metrics: Sequence[str] | None) -> list[str]:
 
 def write_report(out: Path, published: Published) -> None:
     """Write the folder `out`; an earlier report is replaced, anything else refused."""
-    if out.exists() and (not out.is_dir() or {path.name for path in out.iterdir()} - {*WRITTEN}):
+    if out.exists() and (not out.is_dir() or any(path.name not in WRITTEN and path.stem != "table_preview" for path in out.iterdir())):
         raise ConfigError("--out", f"{out} is there and is no earlier report, and would be replaced", "name another folder")
     with staged_folder(out) as folder:
         write_text(folder / "cases.csv", cases_csv(published.sources))

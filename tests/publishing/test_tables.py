@@ -124,6 +124,9 @@ def test_what_cannot_be_published(scored, tmp_path):
     with pytest.raises(ConfigError, match="is there and is no earlier report, and would be replaced"):
         write_report(tmp_path / "mine", published)
     assert (tmp_path / "mine" / "paper.tex").exists()
+    for _ in range(2):  # what pdflatex leaves beside the preview is in nobody's way
+        write_report(tmp_path / "tables", published)
+        (tmp_path / "tables" / "table_preview.pdf").write_bytes(b"")
     for options, problem in (
         ({"metrics": ["jaccard"]}, "--metric: 'jaccard' is not among"),
         ({"method": "magic"}, "--interval: 'magic' is not among bootstrap_t, bca, percentile"),
