@@ -14,6 +14,9 @@ _TEX = {
 }  # fmt: skip
 
 
+_TO_FIT = r"\resizebox{\ifdim\width>\textwidth\textwidth\else\width\fi}{!}{%"  # a table that is wider than the page is made smaller
+
+
 def tex(text: str) -> str:
     """Any text as LaTeX prints it.
 
@@ -24,12 +27,12 @@ def tex(text: str) -> str:
 
 
 def latex(table: Table, caption: str, label: str) -> str:
-    """A table environment (booktabs): the number, its interval in small print below, n in a column for each score."""
+    """A table environment (booktabs, graphicx): the number, its interval in small print beside it, n in a column for each score."""
     several = len(table.labels) > 1
     columns = "l" * (1 + several) + "lr" * len(table.metrics)
     heads = [f"{tex(score_title(metric))} & $n$" for metric in table.metrics]
     lines = [
-        r"\begin{table}[htbp]", r"\centering", rf"\caption{{{tex(caption)}}}", rf"\label{{{label}}}", r"\small",
+        r"\begin{table}[htbp]", r"\centering", rf"\caption{{{tex(caption)}}}", rf"\label{{{label}}}", r"\small", _TO_FIT,
         rf"\begin{{tabular}}{{{columns}}}", r"\toprule", " & ".join(["Class", *(["Run"] if several else []), *heads]) + r" \\", r"\midrule",
     ]  # fmt: skip
     for number, name in enumerate(table.names):
@@ -37,7 +40,7 @@ def latex(table: Table, caption: str, label: str) -> str:
         for place, source in enumerate(table.labels):
             row = [tex(name) if place == 0 else "", *([tex(source)] if several else [])]
             lines.append(" & ".join(row + [_latex_cell(table, table.cell(source, name, metric)) for metric in table.metrics]) + r" \\")
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}"]) + "\n"
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}}", r"\end{table}"]) + "\n"
 
 
 def _latex_cell(table: Table, cell: Cell | None) -> str:
@@ -52,6 +55,11 @@ def _latex_cell(table: Table, cell: Cell | None) -> str:
 
 def document(tables: Sequence[str]) -> str:
     """A whole document of the tables, to look at them; a paper takes them by \\input."""
-    head = [r"\documentclass{article}", r"\usepackage[margin=1.5cm,landscape]{geometry}", r"\usepackage{booktabs}", r"\begin{document}"]
+    head = [
+        r"\documentclass{article}",
+        r"\usepackage[margin=1.5cm,landscape]{geometry}",
+        r"\usepackage{booktabs,graphicx}",
+        r"\begin{document}",
+    ]
     inputs = [rf"\input{{{name}}}" for name in tables]
     return "\n".join([*head, *inputs, r"\end{document}"]) + "\n"
