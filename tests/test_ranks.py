@@ -64,7 +64,7 @@ def largest_difference(one: RunFolder, two: RunFolder) -> float:
     "loss",
     [
         pytest.param(["loss.reduction=image"], marks=pytest.mark.slow),
-        ["loss.reduction=batch"],
+        pytest.param(["loss.reduction=batch"], marks=pytest.mark.slow),
         pytest.param(["loss.name=unified_focal"], marks=pytest.mark.slow),
         pytest.param(["loss.name=focal_tversky", "loss.reduction=batch", "optim.lr=0.01"], marks=pytest.mark.slow),
         pytest.param(["loss.name=dice_focal", "loss.class_weights=median_frequency", "train.accumulate=3"], marks=pytest.mark.slow),
@@ -85,7 +85,7 @@ def test_two_processes_with_half_the_batch_come_to_the_weights_of_one(world, tmp
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("processes", [2, 3])
+@pytest.mark.parametrize("processes", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_one_run_folder_one_writer_and_the_same_counts(world, tmp_path, processes):
     """A run of one process, evaluated by one and by more: 4 test images in batches of 1 are shared out evenly by two, not by three."""
     run = api.train(world[2], ["infer.batch_size=1"], world[1], tmp_path)

@@ -251,6 +251,7 @@ def test_a_signal_is_kept_marked_and_says_how_to_go_on(world, tmp_path, number, 
     assert run.state()["status"] == "interrupted" and run.resume_point.exists()
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_error_and_what_was_kept_stays(world, whole, tmp_path):
     """The limit on a file's size stands for it: the system refuses to write more."""
     size = whole("plain").checkpoint("last").stat().st_size

@@ -137,7 +137,10 @@ def in_crops(world):
 
 def test_a_run_on_crops_is_evaluated_in_windows_and_says_so(in_crops):
     protocol = json.loads((in_crops.evaluation("test") / "scores.json").read_text())["protocol"]
-    assert protocol["test_time"] == "single forward pass, in windows of 16 x 24 pixels that overlap by 50%"
+    assert (
+        protocol["test_time"]
+        == "single forward pass, in windows of 16 x 24 pixels that overlap by 50%; each pixel has its most probable class"
+    )
     assert "in windows of 16 x 24 pixels" in (in_crops.evaluation("test") / "table.md").read_text()
     assert in_crops.state()["status"] == "finished" and list(in_crops.previews.iterdir())
 

@@ -109,6 +109,7 @@ def test_a_paired_difference_is_narrower_than_its_two_sides():
     assert found.high_AQ[1, DIFFERENCE] < 0 and width[1, DIFFERENCE] < 0.5 * width[:, IOU].min()
 
 
+@pytest.mark.slow
 def test_nineteen_of_twenty_intervals_cover_and_only_over_groups():
     """Four like images a group. By groups the interval covers the population's IoU as often as it says; by images it is half as wide."""
     covered = {"groups": 0, "images": 0}
@@ -136,6 +137,7 @@ def null_study(rng: np.random.Generator, deviation: float) -> np.ndarray:
     return confusion
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("deviation", [0.0, 0.04, 0.08])
 def test_arms_of_one_kind_are_seldom_told_apart(deviation):
     """As often as one interval in twenty errs, whatever the seeds do; an interval over images alone claims up to 60 times in 100 here."""

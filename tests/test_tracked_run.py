@@ -122,6 +122,7 @@ def test_ctrl_c_marks_the_run_and_exits_with_130(world):
     assert run.checkpoint("last").exists() and not list(run.path.rglob("*.part*"))
 
 
+@pytest.mark.slow
 def test_the_next_command_marks_a_killed_run(world):
     process, run = start_long_training(world)
     process.kill()

@@ -17,6 +17,9 @@ from tests.publishing.conftest import ASKED
 from tests.tiny import make_all
 
 
+SHORT = ["train.epochs=1", "train.preview_every=9"]
+
+
 def one(path: Path | str) -> Source:
     (source,) = read_sources([str(path)])
     return source
@@ -113,7 +116,7 @@ def trained(tmp_path_factory):
     """(data root, runs of seeds 0 and 1, the run of another loss): all evaluated on test."""
     root = tmp_path_factory.mktemp("trained")
     _, _, data_root, experiment = make_all(root)
-    runs = [api.train(experiment, each, data_root, root / "runs") for each in ([], ["seed=1"], ["loss.name=dice"])]
+    runs = [api.train(experiment, each, data_root, root / "runs") for each in (SHORT, [*SHORT, "seed=1"], [*SHORT, "loss.name=dice"])]
     for run in runs:
         api.evaluate(run.path, "test", data_root)
     return data_root, runs
@@ -151,7 +154,7 @@ def test_a_cross_validation(tmp_path):
     root = tmp_path
     manifest, _, data_root, experiment = make_all(root)
     api.make_split(manifest, "cv", seed=0, folds=2)
-    out = api.cross_validate(experiment, 2, 2, ["data.split=cv", "train.epochs=1"], data_root, root / "runs")
+    out = api.cross_validate(experiment, 2, 2, ["data.split=cv", *SHORT], data_root, root / "runs")
     source = one(out.folder)
     assert source.label == "tiny" and source.seeds == [0, 1] and set(source.cases["fold"]) == {0, 1}
     assert source.folders.keys() == {(seed, fold) for seed in (0, 1) for fold in (0, 1)}

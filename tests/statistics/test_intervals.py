@@ -47,10 +47,10 @@ def _ratio(over, under, axis=-1):
 @pytest.mark.parametrize(("method", "theirs"), [("percentile", "percentile"), ("bca", "BCa")])
 def test_against_scipy(method, theirs):
     ratios = studied(0, groups=40)
-    for c, ours in enumerate(estimates(ratios, method=method, replicates=40_000)):
+    for c, ours in enumerate(estimates(ratios, method=method, replicates=20_000)):
         data = ratios.over_GC[:, c], ratios.under_GC[:, c]
-        found = stats.bootstrap(data, _ratio, paired=True, vectorized=True, n_resamples=40_000, method=theirs, rng=1).confidence_interval
-        assert (ours.low, ours.high) == pytest.approx((found.low, found.high), abs=0.05 * (found.high - found.low))
+        found = stats.bootstrap(data, _ratio, paired=True, vectorized=True, n_resamples=20_000, method=theirs, rng=1).confidence_interval
+        assert (ours.low, ours.high) == pytest.approx((found.low, found.high), abs=0.07 * (found.high - found.low))
 
 
 def slow_bootstrap_t(over: np.ndarray, under: np.ndarray, seed: int) -> tuple[float, float]:
@@ -63,7 +63,7 @@ def slow_bootstrap_t(over: np.ndarray, under: np.ndarray, seed: int) -> tuple[fl
 
     value, error = value_and_error(np.arange(len(over)))
     draw, t = np.random.default_rng(seed), []
-    for _ in range(20_000):
+    for _ in range(8_000):
         one, its_error = value_and_error(draw.integers(0, len(over), len(over)))
         t.append((one - value) / its_error)
     return value - np.quantile(t, 0.975) * error, value - np.quantile(t, 0.025) * error
@@ -71,10 +71,10 @@ def slow_bootstrap_t(over: np.ndarray, under: np.ndarray, seed: int) -> tuple[fl
 
 def test_bootstrap_t_against_a_slow_one():
     ratios = studied(1)
-    ours = estimates(ratios, method="bootstrap_t", replicates=40_000)
+    ours = estimates(ratios, method="bootstrap_t", replicates=20_000)
     for c in range(2):
         theirs = slow_bootstrap_t(ratios.over_GC[:, c], ratios.under_GC[:, c], seed=2)
-        assert (ours[c].low, ours[c].high) == pytest.approx(theirs, abs=0.05 * (theirs[1] - theirs[0]))
+        assert (ours[c].low, ours[c].high) == pytest.approx(theirs, abs=0.07 * (theirs[1] - theirs[0]))
 
 
 def test_a_mean_over_classes_and_a_difference_are_drawn_together():
