@@ -16,7 +16,6 @@ from medseg.scoring import score_folders
 from tests.publishing.conftest import ASKED
 from tests.tiny import make_all
 
-
 SHORT = ["train.epochs=1", "train.preview_every=9"]
 
 

@@ -20,7 +20,6 @@ from medseg.publishing.markdown import markdown
 from medseg.publishing.table import Table
 from medseg.publishing.write import WRITTEN, publish, write_report
 from medseg.statistics.intervals import Estimate
-from tests.publishing.stored import STORED
 
 EXPECTED = Path(__file__).parent / "expected"
 ROOT = Path(__file__).parents[2]
