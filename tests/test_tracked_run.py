@@ -109,6 +109,7 @@ def start_long_training(world) -> tuple[subprocess.Popen[str], RunFolder]:
     raise AssertionError(f"no training came up: {process.communicate()}")
 
 
+@pytest.mark.slow
 def test_ctrl_c_marks_the_run_and_exits_with_130(world):
     process, run = start_long_training(world)
     process.send_signal(signal.SIGINT)

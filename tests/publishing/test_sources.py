@@ -149,6 +149,7 @@ def test_a_run_against_its_own_predictions_scored_from_their_files(trained, tmp_
     assert ours.cases[columns].equals(theirs.cases[columns])
 
 
+@pytest.mark.slow
 def test_a_cross_validation(tmp_path):
     root = tmp_path
     manifest, _, data_root, experiment = make_all(root)
