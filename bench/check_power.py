@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import sys
 from concurrent.futures import ProcessPoolExecutor
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 from check_coverage import scores
 from record import command_line, tell
 
 from medseg.statistics.intervals import Ratios
-from medseg.statistics.paired import _apart, _wilcoxon, permutation_test
+from medseg.statistics.paired import differences, permutation_test, signed_rank_test
 
 GROUPS, MOST_IMAGES, OWN, CORRELATION = 50, 6, 0.6, 0.5
 EFFECT, LEVEL, FALSE_POSITIVES, POWER = 0.5, 0.05, 0.06, 0.80
@@ -45,24 +45,22 @@ def by_group(score: np.ndarray, group: np.ndarray) -> Ratios:
 def simulate(seed: int, effect: float) -> dict[str, bool]:
     """Whether each test calls the runs different."""
     first, second, group = runs(np.random.default_rng((seed, round(effect * 10))))
-    second = second + effect * EFFECT_SD  # a shift, so that nothing but the mean of the differences changes
+    second = second + effect * spread_of_differences()  # a shift, so that nothing but the mean of the differences changes
     mine, theirs = by_group(first, group), by_group(second, group)
     each = np.arange(len(group))
-    found = {"permutation": permutation_test(mine, theirs, seed), "wilcoxon": _wilcoxon(_apart(mine, theirs))}
+    found = {"permutation": permutation_test(mine, theirs, seed), "wilcoxon": signed_rank_test(differences(mine, theirs))}
     found["images"] = permutation_test(by_group(first, each), by_group(second, each), seed)
     return {name: p < LEVEL for name, p in found.items()}
 
 
+@cache
 def spread_of_differences() -> float:
     """The standard deviation of patients' own differences under the null, of many patients."""
     apart = []
     for seed in range(400):
         first, second, group = runs(np.random.default_rng((seed, 99)))
-        apart.append(_apart(by_group(first, group), by_group(second, group)))
+        apart.append(differences(by_group(first, group), by_group(second, group)))
     return float(np.concatenate(apart).std())
-
-
-EFFECT_SD = spread_of_differences()
 
 
 def measure(simulations: int) -> dict[str, float]:

@@ -2,7 +2,7 @@
 
 The import_* functions make a manifest, `check_manifest` looks at it, `repair` mends it, `make_split` and `given_split` split it; train,
 evaluate and predict use it. score_folders scores anybody's masks. publish makes tables of runs, with intervals and paired tests;
-write_report writes them.
+write_report writes them, send_report sends them to MLflow.
 """
 
 from medseg.crossval import cross_validate
@@ -20,7 +20,9 @@ from medseg.manifest.importers.nnunet import import_nnunet
 from medseg.manifest.importers.voc import import_voc
 from medseg.manifest.split import given_split, make_split
 from medseg.manifest.table import read_manifest
-from medseg.publishing.write import publish, write_report
+from medseg.publishing.published import publish
+from medseg.publishing.tracked import send_report
+from medseg.publishing.write import write_report
 from medseg.run import Predicted, load_run, predict
 from medseg.scoring import score_folders
 from medseg.training import Progress, resume, train
@@ -48,6 +50,7 @@ __all__ = [
     "repair",
     "resume",
     "score_folders",
+    "send_report",
     "train",
     "write_page",
     "write_report",

@@ -138,7 +138,7 @@ def evaluate(
     if first and loaded.run.mlflow_json.exists() and loaded.config.tracking.enabled:
         from medseg.tracking import log_evaluation  # see training.check_tracking
 
-        log_evaluation(loaded.run, name)
+        log_evaluation(loaded.run, name, (scene.manifest, scene.split))
     return loaded.ranks.same(Evaluation(loaded.run.evaluation(name), scores, scorings))  # type: ignore[arg-type]
 
 

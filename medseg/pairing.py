@@ -26,6 +26,7 @@ from medseg.volumes import read_header, read_label_volume, rounded, volume_stem
 
 ENDINGS = re.compile(r"((^|_)(seg|segmentation|pred|prediction|trans|mask|labels?|gt|\d(st|nd)HO))+$", re.IGNORECASE)
 MASK_SUFFIXES = (*(suffix for suffix in IMAGE_SUFFIXES if suffix not in (".jpg", ".jpeg")), ".npy", *VOLUME_SUFFIXES)
+PAIRS = "pairs.csv"  # of a scored folder: which files were held against each other
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ runs/<id>/
   resume.safetensors  what an unfinished training goes on from
   sampling.png        each class: in the set, asked, shown
   evaluation/<split>/ per_case.csv, scores.json, confusion.npy, table.md, table.csv, overlays.jpg
+  report/             what `medseg experiment` publishes of its test
   mlflow.json         what the tracker has sent
 """
 

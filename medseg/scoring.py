@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from medseg.errors import ConfigError, ImageError, LabelError
-from medseg.files import staged_folder
+from medseg.files import staged_folder, write_text
 from medseg.images import is_volume
 from medseg.labels import LabelSet
 from medseg.manifest.importers.common import group_ids
@@ -19,13 +19,15 @@ from medseg.metrics.boundary import Boundary
 from medseg.metrics.measure import Measures
 from medseg.metrics.protocol import Protocol, boundary_rules, region_rules
 from medseg.metrics.scores import Scores
-from medseg.pairing import Mask, Pair, find_labels, labels_met, pair_up, read_ids
+from medseg.pairing import PAIRS, Mask, Pair, find_labels, labels_met, pair_up, read_ids
 from medseg.parallel import in_order
 from medseg.report.evaluation import DETECTION_RULES, WRITTEN, EvaluationFiles
+from medseg.report.tables import to_csv
 from medseg.types import CaseResult
 from medseg.volumes import same_affine
 
 OnDone = Callable[[int, int], None]
+_SIDES = ("reference", "prediction")
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,8 @@ def score_folders(
             on_done(done, len(pairs))
         _check_something_there(files, ignored if unsaid else 0, reference)
         title = f"{prediction.name} against {reference.name}"
-        return files.finish(title, _protocol(measures), _facts(measures.labels), _notes(reference, prediction, ignored, asked))
+        write_text(folder / PAIRS, _pairs_csv(pairs))
+        return files.finish(title, _protocol(measures), _facts(measures.labels, given), _notes(reference, prediction, ignored, asked))
 
 
 def _check_asked(asked: Asked) -> None:
@@ -88,7 +91,7 @@ def _check_out(out: Path, reference: Path, prediction: Path) -> None:
     for folder in (reference, prediction):
         if target == folder.resolve() or target in folder.resolve().parents:
             raise ConfigError("--out", f"{out} holds what is scored ({folder}), and would be replaced", "name another folder")
-    if out.exists() and (not out.is_dir() or {path.name for path in out.iterdir()} - {*WRITTEN}):
+    if out.exists() and (not out.is_dir() or {path.name for path in out.iterdir()} - {*WRITTEN, PAIRS}):
         raise ConfigError("--out", f"{out} is there and is no earlier scoring, and would be replaced", "name another folder")
 
 
@@ -176,8 +179,15 @@ def _protocol(measures: Measures) -> Protocol:
     )
 
 
-def _facts(labels: LabelSet) -> dict[str, object]:
-    """What a scores.json says of its data, where there is no manifest, no split and no checkpoint."""
+def _pairs_csv(pairs: Sequence[Pair]) -> str:
+    """Where the masks of each case lie, for who wants to look at them."""
+    rows = [{"sample_id": pair.sample_id} | {key: str(Path(getattr(pair, key)).resolve()) for key in _SIDES} for pair in pairs]
+    return to_csv(["sample_id", *_SIDES], rows)
+
+
+def _facts(labels: LabelSet, given: Mapping[int, int]) -> dict[str, object]:
+    """What a scores.json says of its data, where there is no manifest, no split and no checkpoint. stored_as: class id by stored value."""
     return {
         "split": None, "manifest_sha256": None, "split_sha256": None, "checkpoint": None, "classes": list(labels.names),
+        "stored_as": {str(value): ours for value, ours in given.items()},
     }  # fmt: skip

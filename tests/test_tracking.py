@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -477,6 +477,42 @@ def test_the_table_is_one_mlflow_can_load_and_is_not_doubled(evaluated: RunFolde
     table = client().load_table(run.info.experiment_id, "tables/val.json", run_ids=[run.info.run_id])
     assert table.values.tolist()[0] == ["tongue", 0.5] and len(table) == 2
     assert json.loads(run.data.tags["mlflow.loggedArtifacts"]) == [{"path": "tables/val.json", "type": "table"}]
+
+
+def test_the_scored_part_is_an_input_once(evaluated: RunFolder, manifest: Manifest, split: Split) -> None:
+    tested = replace(split, frame=split.frame.assign(split=["train", "test", "val"]))
+    write_json(evaluated.evaluation("test") / "scores.json", SCORES | {"split": "test"})
+    for _ in range(2):
+        log_evaluation(evaluated, "test", (manifest, tested))
+        log_evaluation(evaluated, "val", (manifest, tested))
+    inputs = {entry.tags[0].value: entry.dataset.name for entry in tracked(evaluated).inputs.dataset_inputs}
+    assert inputs == {name: f"tongues/main/{name}" for name in ("train", "val", "test")} | {"manifest": "tongues"}
+    assert len(tracked(evaluated).inputs.dataset_inputs) == 4
+
+
+def test_the_tables_are_the_description_of_the_run(evaluated: RunFolder) -> None:
+    """What somebody has written there stays; the tables of test are never hidden by those of val."""
+    note = "mlflow.note.content"
+    (evaluated.evaluation("val") / "table.md").write_text("# of val\n\n0.5 [0.4, 0.6] (3)\n")
+    log_evaluation(evaluated, "val")
+    assert tracked(evaluated).data.tags[note].startswith("**of val**\n\n0.5 [0.4, 0.6] \\(3)\n")
+    write_json(evaluated.evaluation("test") / "scores.json", SCORES)
+    (evaluated.evaluation("test") / "table.md").write_text("# of test\n" + "| a line |\n" * 1000)
+    for split in ("test", "val"):
+        log_evaluation(evaluated, split)
+    text = tracked(evaluated).data.tags[note]
+    assert text.startswith("**of test**") and "the whole is in table.md among the artifacts" in text and len(text) < 8000
+    client().set_tag(tracked(evaluated).info.run_id, note, "my own words")
+    log_evaluation(evaluated, "test")
+    assert tracked(evaluated).data.tags[note] == "my own words"
+
+
+def test_how_the_run_ended_is_sent_with_its_evaluation(evaluated: RunFolder) -> None:
+    assert "run.json" not in artefacts(evaluated)  # the training is sent before it says that it has finished
+    evaluated.set_status("finished")
+    log_evaluation(evaluated, "val")
+    copy = client().download_artifacts(tracked(evaluated).info.run_id, "run.json")
+    assert json.loads(Path(copy).read_text())["status"] == "finished"
 
 
 def test_a_new_score_replaces_the_old(evaluated: RunFolder) -> None:

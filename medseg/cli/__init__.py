@@ -15,7 +15,7 @@ import typer
 
 from medseg.cli.manifest import manifest_app
 from medseg.cli.options import Classes, DataRoot, GroupPattern, StoredAs, names
-from medseg.cli.publish import compare, report
+from medseg.cli.publish import compare, report, report_run
 from medseg.cli.sets import data_app
 from medseg.cli.track import track_app
 from medseg.errors import ConfigError, MedsegError
@@ -203,8 +203,11 @@ def experiment(
     runs: Runs = Path("runs"),
     resume: Resume = None,
 ) -> None:
-    """Train, evaluate on test, print the table."""
-    _evaluate(_train(experiment, overrides or [], data_root, runs, resume), "test", data_root, "best", None)
+    """Train, evaluate on test, print the table, write the report into the run's folder."""
+    run = _train(experiment, overrides or [], data_root, runs, resume)
+    _evaluate(run, "test", data_root, "best", None)
+    if not _rank():
+        print(f"report: {report_run(run, data_root)}")
 
 
 @app.command()

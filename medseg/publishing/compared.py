@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from medseg.errors import ConfigError, RunError
-from medseg.publishing.estimated import Average, bounds, higher_is_better, ratios_of
+from medseg.publishing.estimated import Average, bounds, higher_is_better, n_defined, ratios_of
 from medseg.publishing.sources import Source, check_alike
 from medseg.statistics.intervals import Ratios
 from medseg.statistics.paired import PairedTest, compare, holm
@@ -30,7 +31,8 @@ class DecidingCase:
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """One score of `label` against `against`. for_it, against_it: the cases that speak most for the one and for the other.
+    """One score of `label` against `against`. n_first, n_second: the images in which it is defined, the fewest and the most over the seeds,
+    of `against` and of `label`; n_cases: all images. for_it, against_it: the cases that speak most for the one and for the other.
     influential: the group without which the difference would be the furthest from what it is."""
 
     label: str
@@ -39,6 +41,9 @@ class Compared:
     metric: str
     average: Average
     test: PairedTest
+    n_first: tuple[int, int]
+    n_second: tuple[int, int]
+    n_cases: int
     influential: str | None
     for_it: tuple[DecidingCase, ...]
     against_it: tuple[DecidingCase, ...]
@@ -60,42 +65,43 @@ def compare_sources(
     if not others:
         raise RunError("compare", "needs two runs or more, got one", "name the folders below runs/, such as: medseg compare runs/A runs/B")
     check_alike(sources)
-    names = _known("--class", names, first.names)
-    _known("--metric", metrics, [metric for metric in first.metrics if all(metric in other.metrics for other in others)])
-    groups = sorted(first.cases["group_id"].unique())
-    keys, tests = [], list[PairedTest]()
-    for other in others:
-        asked = [(name, metric) for name in names for metric in metrics]
-        sums = [(_mean_of_seeds(first, *key, average), _mean_of_seeds(other, *key, average)) for key in asked]
-        keys += [(other, name, metric) for name, metric in asked]
-        for (_, metric), (mine, theirs) in zip(asked, sums, strict=True):
-            low, high = bounds(metric)
-            tests += compare(mine, theirs, [higher_is_better(metric)], [(low - high, high - low)])
-    return [
-        Compared(
-            other.label, first.label, name, metric, average, test, _named(groups, test.influential), *_deciding(first, other, name, metric)
-        )  # fmt: skip
-        for (other, name, metric), test in zip(keys, holm(tests), strict=True)
-    ]
+    names = check_known("--class", names, first.names)
+    check_known("--metric", metrics, [metric for metric in first.metrics if all(metric in other.metrics for other in others)])
+    keys = [(other, name, metric) for other in others for name in names for metric in metrics]
+    tests = [_test(first, other, name, metric, average) for other, name, metric in keys]
+    return [_compared(first, *key, average, test) for key, test in zip(keys, holm(tests), strict=True)]
 
 
-def _known(option: str, asked: Sequence[str] | None, there: Sequence[str]) -> list[str]:
+def _test(first: Source, other: Source, name: str, metric: str, average: Average) -> PairedTest:
+    low, high = bounds(metric)
+    columns = math.lcm(len(first.seeds), len(other.seeds))
+    mine, theirs = (_of_seeds(source, name, metric, average, columns) for source in (first, other))
+    return compare(mine, theirs, higher_is_better(metric), (low - high, high - low))
+
+
+def _compared(first: Source, other: Source, name: str, metric: str, average: Average, test: PairedTest) -> Compared:
+    influential = None if test.influential is None else sorted(first.cases["group_id"].unique())[test.influential]
+    return Compared(
+        other.label, first.label, name, metric, average, test, n_defined(first, [name], metric), n_defined(other, [name], metric),
+        first.cases["sample_id"].nunique(), influential, *_deciding(first, other, name, metric),
+    )  # fmt: skip
+
+
+def check_known(option: str, asked: Sequence[str] | None, there: Sequence[str]) -> list[str]:
+    """What is asked for, or all; ConfigError where one of it is not there."""
     for one in asked or ():
         if one not in there:
             raise ConfigError(option, f"{one!r} is not among {', '.join(there)}", "take one that all of the runs have")
     return list(asked or there)
 
 
-def _mean_of_seeds(source: Source, name: str, metric: str, average: Average) -> Ratios:
-    """A group's sums, each the mean of the seeds': their ratio is the mean of the seeds' ratios where all are defined in the same cases."""
+def _of_seeds(source: Source, name: str, metric: str, average: Average, columns: int) -> Ratios:
+    """A column a seed, each repeated so often that there are `columns`: the mean of their ratios stays what it is."""
     ratios = ratios_of(source, name, metric, average)
     if ratios is None:
         raise ConfigError("--average", f"{metric} has no {average} value", "take per_image")
-    return Ratios(ratios.over_GC.mean(axis=1, keepdims=True), ratios.under_GC.mean(axis=1, keepdims=True))
-
-
-def _named(groups: Sequence[str], position: int | None) -> str | None:
-    return None if position is None else groups[position]
+    times = columns // ratios.over_GC.shape[1]
+    return Ratios(np.repeat(ratios.over_GC, times, axis=1), np.repeat(ratios.under_GC, times, axis=1))
 
 
 def _deciding(first: Source, other: Source, name: str, metric: str) -> tuple[tuple[DecidingCase, ...], tuple[DecidingCase, ...]]:

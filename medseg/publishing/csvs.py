@@ -1,12 +1,15 @@
-"""Cells and tests as CSV, to all their digits."""
+"""Cells, tests and cases as CSV, to all their digits."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
+import pandas as pd
+
 from medseg.publishing.compared import Compared
 from medseg.publishing.estimated import Cell, higher_is_better
+from medseg.publishing.sources import Source
 from medseg.report.tables import blank_nan, to_csv
 
 
@@ -42,6 +45,7 @@ def tests_csv(tests: Sequence[Compared], margin: float | None) -> str:
         test = one.test
         row: dict[str, Any] = {"run": one.label, "against": one.against, "class": one.name, "score": one.metric, "average": one.average}
         row |= {key: _number(getattr(test, key)) for key in ("first", "second")}
+        row |= {"n_first": one.n_first[0], "n_second": one.n_second[0], "n_cases": one.n_cases}
         row |= {"difference": _number(test.difference.value), "low": _number(test.difference.low), "high": _number(test.difference.high)}
         row |= {key: _number(getattr(test, key)) for key in ("p_permutation", "p_holm", "p_wilcoxon", "effect", "p_better")}
         row |= {"n_groups": test.n_groups, "influential_group": one.influential or "", "difference_without_it": _number(test.without)}
@@ -53,3 +57,19 @@ def tests_csv(tests: Sequence[Compared], margin: float | None) -> str:
 
 def _number(value: float) -> str:
     return blank_nan(float(value))
+
+
+def cases_csv(sources: Sequence[Source]) -> str:
+    """One long table: a row per run, seed, image and class; with the folder that holds its prediction, as it was named."""
+    frames = []
+    for source in sources:
+        frame = source.cases.copy()
+        frame.insert(0, "run", source.label)
+        frame["folder"] = [source.shown(seed, fold) for seed, fold in zip(frame["seed"], frame["fold"], strict=True)]
+        frames.append(frame)
+    table = pd.concat(frames, ignore_index=True)
+    for column in table.columns:
+        if table[column].dtype == float:
+            whole = column in ("tp", "fp", "fn", "tn")
+            table[column] = [str(int(value)) if whole else blank_nan(value) for value in table[column].tolist()]
+    return str(table.to_csv(index=False, lineterminator="\n"))

@@ -135,14 +135,19 @@ def _cell(
 ) -> Cell:
     (estimate,) = estimates(ratios, weights, method, bounds=bounds(metric))
     per_seed = ratios.values().reshape(len(names), len(source.seeds)).mean(axis=0)
-    cases = source.cases[source.cases["name"].isin(list(names))]
-    defined = [int(group[metric].notna().sum()) for _, group in cases.groupby(["name", "seed"])]
     of_group = np.divide(ratios.over_GC, ratios.under_GC, out=np.full(ratios.over_GC.shape, np.nan), where=ratios.under_GC > 0)
     several = len(source.seeds) > 1 and len(names) == 1
     return Cell(
-        source.label, title, metric, average, estimate, (min(defined), max(defined)), cases["sample_id"].nunique(),
+        source.label, title, metric, average, estimate, n_defined(source, names, metric), source.cases["sample_id"].nunique(),
         source.cases["group_id"].nunique(), tuple(per_seed.tolist()), variance_components(of_group) if several else None,
     )  # fmt: skip
+
+
+def n_defined(source: Source, names: Sequence[str], metric: str) -> tuple[int, int]:
+    """The images in which a score is defined: the fewest and the most over classes and seeds."""
+    cases = source.cases[source.cases["name"].isin(list(names))]
+    defined = [int(group[metric].notna().sum()) for _, group in cases.groupby(["name", "seed"])]
+    return min(defined), max(defined)
 
 
 def shares(source: Source) -> list[Share]:

@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
@@ -17,26 +18,30 @@ COLOURS = ("#3366aa", "#c06020", "#2f8050", "#8a4f9e", "#7a6a20", "#a03050", "#4
 INK, QUIET = "#333333", "#dddddd"
 _UNDATED: dict[str, dict[str, Any]] = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}  # equal runs write equal files
 _ROW_IN, _COLUMN_IN = 0.26, 2.6
+_COLUMNS = 3  # panels side by side: more would be too small to read on a page
 
 
 def forest_plot(path: Path, table: Table) -> None:
     """Write a figure (by the suffix: PNG, SVG, PDF): a panel a score, classes down, below each class a line a source; dots are seeds."""
     rows = [(name, label) for name in table.names for label in table.labels]
     places = {key: place + rows.index((key[0], table.labels[0])) // len(table.labels) * 0.6 for place, key in enumerate(rows)}
-    width = 1.8 + 0.07 * max(map(len, table.names)) + _COLUMN_IN * len(table.metrics)
-    figure = Figure(figsize=(width, 1.3 + _ROW_IN * (max(places.values()) + 1)), layout="constrained", dpi=130)
-    panels = figure.subplots(1, len(table.metrics), sharey=True, squeeze=False)[0]
-    for axis, metric in zip(panels, table.metrics, strict=True):
+    columns, down = min(_COLUMNS, len(table.metrics)), -(-len(table.metrics) // _COLUMNS)
+    width = 0.9 + 0.07 * max(map(len, table.names)) + _COLUMN_IN * columns
+    figure = Figure(figsize=(width, 0.6 + down * (0.7 + _ROW_IN * (max(places.values()) + 1))), layout="constrained", dpi=130)
+    panels = figure.subplots(down, columns, sharey=True, squeeze=False)
+    for axis in panels.flat[len(table.metrics) :]:
+        axis.set_visible(False)
+    for axis, metric in zip(panels.flat, table.metrics, strict=False):
         for name, label in rows:
             _draw(axis, table, name, label, metric, places[name, label])
         _dress(axis, score_title(metric))
-    _name_rows(panels[0], table, places)
+    _name_rows(panels[0, 0], table, places)
     if len(table.labels) > 1:
         handles = [_handle(table.labels.index(label), label) for label in table.labels]
         figure.legend(handles=handles, loc="outside upper center", ncols=min(4, len(handles)), fontsize=8, frameon=False)
     figure.supxlabel(f"{AVERAGE_TITLES[table.average]}; lines: 95 % intervals over groups", fontsize=8, color=INK)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format=path.suffix[1:], metadata=_UNDATED.get(path.suffix))
+    with atomic_path(path) as temporary, rc_context({"svg.hashsalt": "medseg"}):
+        figure.savefig(temporary, format=path.suffix[1:], metadata=_UNDATED.get(path.suffix), transparent=path.suffix == ".svg")
 
 
 def _draw(axis: Any, table: Table, name: str, label: str, metric: str, place: float) -> None:

@@ -50,7 +50,7 @@ def _latex_cell(table: Table, cell: Cell | None) -> str:
     value, _, interval = text.partition(" ")
     value = {"best": rf"\textbf{{{value}}}", "second": rf"\underline{{{value}}}", None: tex(value)}[table.mark(cell)]
     value += r"$^{\dagger}$" if table.differs(cell) else ""
-    return value + (rf" {{\scriptsize {interval}}}" if interval else "") + f" & {tex(defined(cell))}"
+    return value + (rf" {{\scriptsize {interval}}}" if interval else "") + f" & {tex(defined(cell.n_defined, cell.n_cases))}"
 
 
 def document(tables: Sequence[str]) -> str:

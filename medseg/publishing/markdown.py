@@ -31,25 +31,21 @@ def _markdown_cell(table: Table, cell: Cell | None) -> str:
     text = with_interval(cell.estimate, table.digits(cell.metric))
     value, space, rest = text.partition(" ")
     value = {"best": f"**{value}**", "second": f"*{value}*", None: value}[table.mark(cell)]
-    return f"{value}{DAGGER if table.differs(cell) else ''}{space}{rest}, n = {defined(cell)}"
+    return f"{value}{DAGGER if table.differs(cell) else ''}{space}{rest}, n = {defined(cell.n_defined, cell.n_cases)}"
 
 
 def tests_markdown(tests: Sequence[Compared], margin: float | None = None) -> list[str]:
     """The tests for people."""
-    header = [
-        "Run",
-        "Class",
-        "Score",
-        "Difference",
-        "p, permutation",
-        "p, Holm",
-        "p, Wilcoxon",
-        "d_z",
-        "P(better)",
-        "Groups (Wilcoxon, d_z)",
-    ]
-    header += [f"Worse by less than {margin:g}"] if margin is not None else []
-    return markdown_table(header, [_test_row(one, margin) for one in tests])
+    return markdown_table(*tests_rows(tests, margin))
+
+
+def tests_rows(tests: Sequence[Compared], margin: float | None = None) -> tuple[list[str], list[list[str]]]:
+    """(heads, a row a test), as text; nothing without tests."""
+    if not tests:
+        return [], []
+    header = ["Run", "Class", "Score", "Value (n)", f"{tests[0].against} (n)", "Difference", "p, permutation", "p, Holm", "p, Wilcoxon"]
+    header += ["d_z", "P(better)", "Groups (Wilcoxon, d_z)", *([f"Worse by less than {margin:g}"] if margin is not None else [])]
+    return header, [_test_row(one, margin) for one in tests]
 
 
 def _test_row(one: Compared, margin: float | None) -> list[str]:
@@ -57,9 +53,10 @@ def _test_row(one: Compared, margin: float | None) -> list[str]:
     width = test.difference.half_width
     digits = min(max(1 - math.floor(math.log10(width)), 2), 4) if width > 0 else 3
     row = [
-        one.label, one.name, score_title(one.metric), with_interval(test.difference, digits), _p(test.p_permutation),
-        _p(test.p_holm) + (DAGGER if one.significant else ""), _p(test.p_wilcoxon), figures(test.effect, 2), figures(test.p_better, 3),
-        str(test.n_groups),
+        one.label, one.name, score_title(one.metric), f"{figures(test.second, digits)} ({defined(one.n_second, one.n_cases)})",
+        f"{figures(test.first, digits)} ({defined(one.n_first, one.n_cases)})", with_interval(test.difference, digits),
+        _p(test.p_permutation), _p(test.p_holm) + (DAGGER if one.significant else ""), _p(test.p_wilcoxon), figures(test.effect, 2),
+        figures(test.p_better, 3), str(test.n_groups),
     ]  # fmt: skip
     if margin is not None:
         row.append({True: "yes", False: "not shown", None: "–"}[test.not_inferior(margin, higher_is_better(one.metric))])
@@ -91,11 +88,12 @@ def _case(case: DecidingCase) -> str:
 
 def shares_markdown(shares: Sequence[Share]) -> list[str]:
     """Missed and invented structures with Wilson intervals."""
-    body = [[share.label, share.name, share.kind, f"{share.successes}/{share.n} {share.unit}", _share(share)] for share in shares]
+    body = [[share.label, share.name, share.kind, f"{share.successes}/{share.n} {share.unit}", share_text(share)] for share in shares]
     return markdown_table(["Run", "Class", "What", "How many", "Share [95 %, Wilson]"], body)
 
 
-def _share(share: Share) -> str:
+def share_text(share: Share) -> str:
+    """A share with its interval; an en dash where there was nothing to miss or to invent."""
     return "–" if share.n == 0 else with_interval(Estimate(share.successes / share.n, share.low, share.high, share.n), 3)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ _COUNTS = ("tp", "fp", "fn", "tn")
 _OF_PREDICTIONS = {"test_time", "checkpoint"}  # what was predicted with, not how it was scored
 _BESIDE = {"calibration", "detection"}  # made of other things than the cases' table
 _BOUNDARY = {"boundary", "spacing", "tolerances"}
+MLFLOW = "mlflow:"  # and an experiment's name: read from the tracking server
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,13 @@ class Source:
     protocol: Protocol
     folders: Mapping[tuple[int, int], Path]
     facts: Mapping[str, Any]
+    runs: Mapping[tuple[int, int], Path] = field(default_factory=dict)  # the run folders, by (seed, fold); none of a scored folder
     fingerprint: str | None = None  # equal for runs that differ in the seed alone
+    named: Mapping[tuple[int, int], str] = field(default_factory=dict)  # of folders that are copies: what they are copies of
+
+    def shown(self, seed: int, fold: int) -> str:
+        """What is said of the folder of a row: where it lies, or what it is a copy of."""
+        return self.named.get((seed, fold)) or str(self.folders.get((seed, fold), ""))
 
     @property
     def names(self) -> list[str]:
@@ -64,19 +71,37 @@ class Source:
         return [int(seed) for seed in self.cases["seed"].unique()]
 
 
-def read_sources(texts: Sequence[str], split: str = "test") -> list[Source]:
+def read_sources(texts: Sequence[str], split: str = "test", scratch: Path | None = None) -> list[Source]:
     """A Source of each PATH or LABEL=PATH; those of one label, and runs that differ in the seed alone, become one.
 
-    Raises RunError for a folder that holds no scores, and where two labels are the same by accident.
+    In place of a path `mlflow:EXPERIMENT` or `mlflow:EXPERIMENT/RUN` is read from the tracking server, by copies below `scratch`, which
+    must outlive the sources. Raises RunError for a folder that holds no scores, and where two labels are the same by accident.
     """
     found: dict[str, list[Source]] = {}
     for text in texts:
-        label, path = _label(text)
-        source = _read(path, split)
-        if label is not None:
-            source = replace(source, label=label, fingerprint=f"label {label}")
-        found.setdefault(source.fingerprint or f"path {path.resolve()}", []).append(source)
+        label, where = _label(text)
+        for path, names in _folders(where, split, scratch):
+            source = _named(_read(path, split), names)
+            if label is not None:
+                source = replace(source, label=label, fingerprint=f"label {label}")
+            found.setdefault(source.fingerprint or f"path {path.resolve()}", []).append(source)
     return _told_apart([_joined(each) for each in found.values()])
+
+
+def _folders(where: str, split: str, scratch: Path | None) -> list[tuple[Path, Mapping[Path, str]]]:
+    """The folders to read, with the names of those in them that are copies."""
+    if not where.startswith(MLFLOW):
+        return [(Path(where), {})]
+    if scratch is None:
+        raise RunError(where, "is read by copies, and there is no folder for them", "give one, which must stay: scratch=Path(...)")
+    from medseg.tracking import fetch  # mlflow takes seconds to import
+
+    return [(found.path, found.names) for found in fetch(where, split, scratch)]
+
+
+def _named(source: Source, names: Mapping[Path, str]) -> Source:
+    parts = {part: (run, source.folders[part]) for part, run in source.runs.items() if run in names}
+    return replace(source, named={part: f"{names[run]}/{folder.relative_to(run).as_posix()}" for part, (run, folder) in parts.items()})
 
 
 def check_alike(sources: Sequence[Source]) -> None:
@@ -118,12 +143,12 @@ def _references(source: Source) -> pd.DataFrame:
     return pd.DataFrame({"group_id": first["group_id"], "pixels": first["tp"] + first["fn"]}).sort_index()
 
 
-def _label(text: str) -> tuple[str | None, Path]:
-    """A path may hold "=": what is there as it stands is a path."""
-    label, found, path = text.partition("=")
-    if not found or Path(text).exists() or not label.strip():
-        return None, Path(text)
-    return label.strip(), Path(path)
+def _label(text: str) -> tuple[str | None, str]:
+    """A path, or an experiment's name, may hold "=": what is there as it stands is a path."""
+    label, found, where = text.partition("=")
+    if not found or text.startswith(MLFLOW) or Path(text).exists() or not label.strip():
+        return None, text
+    return label.strip(), where
 
 
 def _read(path: Path, split: str) -> Source:
@@ -153,7 +178,7 @@ def _read_run(path: Path, split: str) -> Source:
     folders = {(config.seed, -1): folder}
     digests = read_yaml(run.digests_json, RunError)
     fingerprint = json.dumps([config.model_copy(update={"seed": 0}).to_yaml(), digests.get("manifest_sha256"), digests.get("split_sha256")])
-    return replace(source, cases=cases, facts=facts, folders=folders, fingerprint=fingerprint)
+    return replace(source, cases=cases, facts=facts, folders=folders, runs={(config.seed, -1): path}, fingerprint=fingerprint)
 
 
 def _commit(git: Mapping[str, Any]) -> str:
@@ -176,17 +201,19 @@ def _read_cross_validation(path: Path) -> Source:
         raise RunError(path / "per_case.csv", "has no columns seed and fold", "make the cross-validation's table again: medseg cv")
     facts = {"split": "out of fold", "manifest_sha256": about["manifest_sha256"], "split_sha256": about["split_sha256"]}
     facts |= {"run": [path.name], "commit": [], "dataset": about["dataset"], "split_name": about["split"], "notes": [], "checkpoint": {}}
-    return Source(about["name"], cases, Protocol.read(content.get("protocol", {}), path), _parts(path), facts)
+    runs = _parts(path)
+    folders = {part: open_run(run).evaluation("val_last") for part, run in runs.items()}
+    return Source(about["name"], cases, Protocol.read(content.get("protocol", {}), path), folders, facts, runs)
 
 
 def _parts(path: Path) -> dict[tuple[int, int], Path]:
-    """The evaluation folder of each seed and fold, for the pictures; parts that are gone are left out."""
+    """The run folder of each seed and fold; parts that are gone are left out."""
     found = {}
     for run_json in sorted(path.glob("*/run.json")):
         run = open_run(run_json.parent)
         config = read_config(run.config_yaml)
         if config.data.fold is not None:
-            found[config.seed, config.data.fold] = run.evaluation("val_last")
+            found[config.seed, config.data.fold] = run.path
     return found
 
 
@@ -231,9 +258,11 @@ def _joined(sources: Sequence[Source]) -> Source:
         rule = f"two of its runs have one seed ({', '.join(map(str, seeds))})"
         raise RunError(sources[0].label, rule, "name each run once, or give them labels of their own: LABEL=PATH")
     lists = {key: [one for source in sources for one in source.facts[key]] for key in ("run", "commit", "epoch") if key in first.facts}
-    folders = {key: folder for source in sources for key, folder in source.folders.items()}
+    folders = {key: path for source in sources for key, path in source.folders.items()}
+    runs = {key: path for source in sources for key, path in source.runs.items()}
+    named = {key: name for source in sources for key, name in source.named.items()}
     cases = pd.concat([source.cases for source in sources], ignore_index=True)
-    return replace(first, cases=cases, facts={**first.facts, **lists}, folders=folders)
+    return replace(first, cases=cases, facts={**first.facts, **lists}, folders=folders, runs=runs, named=named)
 
 
 def _told_apart(sources: Iterable[Source]) -> list[Source]:

@@ -93,14 +93,14 @@ def with_interval(estimate: Estimate, digits: int) -> str:
     return value if math.isnan(estimate.low) else f"{value} [{figures(estimate.low, digits)}, {figures(estimate.high, digits)}]"
 
 
-def defined(cell: Cell) -> str:
-    """In how many of the images the score is defined.
+def defined(n_defined: tuple[int, int], n_cases: int) -> str:
+    """In how many of the images a score is defined, the fewest and the most over seeds.
 
-    >>> defined(Cell("a", "b", "iou", "per_image", Estimate(0.5, 0.4, 0.6, 9), (41, 41), 60, 60, (0.5,)))
-    '41/60'
+    >>> defined((41, 41), 60), defined((40, 41), 60)
+    ('41/60', '40–41/60')
     """
-    fewest, most = cell.n_defined
-    return f"{fewest}/{cell.n_cases}" if fewest == most else f"{fewest}–{most}/{cell.n_cases}"
+    fewest, most = n_defined
+    return f"{fewest}/{n_cases}" if fewest == most else f"{fewest}–{most}/{n_cases}"
 
 
 def tests_sentence(tests: Sequence[Compared]) -> str:

@@ -115,6 +115,7 @@ class Replicates:
 
     def __init__(self, ratios: Ratios, replicates: int = REPLICATES, seed: int = 0) -> None:
         self._ratios, self._replicates, self._seed = ratios, replicates, seed
+        self._kept: np.ndarray | None = None
 
     def of(self, columns: np.ndarray, weight_C: np.ndarray, studentised: bool = False) -> np.ndarray:
         """float64 (B,): the statistic of each replicate, or (B, 2) with its standard error. NaN where a ratio is not defined there."""
@@ -131,10 +132,16 @@ class Replicates:
         return np.concatenate(found)
 
     def _blocks(self, groups: int) -> Iterator[np.ndarray]:
+        """Drawn anew for each statistic where all of them are too many to keep."""
+        if self._kept is not None:
+            yield self._kept
+            return
         generator, left = np.random.default_rng(self._seed), self._replicates
         while left:
             block = min(left, max(1, _BLOCK // groups))
-            yield generator.multinomial(groups, np.full(groups, 1 / groups), size=block).astype(np.float64)
+            drawn = generator.multinomial(groups, np.full(groups, 1 / groups), size=block).astype(np.float64)
+            self._kept = drawn if block == self._replicates else None
+            yield drawn
             left -= block
 
 

@@ -1,6 +1,7 @@
 """Two runs on the same cases: is one better, by how much, and which groups decide it. Nothing is resampled below the group (patient).
 
-Legend: G groups, C scores, P permutations. A difference is of the second run minus the first.
+Legend: G groups, S seeds, P permutations. A score of several seeds is the mean of their ratios, as in the tables; both runs have equally
+many columns. A difference is of the second run minus the first.
 """
 
 from __future__ import annotations
@@ -53,36 +54,26 @@ class PairedTest:
         return None if math.isnan(worst) else worst > -margin
 
 
-def compare(
-    first: Ratios, second: Ratios, higher_is_better: Sequence[bool], bounds: Sequence[tuple[float, float]], seed: int = 0
-) -> list[PairedTest]:
-    """Every score of two runs, of the same groups in the same order. bounds: of each score's difference. p_holm is left to `holm`."""
+def compare(first: Ratios, second: Ratios, higher_is_better: bool, bounds: tuple[float, float], seed: int = 0) -> PairedTest:
+    """One score of two runs, of the same groups in the same order; a column a seed. bounds: of its difference. p_holm is left to `holm`."""
     assert first.over_GC.shape == second.over_GC.shape, (first.over_GC.shape, second.over_GC.shape)
-    both, scores = first.with_sums_of(second), first.over_GC.shape[1]
-    drawn = Replicates(both, REPLICATES, seed)
-    tests = []
-    for c in range(scores):
-        weights = np.zeros((1, 2 * scores))
-        weights[0, [c, scores + c]] = -1, 1
-        one, other = _column(first, c), _column(second, c)
-        better = drawn.of(np.array([c, scores + c]), np.array([-1.0, 1.0]))
-        apart_G = _apart(one, other)
-        influential, without = _influence(one, other)
-        tests.append(
-            PairedTest(
-                first=float(one.values()[0]),
-                second=float(other.values()[0]),
-                difference=estimates(both, weights, bounds=bounds[c], seed=seed)[0],
-                p_permutation=permutation_test(one, other, seed),
-                p_wilcoxon=_wilcoxon(apart_G),
-                effect=_effect(apart_G),
-                p_better=_share_above_0(better if higher_is_better[c] else -better),
-                n_groups=len(apart_G),
-                influential=influential,
-                without=without,
-            )
-        )
-    return tests
+    both, seeds = first.with_sums_of(second), first.over_GC.shape[1]
+    minus = np.repeat([-1.0, 1.0], seeds) / seeds
+    better_B = Replicates(both, REPLICATES, seed).of(np.arange(2 * seeds), minus if higher_is_better else -minus)
+    apart_G = differences(first, second)
+    influential, without = _influence(first, second)
+    return PairedTest(
+        first=float(first.values().mean()),
+        second=float(second.values().mean()),
+        difference=estimates(both, minus[None], bounds=bounds, seed=seed)[0],
+        p_permutation=permutation_test(first, second, seed),
+        p_wilcoxon=signed_rank_test(apart_G),
+        effect=_effect(apart_G),
+        p_better=_share_above_0(better_B),
+        n_groups=len(apart_G),
+        influential=influential,
+        without=without,
+    )
 
 
 def holm(tests: Sequence[PairedTest]) -> list[PairedTest]:
@@ -102,35 +93,35 @@ def permutation_test(first: Ratios, second: Ratios, seed: int = 0) -> float:
     defined in the same images; where they are not, an image that one run alone invents a class in counts against it here, too.
     (Winkler et al. 2014, NeuroImage 92, exchangeability blocks; Phipson and Smyth 2010 for the 1 that is added to both counts.)
     """
-    over_2G, under_2G = _sums(first, second)
-    over_2G, under_2G = (sums[:, under_2G.sum(axis=0) > 0] for sums in (over_2G, under_2G))
-    observed = _difference(over_2G.sum(axis=1), under_2G.sum(axis=1))
+    over_2GS, under_2GS = _sums(first, second)
+    over_2GS, under_2GS = (sums[:, under_2GS.sum(axis=(0, 2)) > 0] for sums in (over_2GS, under_2GS))
+    observed = float(_difference(over_2GS.sum(axis=1), under_2GS.sum(axis=1)))
     if math.isnan(observed):
         return math.nan
-    groups, extreme, tried = over_2G.shape[1], 0, 0
+    groups, extreme, tried = over_2GS.shape[1], 0, 0
     exact = groups <= _EXACT_UP_TO
     for swap_PG in _all_swaps(groups) if exact else _random_swaps(groups, seed):
-        swapped_P = _difference(_swapped(over_2G, swap_PG), _swapped(under_2G, swap_PG))
+        swapped_P = _difference(_swapped(over_2GS, swap_PG), _swapped(under_2GS, swap_PG))
         extreme += int((np.abs(swapped_P) >= abs(observed) - _TIE).sum())  # NaN, where a run has nothing left, is not extreme
         tried += len(swap_PG)
     return extreme / tried if exact else (extreme + 1) / (tried + 1)
 
 
 def _sums(first: Ratios, second: Ratios) -> tuple[np.ndarray, np.ndarray]:
-    """What each group adds to one score's two sums, float64 (2, G) each: the first run's row, then the second's."""
-    return np.stack([first.over_GC[:, 0], second.over_GC[:, 0]]), np.stack([first.under_GC[:, 0], second.under_GC[:, 0]])
+    """What each group adds to one score's two sums, float64 (2, G, S) each: the first run's, then the second's."""
+    return np.stack([first.over_GC, second.over_GC]), np.stack([first.under_GC, second.under_GC])
 
 
-def _swapped(sums_2G: np.ndarray, swap_PG: np.ndarray) -> np.ndarray:
-    """float64 (2, P): both runs' sums where the groups marked 1 have changed sides."""
-    moved_P = swap_PG @ (sums_2G[1] - sums_2G[0])
-    return np.stack([sums_2G[0].sum() + moved_P, sums_2G[1].sum() - moved_P])
+def _swapped(sums_2GS: np.ndarray, swap_PG: np.ndarray) -> np.ndarray:
+    """float64 (2, P, S): both runs' sums where the groups marked 1 have changed sides, with all their seeds."""
+    moved_PS = swap_PG @ (sums_2GS[1] - sums_2GS[0])
+    return np.stack([sums_2GS[0].sum(axis=0) + moved_PS, sums_2GS[1].sum(axis=0) - moved_PS])
 
 
-def _difference(over_2P: np.ndarray, under_2P: np.ndarray) -> np.ndarray:
-    """Second ratio minus first; NaN where one is not defined."""
-    ratio_2P = np.divide(over_2P, under_2P, out=np.full(over_2P.shape, np.nan), where=under_2P > 0)
-    apart: np.ndarray = ratio_2P[1] - ratio_2P[0]
+def _difference(over: np.ndarray, under: np.ndarray) -> np.ndarray:
+    """Sums (2, ..., S) -> (...): mean over the seeds of the second's ratios minus that of the first's; NaN where one is not defined."""
+    ratio = np.divide(over, under, out=np.full(over.shape, np.nan), where=under > 0).mean(axis=-1)
+    apart: np.ndarray = ratio[1] - ratio[0]
     return apart
 
 
@@ -146,19 +137,17 @@ def _random_swaps(groups: int, seed: int) -> Iterator[np.ndarray]:
         left -= block
 
 
-def _column(ratios: Ratios, c: int) -> Ratios:
-    return Ratios(ratios.over_GC[:, [c]], ratios.under_GC[:, [c]])
-
-
-def _apart(first: Ratios, second: Ratios) -> np.ndarray:
-    """The differences of the groups' own scores, of the groups in which both runs have one."""
-    both = ((first.under_GC > 0) & (second.under_GC > 0))[:, 0]
-    one, other = ((each.over_GC[both] / each.under_GC[both])[:, 0] for each in (first, second))
+def differences(first: Ratios, second: Ratios) -> np.ndarray:
+    """The differences of the groups' own scores, over all seeds together, of the groups in which both runs have one."""
+    sums = [(each.over_GC.sum(axis=1), each.under_GC.sum(axis=1)) for each in (first, second)]
+    both = (sums[0][1] > 0) & (sums[1][1] > 0)
+    one, other = (over_G[both] / under_G[both] for over_G, under_G in sums)
     apart_G: np.ndarray = other - one
     return apart_G
 
 
-def _wilcoxon(apart_G: np.ndarray) -> float:
+def signed_rank_test(apart_G: np.ndarray) -> float:
+    """Two-sided p of Wilcoxon's test (by scipy); NaN without groups, 1 where none differs."""
     if not len(apart_G):
         return math.nan
     if not np.any(apart_G):
@@ -180,9 +169,9 @@ def _share_above_0(drawn_B: np.ndarray) -> float:
 
 def _influence(first: Ratios, second: Ratios) -> tuple[int | None, float]:
     """(position of the most influential group, the difference without it)."""
-    over_2G, under_2G = _sums(first, second)
-    observed = _difference(over_2G.sum(axis=1), under_2G.sum(axis=1))
-    without_G = _difference(over_2G.sum(axis=1, keepdims=True) - over_2G, under_2G.sum(axis=1, keepdims=True) - under_2G)
+    over_2GS, under_2GS = _sums(first, second)
+    observed = _difference(over_2GS.sum(axis=1), under_2GS.sum(axis=1))
+    without_G = _difference(*(sums.sum(axis=1, keepdims=True) - sums for sums in (over_2GS, under_2GS)))
     moved_G = np.abs(without_G - observed)
     if not np.isfinite(moved_G).any():
         return None, math.nan

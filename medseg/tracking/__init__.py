@@ -1,4 +1,4 @@
-"""Run folder -> MLflow. The only package that imports mlflow, and itself imported only where tracking is on.
+"""Run folder -> MLflow, and for reports back again. The only package that imports mlflow, and itself imported only where tracking is on.
 
 The run folder is the truth. A thread follows its metrics.jsonl, timings.jsonl and files and sends what is new; mlflow.json keeps
 how far it came, so that sending again, after a crash or a dead server, is the same code. Nothing here stops or fails a training:
@@ -15,11 +15,28 @@ import os
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
 from medseg.tracking.address import tracking_uri  # noqa: E402
-from medseg.tracking.afterwards import end_parent, log_evaluation, mark_killed, sync, sync_parent  # noqa: E402
+from medseg.tracking.afterwards import log_evaluation, mark_killed, sync  # noqa: E402
+from medseg.tracking.fetched import Fetched, fetch  # noqa: E402
 from medseg.tracking.follower import Tracker, start_tracking  # noqa: E402
+from medseg.tracking.parent import end_parent, sync_parent  # noqa: E402
+from medseg.tracking.reported import log_parent_report, log_report  # noqa: E402
 from medseg.tracking.sent import Sent  # noqa: E402
 
-__all__ = ["Sent", "Tracker", "end_parent", "log_evaluation", "mark_killed", "start_tracking", "sync", "sync_parent", "tracking_uri"]
+__all__ = [
+    "Fetched",
+    "Sent",
+    "Tracker",
+    "end_parent",
+    "fetch",
+    "log_evaluation",
+    "log_parent_report",
+    "log_report",
+    "mark_killed",
+    "start_tracking",
+    "sync",
+    "sync_parent",
+    "tracking_uri",
+]
 
 # Migrations tell each step, and a database that is away is announced at each of ten attempts: our one warning stands for them.
 for _noisy in ("alembic", "mlflow.store.db.utils"):

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import requests
 from mlflow import MlflowClient
 
-from medseg.config import Config
+from medseg.config import Config, TrackingConfig
 from medseg.errors import ConfigError
 
 PROBE_S = 5.0
@@ -30,8 +30,17 @@ def tracking_uri(config: Config) -> str:
             "holds a password, and the config is copied into every run",
             "set MLFLOW_TRACKING_URI, or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, in the environment",
         )
+    return _chosen(config.tracking.uri)
+
+
+def reading_uri() -> str:
+    """Where runs are looked for by the name of their experiment: MLFLOW_TRACKING_URI, else what `tracking.uri` is by default."""
+    return _chosen(TrackingConfig().uri)
+
+
+def _chosen(configured: str) -> str:
     from_environment = os.environ.get("MLFLOW_TRACKING_URI", "").strip()
-    where, uri = ("MLFLOW_TRACKING_URI", from_environment) if from_environment else ("tracking.uri", config.tracking.uri)
+    where, uri = ("MLFLOW_TRACKING_URI", from_environment) if from_environment else ("tracking.uri", configured)
     scheme = _parts(uri, where).scheme
     if scheme == "file" or len(scheme) < 2:  # no scheme is a path, one letter a Windows drive
         raise ConfigError(where, f"MLflow no longer keeps runs in plain folders, got {uri!r}", "use sqlite:///mlflow.db or a server's URL")
@@ -81,6 +90,13 @@ def connect(uri: str) -> MlflowClient:
     elif (found := SQLITE_FILE.match(uri)) and (Path(found[2]).is_dir() or not Path(found[2]).parent.is_dir()):
         raise ConnectionError(f"{found[2]} cannot be a database: its folder is missing, or it is a folder")
     return MlflowClient(tracking_uri=uri)
+
+
+def connect_to_read(uri: str) -> MlflowClient:
+    """The same, but a database that is not there is not made."""
+    if (found := SQLITE_FILE.match(uri)) and not Path(found[2]).is_file():
+        raise ConnectionError(f"there is no database {found[2]}")
+    return connect(uri)
 
 
 def _probe_server(uri: str) -> None:

@@ -71,15 +71,17 @@ def _code_tags(run: RunFolder) -> dict[str, str]:
 
 def _inputs(manifest: Manifest, split: Split) -> list[DatasetInput]:
     """The manifest as a whole, and the two parts of the split that a training reads."""
-    name = manifest.dataset.name
-    split_name = split.name if split.chosen is None else f"{split.name}-fold{split.chosen}"  # MLflow knows a set by name and digest
-    inputs = [_input(name, manifest.digest, manifest.folder / "manifest.csv", manifest, manifest.frame, "manifest")]
-    for part in ("train", "val"):
-        ids = split.frame.loc[split.frame["split"] == part, "sample_id"]
-        rows = manifest.frame[manifest.frame["sample_id"].isin(ids)]
-        if len(rows):
-            inputs.append(_input(f"{name}/{split_name}/{part}", split.digest, split.path, manifest, rows, part))
-    return inputs
+    whole = _input(manifest.dataset.name, manifest.digest, manifest.folder / "manifest.csv", manifest, manifest.frame, "manifest")
+    return [whole, *(found for part in ("train", "val") if (found := part_input(manifest, split, part)))]
+
+
+def part_input(manifest: Manifest, split: Split, part: str) -> DatasetInput | None:
+    """One part of a split, in the context of that name; None where it has no rows. MLflow knows a set by name and digest."""
+    split_name = split.name if split.chosen is None else f"{split.name}-fold{split.chosen}"
+    ids = split.frame.loc[split.frame["split"] == part, "sample_id"]
+    rows = manifest.frame[manifest.frame["sample_id"].isin(ids)]
+    name = f"{manifest.dataset.name}/{split_name}/{part}"
+    return _input(name, split.digest, split.path, manifest, rows, part) if len(rows) else None
 
 
 def _input(name: str, digest: str, path: Path, manifest: Manifest, rows: pd.DataFrame, context: str) -> DatasetInput:

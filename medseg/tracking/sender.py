@@ -9,6 +9,7 @@ import re
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ from medseg.tracking.description import Description
 from medseg.tracking.sent import STREAMS, Sent, Stream
 
 MAX_KEY_CHARS = 250
-EARLY_FILES = ("config.yaml", "digests.json", "environment.json", "dirty.diff", "previews/*")
+KIND = {"mlflow.experimentKind": "custom_model_development"}  # else the UI takes it for an experiment with language models
+EARLY_FILES = ("config.yaml", "dataset.yaml", "digests.json", "environment.json", "dirty.diff", "previews/*")
 LATE_FILES = ("metrics.jsonl", "timings.jsonl", "sampling.png", "checkpoints/*")
 
 
@@ -52,7 +54,9 @@ class Sender:
             return
         client = connect(self.uri)
         self.sent.experiment_id = self.sent.experiment_id or experiment_id_of(client, self.sent.experiment)
-        self.sent.run_id = self.sent.run_id or run_id_of(client, self.sent.experiment_id, self.run.id, description.name, description.tags)
+        if not self.sent.run_id:
+            began_ms = _ms(self.run.state().get("started"))
+            self.sent.run_id = run_id_of(client, self.sent.experiment_id, self.run.id, description.name, description.tags, began_ms)
         self._note()
         client.update_run(self.sent.run_id, status="RUNNING")  # it may have ended in an earlier attempt
         self._send_description(client, description)
@@ -81,13 +85,14 @@ class Sender:
         """End the run, then upload what is large: a slow upload that is cut off leaves a run whose status is right."""
         if self.sent.status != status:  # its end time stays that of the first time
             self.terminate(status)
-        self.follow(EARLY_FILES + LATE_FILES)
+        ended = self.run.state()["status"] != "running"  # a training says so only when all of it has been sent
+        self.follow(EARLY_FILES + LATE_FILES + (("run.json",) if ended else ()))
 
     def terminate(self, status: str) -> None:
         """Have MLflow mark the run as ended so."""
         client = connect(self.uri)
         self._go_on()
-        terminate(client, self.sent.run_id, status)
+        terminate(client, self.sent.run_id, status, _ms(self.run.state().get("ended")))
         self.keep_status(status)
 
     def keep_status(self, status: str) -> None:
@@ -153,21 +158,32 @@ class Sender:
 def experiment_id_of(client: MlflowClient, name: str) -> str:
     """The experiment of this name, made where there is none."""
     found = client.get_experiment_by_name(name)
-    return str(found.experiment_id if found else client.create_experiment(name))
+    return str(found.experiment_id if found else client.create_experiment(name, tags=KIND))
 
 
-def run_id_of(client: MlflowClient, experiment_id: str, folder_id: str, name: str, tags: Mapping[str, str]) -> str:
+def run_id_of(
+    client: MlflowClient, experiment_id: str, folder_id: str, name: str, tags: Mapping[str, str], began_ms: int | None = None
+) -> str:
     """A new MLflow run, or the one an earlier attempt made for this very folder and died before it could note it."""
     quoted = folder_id.replace("'", "")
     if found := client.search_runs([experiment_id], f"tags.`medseg.run_id` = '{quoted}'", max_results=1):
         return str(found[0].info.run_id)
-    return str(client.create_run(experiment_id, tags={**tags, "medseg.run_id": folder_id}, run_name=name).info.run_id)
+    return str(client.create_run(experiment_id, began_ms, {**tags, "medseg.run_id": folder_id}, name).info.run_id)
 
 
-def terminate(client: MlflowClient, run_id: str | None, status: str) -> None:
+def terminate(client: MlflowClient, run_id: str | None, status: str, ended_ms: int | None = None) -> None:
     """MlflowClient.set_terminated without its print: that puts the server's address, password included, on standard output."""
-    now_ms = int(time.time() * 1000)
-    client._tracking_client.store.update_run_info(run_id, RunStatus.from_string(status), now_ms, None)
+    ended_ms = ended_ms or int(time.time() * 1000)
+    client._tracking_client.store.update_run_info(run_id, RunStatus.from_string(status), ended_ms, None)
+
+
+def _ms(time_text: object) -> int | None:
+    """A time of run.json as MLflow has it; None where there is none.
+
+    >>> _ms("2026-01-01T00:00:01+00:00"), _ms(None)
+    (1767225601000, None)
+    """
+    return int(datetime.fromisoformat(time_text).timestamp() * 1000) if isinstance(time_text, str) else None
 
 
 def _metrics(records: Iterator[dict[str, Any]], stream: Stream, timestamp_ms: int) -> Iterator[Metric]:

@@ -13,10 +13,8 @@ from medseg import api
 from medseg.errors import RunError
 from medseg.publishing.sources import Source, _joined, check_alike, differing_rules, read_sources
 from medseg.scoring import score_folders
-from tests.publishing.conftest import ASKED
+from tests.publishing.conftest import ASKED, SHORT
 from tests.tiny import make_all
-
-SHORT = ["train.epochs=1", "train.preview_every=9"]
 
 
 def one(path: Path | str) -> Source:
@@ -108,17 +106,6 @@ def test_one_line_is_of_one_way_to_predict_and_score(scored):
     flipped = replace(first, cases=first.cases.assign(seed=1), protocol=replace(first.protocol, test_time="with flips", boundary=None))
     with pytest.raises(RunError, match=r"baseline: two of its runs were .* in two ways \(test_time, boundary\), and cannot be one line"):
         _joined([first, flipped])
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """(data root, runs of seeds 0 and 1, the run of another loss): all evaluated on test."""
-    root = tmp_path_factory.mktemp("trained")
-    _, _, data_root, experiment = make_all(root)
-    runs = [api.train(experiment, each, data_root, root / "runs") for each in (SHORT, [*SHORT, "seed=1"], [*SHORT, "loss.name=dice"])]
-    for run in runs:
-        api.evaluate(run.path, "test", data_root)
-    return data_root, runs
 
 
 def test_runs_that_differ_in_the_seed_alone_are_one_line(trained):

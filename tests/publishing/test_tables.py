@@ -17,8 +17,9 @@ from medseg.errors import ConfigError
 from medseg.publishing.estimated import Cell
 from medseg.publishing.latex import latex, tex
 from medseg.publishing.markdown import markdown
+from medseg.publishing.published import publish
 from medseg.publishing.table import Table
-from medseg.publishing.write import WRITTEN, publish, write_report
+from medseg.publishing.write import WRITTEN, write_report
 from medseg.statistics.intervals import Estimate
 
 EXPECTED = Path(__file__).parent / "expected"

@@ -12,7 +12,7 @@ from scipy import stats
 from medseg.statistics.intervals import Estimate, Ratios
 from medseg.statistics.paired import PairedTest, compare, holm, permutation_test
 
-BOUNDS = [(-1.0, 1.0)]
+BOUNDS = (-1.0, 1.0)
 
 
 def means(scores: list[list[float]]) -> Ratios:
@@ -26,7 +26,7 @@ def column(values: np.ndarray) -> Ratios:
 
 
 def one_test(first: Ratios, second: Ratios, higher: bool = True) -> PairedTest:
-    return compare(first, second, [higher], BOUNDS)[0]
+    return compare(first, second, higher, BOUNDS)
 
 
 def slow_p(first: Ratios, second: Ratios) -> float:
@@ -90,7 +90,7 @@ def test_a_clear_difference_by_hand():
 
 def test_smaller_is_better_turns_the_better_alone():
     near, far = column(np.array([1.0, 2, 3, 4, 5, 6])), column(np.array([2.0, 2, 4, 5, 7, 7]))
-    test = compare(far, near, [False], [(-math.inf, math.inf)])[0]
+    test = compare(far, near, False, (-math.inf, math.inf))
     assert test.difference.value < 0 and test.p_better > 0.95
     assert test.not_inferior(1e-6, higher_is_better=False) and not test.not_inferior(1e-6)
 
@@ -120,3 +120,36 @@ def test_holm_by_hand():
 
 def test_not_inferior_by_the_lower_end():
     assert of_p(0.5).not_inferior(0.11) is True and of_p(0.5).not_inferior(0.1) is False
+
+
+def slow_mean_p(first: Ratios, second: Ratios) -> float:
+    """Every swap of every group with all its seeds; a run's score is the mean of its seeds' ratios."""
+    groups = len(first.over_GC)
+
+    def score(pick: list[Ratios]) -> float:
+        columns = range(first.over_GC.shape[1])
+        sums = [
+            (sum(one.over_GC[g, c] for g, one in enumerate(pick)), sum(one.under_GC[g, c] for g, one in enumerate(pick))) for c in columns
+        ]
+        return float(np.mean([over / under if under else math.nan for over, under in sums]))
+
+    def difference(swaps: tuple[bool, ...]) -> float:
+        return score([first if swap else second for swap in swaps]) - score([second if swap else first for swap in swaps])
+
+    observed = abs(difference((False,) * groups))
+    return float(np.mean([abs(difference(swaps)) >= observed - 1e-12 for swaps in itertools.product((False, True), repeat=groups)]))
+
+
+def test_seeds_that_are_undefined_elsewhere_weigh_as_in_the_table():
+    """A seed that invents the class in one more image has one more n: the mean is of the seeds' means, not of all images together."""
+    draw = np.random.default_rng(4)
+    for _ in range(10):
+        under = draw.integers(0, 3, (7, 4)).astype(float)
+        over = under * draw.random((7, 4))
+        under[0], over[0] = 1, draw.random(4)
+        first, second = Ratios(over[:, :2], under[:, :2]), Ratios(over[:, 2:], under[:, 2:])
+        test = one_test(first, second)
+        assert test.first == pytest.approx(np.mean(over[:, :2].sum(0) / under[:, :2].sum(0)))
+        assert test.second == pytest.approx(np.mean(over[:, 2:].sum(0) / under[:, 2:].sum(0)))
+        assert test.difference.value == pytest.approx(test.second - test.first)
+        assert test.p_permutation == pytest.approx(slow_mean_p(first, second))

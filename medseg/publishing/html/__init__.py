@@ -1,0 +1,1 @@
+"""The report as one self-contained page: what a supervisor would read, and look into."""
