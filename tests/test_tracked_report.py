@@ -28,6 +28,7 @@ from medseg.publishing.write import page
 from medseg.runfolder import RunFolder, create_run
 from medseg.scoring import Asked, score_folders
 from medseg.tracking import Sent, fetch, sync, sync_parent
+from tests.mlflow_server import Server
 from tests.publishing.stored import STORED
 
 ASKED = Asked(classes=("liver", "lesion"), group_pattern=r"(patient\d+)", jobs=1)
@@ -382,3 +383,20 @@ def test_nothing_global_is_touched(runs, tmp_path):
     sync(runs[0])
     before = mlflow.get_tracking_uri()
     assert tracking.fetch("mlflow:organs", "test", tmp_path / "scratch") and mlflow.get_tracking_uri() == before
+
+
+@pytest.mark.slow
+def test_a_real_server_keeps_the_files_itself(runs, here, tmp_path, monkeypatch, capfd):
+    server = Server(here)
+    try:
+        server.start()
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+        for run in runs:
+            sync(run)
+        expected = files(publish([str(run.path) for run in runs]))
+        published = publish(["mlflow:organs"], scratch=tmp_path / "scratch")
+        assert files(published) == expected and capfd.readouterr() == ("", "")
+        send_report(publish([str(runs[2].path)]), report(here / "tables", published))
+        assert "test/iou_per_image_low/liver" in metrics_of(tracked(runs[2]))
+    finally:
+        server.stop()
