@@ -246,6 +246,7 @@ def test_a_report_goes_to_its_run_once(runs, here):
     assert tables.count({"path": "tables/report.json", "type": "table"}) == 1
 
 
+@pytest.mark.slow
 def test_a_report_of_several_stands_in_each_under_its_name(runs, here):
     for run in runs:
         sync(run)
@@ -308,6 +309,7 @@ def parent_of(cv: Path):
     return client().get_run(tracked(parts(cv)[0]).data.tags["mlflow.parentRunId"])
 
 
+@pytest.mark.slow
 def test_a_cross_validation_of_a_server_is_that_of_its_folder(cv, tmp_path):
     for run in parts(cv):
         sync(run)
@@ -322,6 +324,7 @@ def test_a_cross_validation_of_a_server_is_that_of_its_folder(cv, tmp_path):
         assert source.shown(1, 0) == f"mlflow:organs/{ids[source.runs[1, 0].name]}/evaluation/val_last"
 
 
+@pytest.mark.slow
 def test_runs_go_before_the_cross_validations_of_an_experiment(cv, runs, tmp_path):
     for run in (*parts(cv), runs[2]):
         sync(run)
@@ -356,6 +359,7 @@ def test_a_parent_that_is_sent_again_keeps_its_end(cv):
     assert parent_of(cv).info.end_time == ended
 
 
+@pytest.mark.slow
 def test_the_report_of_a_cross_validation_goes_to_the_parent(cv, here):
     for run in parts(cv):
         sync(run)

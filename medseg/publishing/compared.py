@@ -80,10 +80,10 @@ def _test(first: Source, other: Source, name: str, metric: str, average: Average
 
 
 def _compared(first: Source, other: Source, name: str, metric: str, average: Average, test: PairedTest) -> Compared:
-    influential = None if test.influential is None else sorted(first.cases["group_id"].unique())[test.influential]
+    influential = None if test.influential is None else first.groups[test.influential]
     return Compared(
         other.label, first.label, name, metric, average, test, n_defined(first, [name], metric), n_defined(other, [name], metric),
-        first.cases["sample_id"].nunique(), influential, *_deciding(first, other, name, metric),
+        first.n_cases, influential, *_deciding(first, other, name, metric),
     )  # fmt: skip
 
 

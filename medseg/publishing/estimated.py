@@ -78,24 +78,22 @@ def ratios_of(source: Source, name: str, metric: str, average: Average) -> Ratio
     """What each group adds to a score, a column a seed; groups in the order of their names. None for a score that has no such average."""
     if average == "pooled" and metric not in _POOLED:
         return None
-    cases = source.cases[source.cases["name"] == name]
-    groups = sorted(source.cases["group_id"].unique())
-    columns = [_sums(cases[cases["seed"] == seed], metric, average, groups) for seed in source.seeds]
+    columns = [_sums(source.parts[name, seed], metric, average, len(source.groups)) for seed in source.seeds]
     over, under = (np.stack(each, axis=1) for each in zip(*columns, strict=True))
     return Ratios(over, under)
 
 
-def _sums(cases: pd.DataFrame, metric: str, average: Average, groups: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+def _sums(cases: pd.DataFrame, metric: str, average: Average, groups: int) -> tuple[np.ndarray, np.ndarray]:
     """Numerator and denominator of each group, float64 (G,)."""
+    place = cases["place"].to_numpy()
     if average == "per_image" or metric not in _POOLED:
-        scores = cases.groupby("group_id")[metric].agg(["sum", "count"]).reindex(list(groups), fill_value=0.0)
-        over_G, under_G = scores["sum"].to_numpy(np.float64), scores["count"].to_numpy(np.float64)
-        return (
-            (over_G, under_G)
-            if average == "per_image"
-            else _as_one(np.divide(over_G, under_G, out=np.full_like(over_G, np.nan), where=under_G > 0))
-        )
-    counts_G4 = cases.groupby("group_id")[list(Counts._fields)].sum().reindex(list(groups), fill_value=0.0).to_numpy(np.float64)
+        score = cases[metric].to_numpy(np.float64)
+        over_G = np.bincount(place, np.nan_to_num(score), groups)
+        under_G = np.bincount(place, np.isfinite(score), groups).astype(np.float64)
+        if average == "per_image":
+            return over_G, under_G
+        return _as_one(np.divide(over_G, under_G, out=np.full_like(over_G, np.nan), where=under_G > 0))
+    counts_G4 = np.stack([np.bincount(place, cases[count].to_numpy(np.float64), groups) for count in Counts._fields], axis=1)
     if average == "per_group":
         return _as_one(ratio_table(counts_G4)[:, METRICS.index(metric)])
     over_4, under_4 = (np.array([weights.get(count, 0.0) for count in Counts._fields]) for weights in _POOLED[metric])
@@ -138,15 +136,14 @@ def _cell(
     of_group = np.divide(ratios.over_GC, ratios.under_GC, out=np.full(ratios.over_GC.shape, np.nan), where=ratios.under_GC > 0)
     several = len(source.seeds) > 1 and len(names) == 1
     return Cell(
-        source.label, title, metric, average, estimate, n_defined(source, names, metric), source.cases["sample_id"].nunique(),
-        source.cases["group_id"].nunique(), tuple(per_seed.tolist()), variance_components(of_group) if several else None,
+        source.label, title, metric, average, estimate, n_defined(source, names, metric), source.n_cases,
+        len(source.groups), tuple(per_seed.tolist()), variance_components(of_group) if several else None,
     )  # fmt: skip
 
 
 def n_defined(source: Source, names: Sequence[str], metric: str) -> tuple[int, int]:
     """The images in which a score is defined: the fewest and the most over classes and seeds."""
-    cases = source.cases[source.cases["name"].isin(list(names))]
-    defined = [int(group[metric].notna().sum()) for _, group in cases.groupby(["name", "seed"])]
+    defined = [int(source.parts[name, seed][metric].notna().sum()) for name in names for seed in source.seeds]
     return min(defined), max(defined)
 
 

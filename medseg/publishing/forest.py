@@ -21,7 +21,7 @@ _ROW_IN, _COLUMN_IN = 0.26, 2.6
 _COLUMNS = 3  # panels side by side: more would be too small to read on a page
 
 
-def forest_plot(path: Path, table: Table) -> None:
+def forest_plot(table: Table, *paths: Path) -> None:
     """Write a figure (by the suffix: PNG, SVG, PDF): a panel a score, classes down, below each class a line a source; dots are seeds."""
     rows = [(name, label) for name in table.names for label in table.labels]
     places = {key: place + rows.index((key[0], table.labels[0])) // len(table.labels) * 0.6 for place, key in enumerate(rows)}
@@ -40,8 +40,10 @@ def forest_plot(path: Path, table: Table) -> None:
         handles = [_handle(table.labels.index(label), label) for label in table.labels]
         figure.legend(handles=handles, loc="outside upper center", ncols=min(4, len(handles)), fontsize=8, frameon=False)
     figure.supxlabel(f"{AVERAGE_TITLES[table.average]}; lines: 95 % intervals over groups", fontsize=8, color=INK)
-    with atomic_path(path) as temporary, rc_context({"svg.hashsalt": "medseg"}):
-        figure.savefig(temporary, format=path.suffix[1:], metadata=_UNDATED.get(path.suffix), transparent=path.suffix == ".svg")
+    for path in paths:
+        with atomic_path(path) as temporary, rc_context({"svg.hashsalt": "medseg"}):
+            figure.savefig(temporary, format=path.suffix[1:], metadata=_UNDATED.get(path.suffix), transparent=path.suffix == ".svg")
+        figure.set_layout_engine("none")  # everything has its place by now, and finding it takes longest
 
 
 def _draw(axis: Any, table: Table, name: str, label: str, metric: str, place: float) -> None:

@@ -88,8 +88,7 @@ def title(sources: Sequence[Source]) -> str:
 def caption(published: Published, table: Table) -> str:
     """What stands below the number, written from the runs."""
     first = published.sources[0]
-    images, groups = first.cases["sample_id"].nunique(), first.cases["group_id"].nunique()
-    text = f"{title(published.sources)}. {images} images of {groups} groups"
+    text = f"{title(published.sources)}. {first.n_cases} images of {len(first.groups)} groups"
     text += f", {_AVERAGED[table.average]}, with 95 % intervals over groups ({METHOD_NAMES[published.method]}, {REPLICATES:,} replicates)"
     text += "; n: images in which the score is defined, of all images. "
     if any(math.isnan(cell.estimate.low) for cell in table.cells):

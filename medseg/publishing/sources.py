@@ -6,9 +6,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from medseg.config import read_config
@@ -49,12 +51,28 @@ class Source:
         """What is said of the folder of a row: where it lies, or what it is a copy of."""
         return self.named.get((seed, fold)) or str(self.folders.get((seed, fold), ""))
 
-    @property
+    @cached_property
+    def n_cases(self) -> int:
+        """Images, whatever the number of classes and seeds."""
+        return int(self.cases["sample_id"].nunique())
+
+    @cached_property
+    def groups(self) -> list[str]:
+        """Of all cases, sorted; a group's place here is its row wherever groups are counted."""
+        return sorted(self.cases["group_id"].unique())
+
+    @cached_property
+    def parts(self) -> Mapping[tuple[str, int], pd.DataFrame]:
+        """The cases of each class or region and seed, with the column `place`: their group's, in `groups`."""
+        placed = self.cases.assign(place=np.searchsorted(self.groups, self.cases["group_id"].to_numpy(object)))
+        return {(str(name), int(str(seed))): part for (name, seed), part in placed.groupby(["name", "seed"], sort=False)}
+
+    @cached_property
     def names(self) -> list[str]:
         """Foreground classes, then regions."""
         return [name for name in self.cases["name"].unique().tolist() if name != BACKGROUND]
 
-    @property
+    @cached_property
     def classes(self) -> list[str]:
         """The foreground classes; a mean over classes is of these."""
         of_class = self.cases.loc[self.cases["kind"] == "class", "name"].unique().tolist()
@@ -65,7 +83,7 @@ class Source:
         """Every score that a case has: ratios, then distances."""
         return [column for column in self.cases.columns if column not in {*_TEXT, *_WHOLE, *_COUNTS}]
 
-    @property
+    @cached_property
     def seeds(self) -> list[int]:
         """Of the trainings; one -1 where nobody knows."""
         return [int(seed) for seed in self.cases["seed"].unique()]

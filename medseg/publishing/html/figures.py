@@ -35,7 +35,7 @@ class Figure:
 def forest(published: Published) -> Figure:
     """Every score with its interval."""
     first = next(iter(published.tables.values()))
-    return Figure(_drawn(lambda path: forest_plot(path, first)), "Scores with 95 % intervals over groups, as in the table.")
+    return Figure(_drawn(lambda path: forest_plot(first, path)), "Scores with 95 % intervals over groups, as in the table.")
 
 
 def distributions(published: Published) -> Figure:

@@ -62,13 +62,13 @@ def _of_tests(tests: Sequence[Compared]) -> Iterator[str]:
 def cautions(published: Published) -> list[str]:
     """What a reader must know before believing a number."""
     first = published.sources[0]
-    groups = first.cases["group_id"].nunique()
+    groups = len(first.groups)
     lines = []
     if groups < FEWEST_GROUPS:
         lines.append(f"{groups} group(s): too few for any interval.")
     elif groups < FEW_GROUPS:
         lines.append(f"{groups} groups: intervals of so few are too narrow now and then.")
-    if first.cases["group_id"].nunique() == first.cases["sample_id"].nunique():
+    if groups == first.n_cases:
         lines.append("Every image is a group of its own: right if no two are of one patient, too narrow an interval otherwise.")
     rare = {cell.name: cell.n_defined[0] for cell in published.cells if cell.metric == "recall" and cell.average == "per_image"}
     if few := [f"{name} ({n})" for name, n in rare.items() if n < FEW_GROUPS and name != MEAN]:
