@@ -6,12 +6,16 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import typer
+from typer.testing import CliRunner
 
 from medseg import images
+from medseg.cli import app
 from medseg.labels import LabelSet
 from medseg.manifest.table import read_manifest, read_split
 
@@ -113,3 +117,20 @@ def assert_one_error(done: subprocess.CompletedProcess[str], message: str) -> No
     lines = [line for line in done.stderr.splitlines() if line.strip() and "━" not in line]
     assert done.returncode == 2 and len(lines) == 1 and "Traceback" not in done.stderr, done
     assert lines[0].startswith("error: ") and re.search(message, lines[0]), lines[0]
+
+
+def all_commands(group, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    for name, command in group.commands.items():
+        yield (*path, name)
+        if hasattr(command, "commands"):
+            yield from all_commands(command, (*path, name))
+
+
+def test_every_command_has_help_that_can_be_printed():
+    """Rich takes square brackets in a help text for markup."""
+    runner = CliRunner()
+    commands = list(all_commands(typer.main.get_command(app)))
+    assert ("report",) in commands and ("manifest", "import", "coco") in commands
+    for command in commands:
+        shown = runner.invoke(app, [*command, "--help"])
+        assert shown.exit_code == 0 and "Usage:" in shown.output and shown.exception is None, (command, shown.exception)

@@ -76,7 +76,7 @@ def test_the_files_of_a_case_find_each_other(tmp_path, reference, prediction):
     unit = "mm" if "nii" in reference else "px"
     assert stored(tmp_path / "out")["boundary"]["liver"].keys() >= {f"hd95_{unit}", f"assd_{unit}"}
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
-        "per_case.csv", "confusion.npy", "confusion.png", "scores.json", "table.csv", "table.md",
+        "per_case.csv", "confusion.npy", "confusion.png", "scores.json", "table.csv", "table.md", "pairs.csv",
     }  # fmt: skip
 
 

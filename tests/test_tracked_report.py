@@ -103,7 +103,7 @@ def tracked(run: RunFolder):
 def files(published: Published) -> dict[str, str]:
     """What a report says in words and numbers, but for where its pictures lie."""
     tests = csvs.tests_csv(published.tests, None) if published.tests else ""
-    return {"table.md": page(published), "table.csv": csvs.cells_csv(published.cells, published.method, 0.95), "tests.csv": tests}
+    return {"table.md": page(published), "table.csv": csvs.cells_csv(published.cells, 0.95), "tests.csv": tests}
 
 
 def test_a_table_of_a_server_is_that_of_the_run_folders(here, runs, tmp_path, monkeypatch, capfd):

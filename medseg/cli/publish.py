@@ -22,7 +22,7 @@ Sources = Annotated[
     list[str],
     typer.Argument(
         metavar="RUN...",
-        help="run folders, cross-validations, folders of `medseg score`, or mlflow:EXPERIMENT[/RUN]; LABEL=PATH names one",
+        help="run folders, cross-validations, folders of `medseg score`, mlflow:EXPERIMENT or mlflow:EXPERIMENT/RUN; LABEL=PATH names one",
     ),
 ]
 Part = Annotated[str, typer.Option(help="the part of a run's split: train, val or test")]

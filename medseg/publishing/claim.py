@@ -426,8 +426,8 @@ def _performance(published: Published) -> str:
 
 
 def _failures(one: _Known, shares: Sequence[Share]) -> str:
-    """How often a structure is missed or invented; the shares are of the first seed."""
-    mine = [share for share in shares if share.label == one.source.label and share.successes]
+    """How often a structure is missed or invented, of the first seed."""
+    mine = [share for share in shares if (share.label, share.seed) == (one.source.label, one.source.seeds[0]) and share.successes]
     told = [f"{share.name} {share.kind} in {share.successes} of {counted(share.n, share.unit.removesuffix('s'))}" for share in mine]
     of = f" (seed {one.source.seeds[0]})" if len(one.source.seeds) > 1 else ""
     return f"{'; '.join(told) or 'No structure was missed or invented'}{of}. See the failures by group and the worst cases."

@@ -12,7 +12,7 @@ import pandas as pd
 from medseg.errors import ConfigError, RunError
 from medseg.publishing.estimated import Average, bounds, higher_is_better, n_defined, ratios_of
 from medseg.publishing.sources import Source, check_alike
-from medseg.statistics.intervals import Ratios
+from medseg.statistics.intervals import DEFAULT, Method, Ratios
 from medseg.statistics.paired import PairedTest, compare, holm
 
 SIGNIFICANT = 0.05
@@ -55,7 +55,11 @@ class Compared:
 
 
 def compare_sources(
-    sources: Sequence[Source], metrics: Sequence[str], average: Average = "per_image", names: Sequence[str] | None = None
+    sources: Sequence[Source],
+    metrics: Sequence[str],
+    average: Average = "per_image",
+    names: Sequence[str] | None = None,
+    method: Method = DEFAULT,
 ) -> list[Compared]:
     """Every source after the first against the first, each class and region by each score; Holm's adjustment is over all of them.
 
@@ -68,15 +72,15 @@ def compare_sources(
     names = check_known("--class", names, first.names)
     check_known("--metric", metrics, [metric for metric in first.metrics if all(metric in other.metrics for other in others)])
     keys = [(other, name, metric) for other in others for name in names for metric in metrics]
-    tests = [_test(first, other, name, metric, average) for other, name, metric in keys]
+    tests = [_test(first, other, name, metric, average, method) for other, name, metric in keys]
     return [_compared(first, *key, average, test) for key, test in zip(keys, holm(tests), strict=True)]
 
 
-def _test(first: Source, other: Source, name: str, metric: str, average: Average) -> PairedTest:
+def _test(first: Source, other: Source, name: str, metric: str, average: Average, method: Method) -> PairedTest:
     low, high = bounds(metric)
     columns = math.lcm(len(first.seeds), len(other.seeds))
     mine, theirs = (_of_seeds(source, name, metric, average, columns) for source in (first, other))
-    return compare(mine, theirs, higher_is_better(metric), (low - high, high - low))
+    return compare(mine, theirs, higher_is_better(metric), (low - high, high - low), method)
 
 
 def _compared(first: Source, other: Source, name: str, metric: str, average: Average, test: PairedTest) -> Compared:

@@ -13,12 +13,12 @@ from medseg.publishing.sources import Source
 from medseg.report.tables import blank_nan, to_csv
 
 
-def cells_csv(cells: Sequence[Cell], method: str, level: float) -> str:
+def cells_csv(cells: Sequence[Cell], level: float) -> str:
     """Every cell to all its digits; the key (run, class) names the rows of cases.csv that it is made of."""
     rows: list[dict[str, Any]] = [
         {
             "run": cell.label, "class": cell.name, "score": cell.metric, "average": cell.average, "value": _number(cell.estimate.value),
-            "low": _number(cell.estimate.low), "high": _number(cell.estimate.high), "level": level, "method": method,
+            "low": _number(cell.estimate.low), "high": _number(cell.estimate.high), "level": level, "method": cell.estimate.method or "",
             "n_defined": cell.n_defined[0], "n_defined_most": cell.n_defined[1], "n_cases": cell.n_cases,
             "n_groups_defined": cell.estimate.n_groups, "n_groups": cell.n_groups, "seeds": len(cell.seeds),
             "of_seeds": " ".join(_number(value) for value in cell.seeds), **_components(cell),
@@ -47,7 +47,8 @@ def tests_csv(tests: Sequence[Compared], margin: float | None) -> str:
         row |= {key: _number(getattr(test, key)) for key in ("first", "second")}
         row |= {"n_first": one.n_first[0], "n_second": one.n_second[0], "n_cases": one.n_cases}
         row |= {"difference": _number(test.difference.value), "low": _number(test.difference.low), "high": _number(test.difference.high)}
-        row |= {key: _number(getattr(test, key)) for key in ("p_permutation", "p_holm", "p_wilcoxon", "effect", "p_better")}
+        row |= {key: _number(getattr(test, key)) for key in ("p_permutation", "p_holm", "p_wilcoxon")}
+        row |= {"d_z": _number(test.effect), "p_better": _number(test.p_better)}
         row |= {"n_groups": test.n_groups, "influential_group": one.influential or "", "difference_without_it": _number(test.without)}
         if margin is not None:
             row["not_inferior"] = {True: "yes", False: "no", None: ""}[test.not_inferior(margin, higher_is_better(one.metric))]
@@ -72,4 +73,5 @@ def cases_csv(sources: Sequence[Source]) -> str:
         if table[column].dtype == float:
             whole = column in ("tp", "fp", "fn", "tn")
             table[column] = [str(int(value)) if whole else blank_nan(value) for value in table[column].tolist()]
+    table = table.rename(columns={"name": "class"})  # as in table.csv, so that a cell and its rows have one key
     return str(table.to_csv(index=False, lineterminator="\n"))

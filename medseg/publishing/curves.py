@@ -76,7 +76,7 @@ def _points(run: Sequence[Record], key: str) -> Iterator[tuple[int, float]]:
     """(epoch, value) where it was measured and defined."""
     for record in run:
         value = record["metrics"].get(key)
-        if value is not None and math.isfinite(value):
+        if isinstance(value, int | float) and math.isfinite(value):
             yield record["epoch"], float(value)
 
 

@@ -35,7 +35,8 @@ _POOLED: dict[str, tuple[dict[str, float], dict[str, float]]] = {  # score -> nu
 @dataclass(frozen=True, slots=True)
 class Cell:
     """One published number. n_defined: the images in which it is defined, the fewest and the most over the seeds; n_cases: all images.
-    seeds: the score of each seed. components: where its variance comes from, of the groups' own scores, with two seeds or more."""
+    seeds: the score of each seed.  names: the classes it is of, several of a mean over classes.  components: where its variance comes from,
+    of the groups' own scores, with two seeds or more."""
 
     label: str
     name: str
@@ -46,13 +47,15 @@ class Cell:
     n_cases: int
     n_groups: int
     seeds: tuple[float, ...]
+    names: tuple[str, ...]
     components: Components | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """How many structures are missed, or invented: of the images whose reference holds the class, or does not. The interval (Wilson) is of
-    images where each is a group of its own, else of groups in which it happens at least once; `unit` says which."""
+    """How many structures are missed, or invented, by one seed's predictions (-1 where nobody knows): of the images whose reference holds
+    the class, or does not. The interval (Wilson) is of images where each is a group of its own, else of groups in which it happens at least
+    once; `unit` says which."""
 
     label: str
     name: str
@@ -62,6 +65,7 @@ class Share:
     low: float
     high: float
     unit: Literal["images", "groups"]
+    seed: int
 
 
 def higher_is_better(metric: str) -> bool:
@@ -109,23 +113,36 @@ def _as_one(score_G: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def cells(
-    source: Source, metrics: Sequence[str], averages: Sequence[Average] = ("per_image", "pooled"), method: Method = DEFAULT
+    source: Source,
+    metrics: Sequence[str],
+    averages: Sequence[Average] = ("per_image", "pooled"),
+    method: Method = DEFAULT,
+    beside: Sequence[Source] = (),
 ) -> list[Cell]:
-    """Every class and region, then the mean over classes where there are several; scores that have no such average are passed by."""
-    return [cell for average in averages for metric in metrics for cell in _of_metric(source, metric, average, method)]
+    """Every class and region, then the mean over classes where there are several; scores that have no such average are passed by.
+
+    beside: what it stands in a table with. A mean is of the classes in which all of them are defined: means of different classes, one of
+    them with a class that it alone has invented, could not be compared.
+    """
+    return [cell for average in averages for metric in metrics for cell in _of_metric(source, metric, average, method, beside)]
 
 
-def _of_metric(source: Source, metric: str, average: Average, method: Method) -> Iterator[Cell]:
+def _of_metric(source: Source, metric: str, average: Average, method: Method, beside: Sequence[Source]) -> Iterator[Cell]:
     found = {name: ratios_of(source, name, metric, average) for name in source.names}
     by_name = {name: ratios for name, ratios in found.items() if ratios is not None}
     for name, ratios in by_name.items():
         weights = np.full((1, len(source.seeds)), 1 / len(source.seeds))
         yield _cell(source, [name], name, metric, average, ratios, weights, method)
-    defined = [name for name in source.classes if name in by_name and np.isfinite(by_name[name].values()).all()]
+    defined = [name for name in source.classes if all(_is_defined(each, name, metric, average) for each in (source, *beside))]
     if len(source.classes) > 1 and defined and metric in METRICS:
         ratios = Ratios(*(np.hstack([getattr(by_name[name], side) for name in defined]) for side in ("over_GC", "under_GC")))
         weights = np.full((1, ratios.over_GC.shape[1]), 1 / ratios.over_GC.shape[1])
         yield _cell(source, defined, MEAN, metric, average, ratios, weights, method)
+
+
+def _is_defined(source: Source, name: str, metric: str, average: Average) -> bool:
+    ratios = ratios_of(source, name, metric, average)
+    return ratios is not None and bool(np.isfinite(ratios.values()).all())
 
 
 def _cell(
@@ -137,7 +154,7 @@ def _cell(
     several = len(source.seeds) > 1 and len(names) == 1
     return Cell(
         source.label, title, metric, average, estimate, n_defined(source, names, metric), source.n_cases,
-        len(source.groups), tuple(per_seed.tolist()), variance_components(of_group) if several else None,
+        len(source.groups), tuple(per_seed.tolist()), tuple(names), variance_components(of_group) if several else None,
     )  # fmt: skip
 
 
@@ -148,15 +165,15 @@ def n_defined(source: Source, names: Sequence[str], metric: str) -> tuple[int, i
 
 
 def shares(source: Source) -> list[Share]:
-    """Missed and invented structures of each class and region, of the first seed's predictions."""
-    cases = source.cases[source.cases["seed"] == source.seeds[0]]
-    return [share for name in source.names for share in _shares_of(source.label, name, cases[cases["name"] == name])]
+    """Missed and invented structures of each class and region, of each seed's predictions."""
+    return [share for name in source.names for seed in source.seeds for share in _shares_of(source, name, seed)]
 
 
-def _shares_of(label: str, name: str, cases: pd.DataFrame) -> Iterator[Share]:
+def _shares_of(source: Source, name: str, seed: int) -> Iterator[Share]:
+    cases = source.parts[name, seed]
     there, found = cases["tp"] + cases["fn"] > 0, cases["tp"] + cases["fp"] > 0
     alone = cases["group_id"].is_unique
     for kind, asked, happened in (("missed", there, there & ~found), ("invented", ~there, ~there & found)):
         of = happened[asked] if alone else happened[asked].groupby(cases["group_id"][asked]).any()
         successes, n = int(of.sum()), len(of)
-        yield Share(label, name, kind, successes, n, *wilson(successes, n), "images" if alone else "groups")  # type: ignore[arg-type]
+        yield Share(source.label, name, kind, successes, n, *wilson(successes, n), "images" if alone else "groups", seed)  # type: ignore[arg-type]

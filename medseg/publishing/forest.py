@@ -39,7 +39,8 @@ def forest_plot(table: Table, *paths: Path) -> None:
     if len(table.labels) > 1:
         handles = [_handle(table.labels.index(label), label) for label in table.labels]
         figure.legend(handles=handles, loc="outside upper center", ncols=min(4, len(handles)), fontsize=8, frameon=False)
-    figure.supxlabel(f"{AVERAGE_TITLES[table.average]}; lines: 95 % intervals over groups", fontsize=8, color=INK)
+    dots = "; small dots: seeds" if any(len(cell.seeds) > 1 for cell in table.cells) else ""
+    figure.supxlabel(f"{AVERAGE_TITLES[table.average]}; lines: 95 % intervals over groups{dots}", fontsize=8, color=INK)
     for path in paths:
         with atomic_path(path) as temporary, rc_context({"svg.hashsalt": "medseg"}):
             figure.savefig(temporary, format=path.suffix[1:], metadata=_UNDATED.get(path.suffix), transparent=path.suffix == ".svg")
@@ -60,7 +61,7 @@ def _draw(axis: Any, table: Table, name: str, label: str, metric: str, place: fl
 
 def _dress(axis: Any, title: str) -> None:
     axis.set_title(title, fontsize=9)
-    axis.xaxis.set_major_locator(MaxNLocator(4))
+    axis.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
     axis.tick_params(axis="x", labelsize=8)
     axis.tick_params(axis="y", length=0, labelsize=8)
     axis.grid(axis="x", color=QUIET, linewidth=0.6)

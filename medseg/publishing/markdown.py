@@ -9,6 +9,7 @@ from medseg.publishing.compared import Compared, DecidingCase
 from medseg.publishing.estimated import Cell, Share, higher_is_better
 from medseg.publishing.table import AVERAGE_TITLES, DAGGER, Table, defined, figures, score_title, with_interval
 from medseg.report.tables import markdown_table
+from medseg.statistics.components import Component
 from medseg.statistics.intervals import Estimate
 
 
@@ -22,7 +23,7 @@ def markdown(table: Table) -> list[str]:
         for place, label in enumerate(table.labels):
             row = [name if place == 0 else "", *([label] if several else [])]
             body.append(row + [_markdown_cell(table, table.cell(label, name, metric)) for metric in table.metrics])
-    return markdown_table(header, body)
+    return markdown_table(header, body, texts=1 + several)
 
 
 def _markdown_cell(table: Table, cell: Cell | None) -> str:
@@ -36,7 +37,7 @@ def _markdown_cell(table: Table, cell: Cell | None) -> str:
 
 def tests_markdown(tests: Sequence[Compared], margin: float | None = None) -> list[str]:
     """The tests for people."""
-    return markdown_table(*tests_rows(tests, margin))
+    return markdown_table(*tests_rows(tests, margin), texts=3)
 
 
 def tests_rows(tests: Sequence[Compared], margin: float | None = None) -> tuple[list[str], list[list[str]]]:
@@ -88,13 +89,23 @@ def _case(case: DecidingCase) -> str:
 
 def shares_markdown(shares: Sequence[Share]) -> list[str]:
     """Missed and invented structures with Wilson intervals."""
-    body = [[share.label, share.name, share.kind, f"{share.successes}/{share.n} {share.unit}", share_text(share)] for share in shares]
-    return markdown_table(["Run", "Class", "What", "How many", "Share [95 %, Wilson]"], body)
+    header, body = shares_rows(shares)
+    return markdown_table(header, body, texts=len(header) - 2)
+
+
+def shares_rows(shares: Sequence[Share]) -> tuple[list[str], list[list[str]]]:
+    """(heads, a row a share), as text; with the seed where a run has several. Of what could not happen there is no row."""
+    shares = [share for share in shares if share.n]
+    several = len({(share.label, share.seed) for share in shares}) > len({share.label for share in shares})
+    header = ["Run", *(["Seed"] if several else []), "Class", "What", "How many", "Share [95 %, Wilson]"]
+    seed = [["–" if share.seed < 0 else str(share.seed)] if several else [] for share in shares]
+    rest = [[share.name, share.kind, f"{share.successes}/{share.n} {share.unit}", share_text(share)] for share in shares]
+    return header, [[share.label, *its_seed, *its] for share, its_seed, its in zip(shares, seed, rest, strict=True)]
 
 
 def share_text(share: Share) -> str:
-    """A share with its interval; an en dash where there was nothing to miss or to invent."""
-    return "–" if share.n == 0 else with_interval(Estimate(share.successes / share.n, share.low, share.high, share.n), 3)
+    """A share with its interval."""
+    return with_interval(Estimate(share.successes / share.n, share.low, share.high, share.n), 3)
 
 
 def seeds_markdown(cells: Sequence[Cell]) -> list[str]:
@@ -102,7 +113,12 @@ def seeds_markdown(cells: Sequence[Cell]) -> list[str]:
     body = []
     for cell in cells:
         if parts := cell.components:
-            spread = [f"{part.deviation:.4f} [{part.low:.4f}, {part.high:.4f}]" for part in (parts.group, parts.seed, parts.rest)]
+            spread = [_spread(part, parts.n_seeds) for part in (parts.group, parts.seed, parts.rest)]
             body.append([cell.label, cell.name, score_title(cell.metric), *spread, f"{parts.n_groups} x {parts.n_seeds}"])
     header = ["Run", "Class", "Score", "SD of groups", "SD of seeds", "SD of the rest", "Groups x seeds"]
-    return markdown_table(header, body) if body else []
+    return markdown_table(header, body, texts=3) if body else []
+
+
+def _spread(part: Component, seeds: int) -> str:
+    """A standard deviation; of two seeds its interval says nothing but that two are too few."""
+    return f"{part.deviation:.4f}" + (f" [{part.low:.4f}, {part.high:.4f}]" if seeds > 2 else "")

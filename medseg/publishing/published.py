@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from medseg.errors import ConfigError
 from medseg.publishing.compared import Compared, check_known, compare_sources
-from medseg.publishing.estimated import Average, Cell, Share, cells, shares
+from medseg.publishing.estimated import MEAN, Average, Cell, Share, cells, shares
 from medseg.publishing.sources import Source, read_sources
 from medseg.publishing.table import Table, by_average, tests_sentence
 from medseg.report.tables import printed
@@ -36,7 +37,7 @@ class Published:
     method: Method
     margin: float | None
 
-    @property
+    @cached_property
     def tables(self) -> dict[Average, Table]:
         """By average, in the order in which they are shown."""
         return by_average([cell for cell in self.cells if cell.metric in self.shown], self.tests)
@@ -55,17 +56,19 @@ def publish(
 
     Raises RunError for what holds no scores or cannot be compared, ConfigError for scores that are not there.
     """
-    if margin is not None and not margin > 0:
+    if margin is not None and not 0 < margin < math.inf:
         raise ConfigError(
-            "--margin", f"must be above 0, got {margin:g}", "the loss that would not matter, in units of the score: --margin 0.02"
+            "--margin",
+            f"must be above 0, got {margin:g}",
+            "the loss that would not matter, in units of the score: --margin 0.02",
         )
     if method not in METHODS:
         raise ConfigError("--interval", f"{method!r} is not among {', '.join(METHODS)}", f"leave it out for {DEFAULT}")
     sources = read_sources(texts, split, scratch)
     there = [metric for metric in sources[0].metrics if all(metric in source.metrics for source in sources)]
     shown = _shown(there, metrics)
-    tests = compare_sources(sources, list(metrics or OVERLAP)) if len(sources) > 1 else []  # refuses what cannot be compared
-    found = [cell for source in sources for cell in cells(source, there, method=method)]
+    tests = compare_sources(sources, list(metrics or OVERLAP), method=method) if len(sources) > 1 else []  # refuses what cannot be compared
+    found = [cell for source in sources for cell in cells(source, there, method=method, beside=sources)]
     return Published(sources, found, shown, tests, [share for source in sources for share in shares(source)], method, margin)
 
 
@@ -85,19 +88,29 @@ def title(sources: Sequence[Source]) -> str:
     return f"{front}{', '.join(source.label for source in sources)}{f': {part}' if part else ''}"
 
 
-def caption(published: Published, table: Table) -> str:
-    """What stands below the number, written from the runs."""
+def caption(published: Published, table: Table, second: str = "second best in italics") -> str:
+    """What stands below the number, written from the runs. second: how the second best is marked."""
     first = published.sources[0]
     text = f"{title(published.sources)}. {first.n_cases} images of {len(first.groups)} groups"
     text += f", {_AVERAGED[table.average]}, with 95 % intervals over groups ({METHOD_NAMES[published.method]}, {REPLICATES:,} replicates)"
     text += "; n: images in which the score is defined, of all images. "
     if any(math.isnan(cell.estimate.low) for cell in table.cells):
-        text += f"No interval: undefined, or of fewer than {FEWEST_GROUPS} groups. "
+        text += f"No interval: undefined, of fewer than {FEWEST_GROUPS} groups, or all groups but one are alike. "
+    if any(cell.estimate.method not in (None, published.method) for cell in table.cells):
+        text += f"{METHOD_NAMES['bca']} where a few groups decide (the method column of table.csv). "
+    if left_out := _left_out_of_means(first, table):
+        text += f"Means of classes are without {', '.join(left_out)}, which is undefined somewhere. "
     if len(published.sources) > 1:
-        text += "Best in bold, second best marked, by the figures printed. "
-    if len(first.seeds) > 1:
-        text += f"Means over {len(first.seeds)} seeds; the intervals are for other patients, not for other seeds. "
+        text += f"Best in bold, {second}, by the figures printed; distances only where they are of equally many images. "
+    if several := [f"{source.label}: {len(source.seeds)}" for source in published.sources if len(source.seeds) > 1]:
+        text += f"Means over seeds ({', '.join(several)}); intervals and tests are for other patients, not for other seeds. "
     return (text + tests_sentence([test for test in published.tests if test.average == table.average])).strip()
+
+
+def _left_out_of_means(source: Source, table: Table) -> list[str]:
+    """Classes that some mean over classes of the table lacks."""
+    means = [cell.names for cell in table.cells if cell.name == MEAN]
+    return [name for name in source.classes if any(name not in names for names in means)]
 
 
 def provenance(source: Source) -> str:

@@ -14,16 +14,14 @@ import numpy as np
 import pandas as pd
 
 from medseg.config import read_config
-from medseg.errors import RunError
+from medseg.errors import RunError, counted
 from medseg.labels import BACKGROUND
 from medseg.manifest.ledger import count_rows
 from medseg.metrics.protocol import Protocol
-from medseg.report.tables import CASE_COLUMNS
+from medseg.publishing.casefile import COUNTS, TEXT, WHOLE, read_cases
 from medseg.runfolder import open_run
 from medseg.yamlio import read_yaml
 
-_TEXT, _WHOLE = ("sample_id", "group_id", "name", "kind"), ("seed", "fold")
-_COUNTS = ("tp", "fp", "fn", "tn")
 _OF_PREDICTIONS = {"test_time", "checkpoint"}  # what was predicted with, not how it was scored
 _BESIDE = {"calibration", "detection"}  # made of other things than the cases' table
 _BOUNDARY = {"boundary", "spacing", "tolerances"}
@@ -81,7 +79,7 @@ class Source:
     @property
     def metrics(self) -> list[str]:
         """Every score that a case has: ratios, then distances."""
-        return [column for column in self.cases.columns if column not in {*_TEXT, *_WHOLE, *_COUNTS}]
+        return [column for column in self.cases.columns if column not in {*TEXT, *WHOLE, *COUNTS}]
 
     @cached_property
     def seeds(self) -> list[int]:
@@ -96,9 +94,13 @@ def read_sources(texts: Sequence[str], split: str = "test", scratch: Path | None
     must outlive the sources. Raises RunError for a folder that holds no scores, and where two labels are the same by accident.
     """
     found: dict[str, list[Source]] = {}
+    seen = set[Path]()
     for text in texts:
         label, where = _label(text)
         for path, names in _folders(where, split, scratch):
+            if path.resolve() in seen:
+                raise RunError(where, "is named twice", "name each run once: it cannot be held against itself")
+            seen.add(path.resolve())
             source = _named(_read(path, split), names)
             if label is not None:
                 source = replace(source, label=label, fingerprint=f"label {label}")
@@ -148,7 +150,8 @@ def _check_cases(first: Source, other: Source) -> None:
     if len(alone):
         sample, name = alone[0]
         whose = first.label if (sample, name) in mine.index else other.label
-        what = f"{len(alone)} cases are in one alone, such as {sample} ({name}) in {whose}"
+        images = alone.get_level_values(0).nunique()
+        what = f"{counted(len(alone), 'row')} of {counted(images, 'image')} in one alone, such as {sample} ({name}) in {whose}"
         raise RunError(other.label, f"its cases are not those of {first.label}: {what}", fix)
     for column, what in (("group_id", "group"), ("pixels", "reference")):
         if len(apart := mine.index[mine[column] != theirs.loc[mine.index, column]]):
@@ -186,10 +189,10 @@ def _read_run(path: Path, split: str) -> Source:
     if not (folder / "scores.json").exists():
         raise RunError(path, f"its {split} was not scored", f"run `medseg evaluate {path} --split {split}` first")
     source = _read_folder(folder, config.name)
-    git = json.loads(run.environment_json.read_text(encoding="utf-8")).get("git") or {}
+    git = _section(_json(run.environment_json), "git", run.environment_json)
     cases = source.cases.assign(seed=config.seed)
     facts = {**source.facts, "run": [run.id], "commit": [_commit(git)], "dataset": str(run.state().get("dataset"))}
-    facts |= {"split_name": config.data.split, "epoch": [source.facts.get("checkpoint", {}).get("epoch")]}
+    facts |= {"split_name": config.data.split, "epoch": [source.facts["checkpoint"].get("epoch")]}
     splits = Path(config.data.manifest) / "splits"
     if split == "test" and splits.is_dir():
         facts["test_scorings"] = count_rows(splits, cases["sample_id"].unique())
@@ -206,22 +209,25 @@ def _commit(git: Mapping[str, Any]) -> str:
 def _read_folder(folder: Path, label: str) -> Source:
     """An evaluation: scores.json says by which rules, per_case.csv holds the cases."""
     content = _json(folder / "scores.json")
-    protocol = Protocol.read(content.get("protocol", {}), folder)
-    cases = _read_cases(folder / "per_case.csv")
-    facts = {key: content.get(key) for key in ("split", "manifest_sha256", "split_sha256", "checkpoint", "calibration")}
-    return Source(label, cases.assign(seed=-1, fold=-1), protocol, {(-1, -1): folder}, facts | {"notes": []})
+    protocol, checkpoint = (_section(content, key, folder / "scores.json") for key in ("protocol", "checkpoint"))
+    cases = read_cases(folder / "per_case.csv").assign(seed=-1, fold=-1)
+    facts = {key: content.get(key) for key in ("split", "manifest_sha256", "split_sha256", "calibration")}
+    return Source(label, cases, Protocol.read(protocol, folder), {(-1, -1): folder}, facts | {"notes": [], "checkpoint": checkpoint})
 
 
 def _read_cross_validation(path: Path) -> Source:
     content, about = _json(path / "scores.json"), _json(path / "cv.json")
-    cases = _read_cases(path / "per_case.csv")
+    cases = read_cases(path / "per_case.csv")
     if not {"seed", "fold"} <= set(cases.columns):
         raise RunError(path / "per_case.csv", "has no columns seed and fold", "make the cross-validation's table again: medseg cv")
+    if missing := {"name", "dataset", "split", "manifest_sha256", "split_sha256"} - set(about):
+        raise RunError(path / "cv.json", f"lacks {', '.join(sorted(missing))}", "give the command `medseg cv ...` again")
     facts = {"split": "out of fold", "manifest_sha256": about["manifest_sha256"], "split_sha256": about["split_sha256"]}
     facts |= {"run": [path.name], "commit": [], "dataset": about["dataset"], "split_name": about["split"], "notes": [], "checkpoint": {}}
+    protocol = Protocol.read(_section(content, "protocol", path / "scores.json"), path)
     runs = _parts(path)
     folders = {part: open_run(run).evaluation("val_last") for part, run in runs.items()}
-    return Source(about["name"], cases, Protocol.read(content.get("protocol", {}), path), folders, facts, runs)
+    return Source(str(about["name"]), cases, protocol, folders, facts, runs)
 
 
 def _parts(path: Path) -> dict[tuple[int, int], Path]:
@@ -235,22 +241,6 @@ def _parts(path: Path) -> dict[tuple[int, int], Path]:
     return found
 
 
-def _read_cases(path: Path) -> pd.DataFrame:
-    """per_case.csv; text stays text, so that a sample named 001 or NA keeps its name."""
-    try:
-        columns = pd.read_csv(path, nrows=0).columns
-        numbers = [column for column in columns if column not in (*_TEXT, *_WHOLE)]
-        types = dict.fromkeys(_TEXT, str) | dict.fromkeys(_WHOLE, int) | dict.fromkeys(numbers, float)
-        blank = {column: [""] for column in numbers}
-        cases = pd.read_csv(path, dtype={column: types[column] for column in columns}, keep_default_na=False, na_values=blank)
-    except (OSError, ValueError) as cause:
-        raise RunError(path, f"cannot be read ({cause})", "evaluate the run again") from None
-    if not set(CASE_COLUMNS) <= set(columns):
-        missing = ", ".join(sorted(set(CASE_COLUMNS) - set(columns)))
-        raise RunError(path, f"has no column {missing}", "it was written by another version: evaluate the run again")
-    return cases
-
-
 def _json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -259,6 +249,14 @@ def _json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise RunError(path, "is no record of scores", "evaluate the run again")
     return content
+
+
+def _section(content: Mapping[str, Any], key: str, path: Path) -> dict[str, Any]:
+    """An object inside a record, empty where there is none."""
+    found = content.get(key) or {}
+    if not isinstance(found, dict):
+        raise RunError(path, f"{key} is no object", "evaluate the run again")
+    return found
 
 
 def _joined(sources: Sequence[Source]) -> Source:
@@ -273,7 +271,7 @@ def _joined(sources: Sequence[Source]) -> Source:
             raise RunError(first.label, rule, "evaluate both with the same options, or give them labels of their own: LABEL=PATH")
     seeds = [seed for source in sources for seed in source.seeds]
     if len(set(seeds)) < len(seeds):
-        rule = f"two of its runs have one seed ({', '.join(map(str, seeds))})"
+        rule = f"two of its runs have one seed ({', '.join(map(str, seeds))})" if first.runs else "two folders of masks are no two seeds"
         raise RunError(sources[0].label, rule, "name each run once, or give them labels of their own: LABEL=PATH")
     lists = {key: [one for source in sources for one in source.facts[key]] for key in ("run", "commit", "epoch") if key in first.facts}
     folders = {key: path for source in sources for key, path in source.folders.items()}

@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from statistics import median
 from typing import Literal
 
@@ -31,34 +32,50 @@ class Table:
     average: Average
     tests: Sequence[Compared] = ()
 
-    @property
+    @cached_property
     def metrics(self) -> list[str]:
+        """Across."""
         return list(dict.fromkeys(cell.metric for cell in self.cells))
 
-    @property
+    @cached_property
     def labels(self) -> list[str]:
+        """Of the sources."""
         return list(dict.fromkeys(cell.label for cell in self.cells))
 
-    @property
+    @cached_property
     def names(self) -> list[str]:
+        """Down: classes and regions, then their mean."""
         return list(dict.fromkeys(cell.name for cell in self.cells))
+
+    @cached_property
+    def _by_key(self) -> dict[tuple[str, str, str], Cell]:
+        return {(cell.label, cell.name, cell.metric): cell for cell in self.cells}
+
+    @cached_property
+    def _significant(self) -> set[tuple[str, str, str]]:
+        return {(test.label, test.name, test.metric) for test in self.tests if test.significant}
+
+    @cached_property
+    def _digits(self) -> dict[str, int]:
+        return {metric: _digits_of(metric, [cell for cell in self.cells if cell.metric == metric]) for metric in self.metrics}
 
     def cell(self, label: str, name: str, metric: str) -> Cell | None:
         """None where the source has no such score."""
-        return next((c for c in self.cells if (c.label, c.name, c.metric) == (label, name, metric)), None)
+        return self._by_key.get((label, name, metric))
 
     def digits(self, metric: str) -> int:
         """Of a column: two figures of the median half width, between 2 and 4 (of a distance 0 and 3); without intervals 3 (2)."""
-        widths = [cell.estimate.half_width for cell in self.cells if cell.metric == metric and cell.estimate.half_width > 0]
-        fewest, most = (_FEWEST_DIGITS, _MOST_DIGITS) if higher_is_better(metric) else (0, 3)
-        return min(max(1 - math.floor(math.log10(median(widths))), fewest), most) if widths else most - 1
+        return self._digits[metric]
 
     def mark(self, cell: Cell) -> Mark:
-        """Best and second best of the sources, by what is printed: equal figures share a mark."""
-        digits = self.digits(cell.metric)
-        sign = 1 if higher_is_better(cell.metric) else -1
-        others = [self.cell(label, cell.name, cell.metric) for label in self.labels]
-        printed = {round(sign * other.estimate.value, digits) for other in others if other and not math.isnan(other.estimate.value)}
+        """Best and second best of the sources, by what is printed: equal figures share a mark. None of distances to other images: who
+        misses what is hard has none to it."""
+        beside = [other for label in self.labels if (other := self.cell(label, cell.name, cell.metric))]
+        higher = higher_is_better(cell.metric)
+        if not higher and len({other.n_defined for other in beside}) > 1:
+            return None
+        digits, sign = self.digits(cell.metric), 1 if higher else -1
+        printed = {round(sign * other.estimate.value, digits) for other in beside if not math.isnan(other.estimate.value)}
         if len(self.labels) < 2 or math.isnan(cell.estimate.value) or len(printed) < 2:
             return None
         place = sorted(printed, reverse=True).index(round(sign * cell.estimate.value, digits))
@@ -66,8 +83,13 @@ class Table:
 
     def differs(self, cell: Cell) -> bool:
         """Whether it differs from the first source by the adjusted test."""
-        key = (cell.label, cell.name, cell.metric)
-        return any((test.label, test.name, test.metric) == key and test.significant for test in self.tests)
+        return (cell.label, cell.name, cell.metric) in self._significant
+
+
+def _digits_of(metric: str, cells: Sequence[Cell]) -> int:
+    widths = [cell.estimate.half_width for cell in cells if cell.estimate.half_width > 0]
+    fewest, most = (_FEWEST_DIGITS, _MOST_DIGITS) if higher_is_better(metric) else (0, 3)
+    return min(max(1 - math.floor(math.log10(median(widths))), fewest), most) if widths else most - 1
 
 
 def score_title(metric: str) -> str:

@@ -13,7 +13,7 @@ from medseg.files import staged_folder, write_text
 from medseg.publishing.csvs import cases_csv, cells_csv, tests_csv
 from medseg.publishing.forest import forest_plot
 from medseg.publishing.html.page import write_html
-from medseg.publishing.latex import document, latex
+from medseg.publishing.latex import UNDERLINED, document, latex
 from medseg.publishing.markdown import deciding_markdown, markdown, seeds_markdown, shares_markdown, tests_markdown
 from medseg.publishing.published import Published, caption, provenance, title
 
@@ -41,12 +41,12 @@ def write_report(out: Path, published: Published, data_root: Path | None = None)
         raise ConfigError("--out", f"{out} is there and is no earlier report, and would be replaced", "name another folder")
     with staged_folder(out) as folder:
         write_text(folder / "cases.csv", cases_csv(published.sources))
-        write_text(folder / "table.csv", cells_csv(published.cells, published.method, LEVEL))
+        write_text(folder / "table.csv", cells_csv(published.cells, LEVEL))
         write_text(folder / "table.md", page(published))
         names = []
         for average, table in published.tables.items():
             name = "table" if average == "per_image" else f"table_{average}"
-            write_text(folder / f"{name}.tex", latex(table, caption(published, table), f"tab:{name}"))
+            write_text(folder / f"{name}.tex", latex(table, caption(published, table, UNDERLINED), f"tab:{name}"))
             names.append(name)
         write_text(folder / "table_preview.tex", document(names))
         first = next(iter(published.tables.values()))
@@ -65,7 +65,7 @@ def page(published: Published) -> str:
     if published.tests:
         lines += [f"Against {published.sources[0].label}, mean over images:", "", *tests_markdown(published.tests, published.margin), ""]
         lines += ["What decides:", "", *deciding_markdown(published.tests), ""]
-    if seeds := seeds_markdown([cell for cell in published.cells if cell.average == "per_image"]):
+    if seeds := seeds_markdown(published.tables["per_image"].cells):
         lines += ["Standard deviations of the groups' own scores, split by where they come from:", "", *seeds, ""]
     lines += [caption(published, next(iter(published.tables.values()))), "", published.sources[0].protocol.sentence(), ""]
     return "\n".join([*lines, *(f"- {provenance(source)}" for source in published.sources)]) + "\n"

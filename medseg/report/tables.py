@@ -235,11 +235,11 @@ def mean_cell(mean: Mean, digits: int = 4) -> str:
     return f"{number(mean.mean, digits)} ({mean.n})"
 
 
-def markdown_table(header: Sequence[str], body: Iterable[Sequence[str]]) -> list[str]:
-    """Lines of a Markdown table, numbers to the right.
+def markdown_table(header: Sequence[str], body: Iterable[Sequence[str]], texts: int = 1) -> list[str]:
+    """Lines of a Markdown table, numbers to the right; the first `texts` columns are no numbers.
 
     >>> markdown_table(["Class", "IoU"], [["tongue", "0.97"]])
     ['| Class | IoU |', '| --- | ---: |', '| tongue | 0.97 |']
     """
-    rule = ["---", *("---:" for _ in header[1:])]
+    rule = ["---"] * texts + ["---:"] * (len(header) - texts)
     return ["| " + " | ".join(cells) + " |" for cells in (header, rule, *body)]

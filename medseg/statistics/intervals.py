@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal, get_args
 
 import numpy as np
@@ -25,6 +26,13 @@ FEWEST_GROUPS = 5  # that the ratio is of; below, the groups' own spread is not 
 _NO_SPREAD = 1e-9
 _ENDS = 6  # decimals of an interval's ends: drawn at random, the rest means nothing and differs between processors
 _BLOCK = 4_000_000  # numbers held at once: some 32 MB
+_KEPT = 40_000_000  # counts that are kept for the next statistic, at two bytes each
+# Share of the replicates that hold only groups that are all alike; without k special groups it is about exp(-k). Studentised intervals
+# shrink to nothing there, and of a single special group no method knows what others would have been (bench/check_coverage.py).
+_ALIKE_FOR_T, _ALIKE_FOR_ANY = 0.01, 0.2
+# Times the width of BCa: beyond, one or two large groups decide, and replicates without them have a standard error that is far too small.
+# Of fewer groups it is as wide for good reason: there the cap would cost coverage, from 10 on it costs none.
+_WIDEST_T, _WIDEST_FROM = 2.0, 10
 
 
 @dataclass(frozen=True)
@@ -50,12 +58,13 @@ class Ratios:
 @dataclass(frozen=True, slots=True)
 class Estimate:
     """A statistic with its interval. n_groups: those that it is of, in the ratio that has fewest. low and high are NaN without an interval:
-    where it is not defined, or of fewer than FEWEST_GROUPS groups."""
+    where it is not defined, of fewer than FEWEST_GROUPS groups, or where all groups but one are alike. method: of the interval."""
 
     value: float
     low: float
     high: float
     n_groups: int
+    method: Method | None = None
 
     @property
     def half_width(self) -> float:
@@ -75,7 +84,8 @@ def estimates(
     """Each statistic with its two-sided interval; one a ratio where no weights are given.
 
     bootstrap_t: Studentised by the linearised standard error of the ratios (Efron 1981; Davison and Hinkley 1997, 5.2).
-    bca: bias-corrected and accelerated, the acceleration by leaving out a group (Efron 1987).  percentile: Efron 1979.
+    bca: bias-corrected and accelerated, the acceleration by leaving out a group (Efron 1987); in place of bootstrap_t where a few groups
+    decide: all others are alike, or bootstrap_t would be over twice as wide.  percentile: Efron 1979.
     Intervals are cut at `bounds`, which no value of the statistic can leave. The same seed draws the same groups.
     """
     weights_MC = np.eye(ratios.over_GC.shape[1]) if weights_MC is None else weights_MC
@@ -86,12 +96,15 @@ def estimates(
         one, weight = Ratios(ratios.over_GC[:, columns], ratios.under_GC[:, columns]), weights_C[columns]
         value = float(one.values() @ weight)
         n_groups = int((one.under_GC > 0).sum(axis=0).min(initial=len(one.under_GC)))
-        low = high = math.nan
+        ends = None
         if not math.isnan(value) and n_groups >= FEWEST_GROUPS:
-            low, high = _interval(one, weight, value, drawn.of(columns, weight, method == "bootstrap_t"), method, level)
-            low, high = max(min(low, value), bounds[0]), min(max(high, value), bounds[1])
-            low, high = round(low, _ENDS), round(high, _ENDS)
-        found.append(Estimate(value, low, high, n_groups))
+            ends = _interval(one, weight, value, drawn.of(columns, weight, studentised=True), method, level)
+        if ends is None:
+            found.append(Estimate(value, math.nan, math.nan, n_groups))
+            continue
+        low, high, by = ends
+        low, high = max(min(low, value), bounds[0]), min(max(high, value), bounds[1])
+        found.append(Estimate(value, round(low, _ENDS), round(high, _ENDS), n_groups, by))
     return found
 
 
@@ -115,13 +128,12 @@ class Replicates:
 
     def __init__(self, ratios: Ratios, replicates: int = REPLICATES, seed: int = 0) -> None:
         self._ratios, self._replicates, self._seed = ratios, replicates, seed
-        self._kept: np.ndarray | None = None
 
     def of(self, columns: np.ndarray, weight_C: np.ndarray, studentised: bool = False) -> np.ndarray:
         """float64 (B,): the statistic of each replicate, or (B, 2) with its standard error. NaN where a ratio is not defined there."""
         over_GC, under_GC = self._ratios.over_GC[:, columns], self._ratios.under_GC[:, columns]
         found = []
-        for counts_BG in self._blocks(len(over_GC)):
+        for counts_BG in _drawn(len(over_GC), self._replicates, self._seed):
             sums_BC = counts_BG @ under_GC
             ratio_BC = _divide(counts_BG @ over_GC, sums_BC)
             value_B = ratio_BC @ weight_C
@@ -131,18 +143,25 @@ class Replicates:
             found.append(value_B)
         return np.concatenate(found)
 
-    def _blocks(self, groups: int) -> Iterator[np.ndarray]:
-        """Drawn anew for each statistic where all of them are too many to keep."""
-        if self._kept is not None:
-            yield self._kept
-            return
-        generator, left = np.random.default_rng(self._seed), self._replicates
-        while left:
-            block = min(left, max(1, _BLOCK // groups))
-            drawn = generator.multinomial(groups, np.full(groups, 1 / groups), size=block).astype(np.float64)
-            self._kept = drawn if block == self._replicates else None
-            yield drawn
-            left -= block
+
+def _drawn(groups: int, replicates: int, seed: int) -> Iterator[np.ndarray]:
+    """float64 (some of B, G): how often each group is drawn. Drawn once for all statistics, where all of them are not too many to keep."""
+    blocks = _kept(groups, replicates, seed) if groups * replicates <= _KEPT else _draw(groups, replicates, seed)
+    yield from (counts_BG.astype(np.float64) for counts_BG in blocks)
+
+
+@lru_cache(maxsize=2)
+def _kept(groups: int, replicates: int, seed: int) -> list[np.ndarray]:
+    return list(_draw(groups, replicates, seed))
+
+
+def _draw(groups: int, replicates: int, seed: int) -> Iterator[np.ndarray]:
+    generator, left = np.random.default_rng(seed), replicates
+    while left:
+        block = min(left, max(1, _BLOCK // groups))
+        counts_BG = generator.multinomial(groups, np.full(groups, 1 / groups), size=block)
+        yield counts_BG.astype(np.uint16 if groups < 2**16 else np.uint32)
+        left -= block
 
 
 def _standard_error(
@@ -156,22 +175,30 @@ def _standard_error(
     return error_B
 
 
-def _interval(ratios: Ratios, weight_C: np.ndarray, value: float, drawn_B: np.ndarray, method: Method, level: float) -> tuple[float, float]:
+def _interval(
+    ratios: Ratios, weight_C: np.ndarray, value: float, drawn_B2: np.ndarray, method: Method, level: float
+) -> tuple[float, float, Method] | None:
+    """(low, high, by which method), of the replicates' values and standard errors; None where too many groups are alike for any."""
     tails = (1 - level) / 2, (1 + level) / 2
-    if method == "bootstrap_t":
-        ones = np.ones((1, len(ratios.over_GC)))
-        sums = ratios.under_GC.sum(axis=0)[None]
-        error = float(_standard_error(ones, ratios.over_GC, ratios.under_GC, ratios.values()[None], sums, weight_C)[0])
-        spread_B = drawn_B[:, 1] > _NO_SPREAD * error  # NaN is not; a replicate of equal groups alone has none
-        if not error > _NO_SPREAD or not spread_B.any():
-            return value, value
-        t_B = (drawn_B[spread_B, 0] - value) / drawn_B[spread_B, 1]
-        upper, lower = np.quantile(t_B, tails[::-1])
-        return value - float(upper) * error, value - float(lower) * error
-    defined_B = drawn_B[np.isfinite(drawn_B)]
-    if method == "bca":
-        tails = _bca_tails(ratios, weight_C, value, defined_B, tails)
-    low, high = np.quantile(defined_B, tails)
+    ones, sums = np.ones((1, len(ratios.over_GC))), ratios.under_GC.sum(axis=0)[None]
+    error = float(_standard_error(ones, ratios.over_GC, ratios.under_GC, ratios.values()[None], sums, weight_C)[0])
+    drawn_B2 = drawn_B2[np.isfinite(drawn_B2[:, 0])]
+    spread_B = drawn_B2[:, 1] > _NO_SPREAD * error
+    alike = 1 - float(spread_B.mean()) if error > _NO_SPREAD else 1.0
+    if alike > _ALIKE_FOR_ANY:
+        return None
+    if method == "percentile":
+        return *_quantiles(drawn_B2[:, 0], tails), method
+    bca = _quantiles(drawn_B2[:, 0], _bca_tails(ratios, weight_C, value, drawn_B2[:, 0], tails))
+    if method == "bootstrap_t" and alike <= _ALIKE_FOR_T:
+        upper, lower = _quantiles((drawn_B2[spread_B, 0] - value) / drawn_B2[spread_B, 1], tails)[::-1]
+        if len(ratios.over_GC) < _WIDEST_FROM or (upper - lower) * error <= _WIDEST_T * (bca[1] - bca[0]):
+            return value - upper * error, value - lower * error, method
+    return *bca, "bca"
+
+
+def _quantiles(values_B: np.ndarray, tails: tuple[float, float]) -> tuple[float, float]:
+    low, high = np.quantile(values_B, tails)
     return float(low), float(high)
 
 

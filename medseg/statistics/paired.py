@@ -16,7 +16,7 @@ import numpy as np
 from scipy.stats import wilcoxon
 from statsmodels.stats.multitest import multipletests
 
-from medseg.statistics.intervals import REPLICATES, Estimate, Ratios, Replicates, estimates
+from medseg.statistics.intervals import DEFAULT, REPLICATES, Estimate, Method, Ratios, Replicates, estimates
 
 PERMUTATIONS = 9_999
 _EXACT_UP_TO = 13  # groups: all 8,192 swaps are tried
@@ -54,8 +54,13 @@ class PairedTest:
         return None if math.isnan(worst) else worst > -margin
 
 
-def compare(first: Ratios, second: Ratios, higher_is_better: bool, bounds: tuple[float, float], seed: int = 0) -> PairedTest:
-    """One score of two runs, of the same groups in the same order; a column a seed. bounds: of its difference. p_holm is left to `holm`."""
+def compare(
+    first: Ratios, second: Ratios, higher_is_better: bool, bounds: tuple[float, float], method: Method = DEFAULT, seed: int = 0
+) -> PairedTest:
+    """One score of two runs, of the same groups in the same order; a column a seed. bounds, method: of its difference's interval.
+
+    p_holm is left to `holm`.
+    """
     assert first.over_GC.shape == second.over_GC.shape, (first.over_GC.shape, second.over_GC.shape)
     both, seeds = first.with_sums_of(second), first.over_GC.shape[1]
     minus = np.repeat([-1.0, 1.0], seeds) / seeds
@@ -65,7 +70,7 @@ def compare(first: Ratios, second: Ratios, higher_is_better: bool, bounds: tuple
     return PairedTest(
         first=float(first.values().mean()),
         second=float(second.values().mean()),
-        difference=estimates(both, minus[None], bounds=bounds, seed=seed)[0],
+        difference=estimates(both, minus[None], method, bounds=bounds, seed=seed)[0],
         p_permutation=permutation_test(first, second, seed),
         p_wilcoxon=signed_rank_test(apart_G),
         effect=_effect(apart_G),

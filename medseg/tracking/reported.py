@@ -20,6 +20,7 @@ from medseg.tracking.sent import Sent
 log = logging.getLogger("medseg.tracking")
 
 LOG_REPORT_S = 60.0
+MEAN = "mean of classes"  # as table.csv calls it; an evaluation has no such score with this name
 SHOWN, AVERAGES = ("iou", "recall", "precision"), ("per_image", "pooled")  # whose intervals become metrics
 
 
@@ -64,6 +65,7 @@ def _intervals(table: Path) -> Iterator[tuple[str, float]]:
     """The ends of the intervals of the overlap, of the one run that the table is of."""
     for row in pd.read_csv(table, dtype={"class": str}, keep_default_na=False, na_values={"low": [""], "high": [""]}).to_dict("records"):
         if row["score"] in SHOWN and row["average"] in AVERAGES:
-            for end in ("low", "high"):
-                if is_number(row[end]):
-                    yield f"{row['score']}_{row['average']}_{end}/{row['class']}", float(row[end])
+            name, mean = row["class"].replace(" ", "_"), row["class"] == MEAN
+            for key, end in (("low", "_low"), ("high", "_high"), *([("value", "")] if mean else [])):
+                if is_number(row[key]):
+                    yield f"{row['score']}_{row['average']}{end}/{name}", float(row[key])

@@ -74,8 +74,8 @@ def source(*runs: Path, label: str = "U-Net", **changes) -> Source:
 
 
 def published(*sources: Source) -> Published:
-    cell = Cell(sources[0].label, "disc", "iou", "per_image", Estimate(0.9, 0.8, 0.95, 2), (4, 4), 4, 2, (0.9,))
-    shares = [Share(one.label, "disc", "missed", number, 4, 0.0, 0.5, "images") for number, one in enumerate(sources)]
+    cell = Cell(sources[0].label, "disc", "iou", "per_image", Estimate(0.9, 0.8, 0.95, 2), (4, 4), 4, 2, (0.9,), ("disc",))
+    shares = [Share(one.label, "disc", "missed", number, 4, 0.0, 0.5, "images", one.seeds[0]) for number, one in enumerate(sources)]
     return Published(sources, [cell], ["iou"], [], shares, "bootstrap_t", None)
 
 

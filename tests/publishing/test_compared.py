@@ -10,6 +10,7 @@ import pytest
 from medseg.errors import ConfigError, RunError
 from medseg.publishing.compared import compare_sources
 from medseg.publishing.sources import Source, read_sources
+from medseg.statistics.intervals import METHODS
 
 
 @pytest.fixture(scope="module")
@@ -66,3 +67,9 @@ def test_what_cannot_be_asked(sources):
         compare_sources(sources, ["jaccard"])
     with pytest.raises(ConfigError, match="--class: 'kidney' is not among liver, lesion"):
         compare_sources(sources, ["iou"], names=["kidney"])
+
+
+def test_the_method_asked_for_is_that_of_the_differences_too(sources):
+    methods = {method: compare_sources(sources, ["iou"], names=["liver"], method=method)[0].test.difference for method in METHODS}
+    assert {method: one.method for method, one in methods.items()} == {method: method for method in METHODS}
+    assert len({(one.low, one.high) for one in methods.values()}) == len(METHODS)

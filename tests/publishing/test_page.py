@@ -15,6 +15,7 @@ from medseg.publishing.html.overlays import draw_album
 from medseg.publishing.html.page import write_html
 from medseg.publishing.html.summary import cautions, findings
 from medseg.publishing.published import Published, publish
+from tests.publishing.stored import STORED
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 EVIL = '</script><img src=x onerror="document.title=1">'
@@ -53,7 +54,7 @@ def test_every_case_has_its_picture_and_its_scores(page, compared):
     assert samples == set(data["pictures"]) == set(compared.sources[0].cases["sample_id"])
     assert len(data["cases"]["rows"]) == sum((source.cases["name"] != "background").sum() for source in compared.sources)
     picture = next(iter(data["pictures"].values()))
-    assert list(picture["layers"]) == ["reference", *(source.label for source in compared.sources)]
+    assert list(picture["layers"]) == [source.label for source in compared.sources] and picture["reference"].startswith("data:image/png")
     assert picture["photograph"].startswith("data:image/jpeg;base64,")
 
 
@@ -69,11 +70,14 @@ def test_names_are_text_and_nothing_else(scored, tmp_path):
 
 def test_masks_from_elsewhere_are_shown_without_photographs(scored):
     sources = publish([str(scored / "baseline"), str(scored / "larger")]).sources
-    album = draw_album(sources, ["patient00_0", "nobody"], None)
+    album = draw_album(sources, ["patient00_0", "nobody"], STORED)
     assert album.missing == "Not shown: nobody: is not among the masks that were scored; score them again."
     picture = album.pictures["patient00_0"]
-    assert picture.photograph == "" and list(picture.layers) == ["reference", "baseline", "larger"]
+    assert picture.photograph == "" and list(picture.layers) == ["baseline", "larger"]
     assert (picture.width_px, picture.height_px) == (40, 32)
+    outside = draw_album(sources, ["patient00_0"], STORED / "larger")
+    assert not outside.pictures and "is no file below the data root" in outside.missing and "give --data-root" in outside.missing
+    assert draw_album(sources, ["patient00_0"], None).missing.startswith("No pictures: data root: no data root is given")
 
 
 def test_what_is_missing_is_told(trained, tmp_path, monkeypatch):
@@ -91,9 +95,9 @@ def test_what_is_missing_is_told(trained, tmp_path, monkeypatch):
 
 def test_the_summary_says_what_the_table_says(compared, scored):
     of_runs = findings(publish([str(scored / "baseline"), str(scored / "larger")]))
-    headline = r"baseline: IoU of mean of classes 0\.\d+ \[0\.\d+, 0\.\d+\], mean over images, n = .*\. Weakest: IoU of lesion"
+    headline = r"baseline: IoU averaged over classes 0\.\d+ \[0\.\d+, 0\.\d+\], mean over images, n = .*\. Weakest: IoU of lesion"
     assert re.match(headline, of_runs[0])
-    assert re.search(r"lesion missed in \d+ of \d+ groups", " ".join(of_runs)) and "larger differs from baseline in" in of_runs[-1]
+    assert re.search(r"missed: lesion in \d+ of \d+ groups", " ".join(of_runs)) and "larger differs from baseline in" in of_runs[-1]
     careful = " ".join(cautions(compared))
     assert "4 group(s): too few for any interval" in careful and "The test rows have been scored 3 times by now" in careful
 
@@ -143,7 +147,9 @@ def test_a_number_leads_to_its_cases_and_a_case_to_its_picture(browser, page, co
         average, metric, text = cell.get_attribute("data-average"), cell.get_attribute("data-metric"), cell.query_selector("b").inner_text()
         made_of = shown.inner_text("#made-of")
         (value,) = re.findall(rf"{'mean over images' if average == 'per_image' else 'pooled'} ([\d.–]+)", made_of.replace("defined", ""))
-        if "–" not in (value + text) and cell.get_attribute("data-name"):
+        if "–" in text:
+            assert value == "–", (metric, made_of)
+        else:
             assert float(value.strip(".")) == pytest.approx(float(text), abs=0.6 * 10 ** -len(text.partition(".")[2])), (metric, made_of)
     shown.locator("#case-table button.open").first.click()
     assert shown.is_visible("#viewer") and shown.locator("#canvas img").count() == 2 + len(compared.sources)

@@ -44,7 +44,7 @@ def test_labels_name_a_line_and_equal_ones_are_told_apart(scored, tmp_path):
     assert [source.label for source in apart] == [f"baseline ({scored / 'baseline'})", f"baseline ({tmp_path / 'baseline'})"]
     named = read_sources([f"U-Net={scored / 'baseline'}", f" larger U-Net = {scored / 'larger'}".replace("= ", "=")])
     assert [source.label for source in named] == ["U-Net", "larger U-Net"]
-    with pytest.raises(RunError, match="U-Net: two of its runs have one seed"):
+    with pytest.raises(RunError, match="U-Net: two folders of masks are no two seeds"):
         read_sources([f"U-Net={scored / 'baseline'}", f"U-Net={scored / 'larger'}"])
 
 
@@ -61,6 +61,9 @@ def test_what_holds_no_scores(tmp_path, name):
         ("scores.json", "{", "scores.json: cannot be read"),
         ("scores.json", "[]", "is no record of scores"),
         ("scores.json", '{"protocol": {"version": 1}}', "was scored by version 1 of the protocol"),
+        ("scores.json", '{"protocol": []}', "was scored by version None of the protocol"),
+        ("scores.json", '{"protocol": [1]}', "scores.json: protocol is no object"),
+        ("scores.json", '{"checkpoint": "best"}', "scores.json: checkpoint is no object"),
         ("per_case.csv", "", "per_case.csv: cannot be read"),
         ("per_case.csv", "sample_id,iou\na,0.5\n", "has no column .*group_id"),
         ("per_case.csv", "sample_id,group_id,name,kind,tp,fp,fn,tn,iou,recall,precision,dice,specificity,volume_similarity\n"
@@ -79,7 +82,7 @@ def test_the_same_cases_or_a_refusal(scored):
     check_alike([first, second])
     fewer = replace(second, label="fewer", cases=second.cases[second.cases["sample_id"] != "patient00_0"])
     with pytest.raises(
-        RunError, match="fewer: its cases are not those of baseline: 3 cases are in one alone, such as patient00_0 .*in baseline"
+        RunError, match="fewer: its cases are not those of baseline: 3 rows of 1 image in one alone, such as patient00_0 .*in baseline"
     ):
         check_alike([first, fewer])
     moved = replace(second, cases=second.cases.replace({"group_id": {"patient03": "patient04"}}))
@@ -114,8 +117,8 @@ def test_runs_that_differ_in_the_seed_alone_are_one_line(trained):
     assert [source.seeds for source in sources] == [[0, 1], [0]]
     assert sources[0].facts["run"] == [first.id, second.id] and sources[0].facts["test_scorings"] == 3
     assert [source.label for source in sources] == [f"tiny ({first.id}, {second.id})", f"tiny ({other.id})"]
-    with pytest.raises(RunError, match="two of its runs have one seed"):
-        read_sources([str(first.path), str(first.path)])
+    with pytest.raises(RunError, match="is named twice; name each run once"):
+        read_sources([f"A={first.path}", f"B={first.path}"])
     with pytest.raises(RunError, match="its val was not scored; run `medseg evaluate .* --split val` first"):
         read_sources([str(first.path)], "val")
 

@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def cell(label: str, value: float, half: float = 0.05, name: str = "liver", metric: str = "iou") -> Cell:
-    return Cell(label, name, metric, "per_image", Estimate(value, value - half, value + half, 20), (41, 41), 60, 20, (value,))
+    return Cell(label, name, metric, "per_image", Estimate(value, value - half, value + half, 20), (41, 41), 60, 20, (value,), (name,))
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_best_and_second_are_marked_by_what_is_printed():
 
 
 def test_a_cell_as_the_issue_has_it():
-    one = Cell("a", "liver", "iou", "per_image", Estimate(0.781, 0.712, 0.843, 20), (41, 41), 60, 20, (0.781,))
+    one = Cell("a", "liver", "iou", "per_image", Estimate(0.781, 0.712, 0.843, 20), (41, 41), 60, 20, (0.781,), ("liver",))
     assert markdown(Table([one], "per_image"))[-1] == "| liver | 0.781 [0.712, 0.843], n = 41/60 |"
 
 
@@ -78,7 +78,7 @@ def test_every_cell_can_be_made_again_from_the_cases(report):
     assert len(rows) == 2 * 2 * len({row["score"] for row in rows})
     for row in rows:
         values = [
-            float(one[row["score"]]) for one in cases if (one["run"], one["name"]) == (row["run"], row["class"]) and one[row["score"]]
+            float(one[row["score"]]) for one in cases if (one["run"], one["class"]) == (row["run"], row["class"]) and one[row["score"]]
         ]
         assert len(values) == int(row["n_defined"]) and math.fsum(values) / len(values) == pytest.approx(float(row["value"]))
     assert {Path(one["folder"]).name for one in cases} == {"baseline", "larger"}

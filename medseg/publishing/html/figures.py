@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -10,7 +11,6 @@ from pathlib import Path
 import numpy as np
 
 from medseg.labels import LabelSet
-from medseg.manifest.table import read_dataset
 from medseg.publishing.curves import learning_curves, read_histories
 from medseg.publishing.distributions import distribution_plot
 from medseg.publishing.forest import forest_plot
@@ -20,7 +20,9 @@ from medseg.publishing.sources import Source
 from medseg.report.confusion import confusion_figure
 from medseg.runfolder import RunFolder
 
+LARGEST_BYTES = 4_000_000  # of a figure that is there already
 MOST_RUNS = 6  # with figures of their own: a page of fifty confusion matrices is not read
+log = logging.getLogger(__name__)
 _KINDS = {".svg": "image/svg+xml", ".png": "image/png"}
 
 
@@ -43,7 +45,8 @@ def distributions(published: Published) -> Figure:
     metrics = [metric for metric in published.shown if metric in (*OVERLAP, "dice")][:3] + [
         metric for metric in published.shown if metric.startswith("hd95_")
     ]
-    text = "Each image is a dot, a mean over the seeds; the box is the median with the quartiles. Undefined scores are counted."
+    seeds = ", a mean over the seeds" if any(len(source.seeds) > 1 for source in published.sources) else ""
+    text = f"Each image is a dot{seeds}; the box is the median with the quartiles. How many are undefined stands at the right."
     return Figure(_drawn(lambda path: distribution_plot(path, published.sources, metrics)), text)
 
 
@@ -60,19 +63,23 @@ def confusions(sources: Sequence[Source]) -> list[Figure]:
 
 
 def _confusion(source: Source) -> Iterator[Figure]:
-    labels, matrices = _labels(source), [Path(folder) / "confusion.npy" for folder in source.folders.values()]
-    if labels is None or not all(path.is_file() for path in matrices):
-        return
-    confusion_KK = sum(np.load(path, allow_pickle=False).sum(axis=0) for path in matrices)
-    if isinstance(confusion_KK, np.ndarray) and confusion_KK.shape == (labels.num_classes, labels.num_classes):
+    labels, confusion_KK = LabelSet.of(*source.classes), None
+    try:
+        matrices = [_summed(Path(folder) / "confusion.npy", labels.num_classes) for folder in source.folders.values()]
+        confusion_KK = np.sum(matrices, axis=0)
+    except (OSError, ValueError, EOFError) as cause:
+        log.warning("%s: no confusion matrix: %s", source.label, cause)
+    if confusion_KK is not None:
         of = f", of {len(source.seeds)} seeds together" if len(source.seeds) > 1 else ""
         yield Figure(_drawn(lambda path: confusion_figure(path, confusion_KK, labels), ".png"), f"{source.label}: confusion matrix{of}.")
 
 
-def _labels(source: Source) -> LabelSet | None:
-    """The classes with background, of a run folder; None where there is none."""
-    runs = list(source.runs.values())
-    return read_dataset(RunFolder(runs[0]).dataset_yaml).labels if runs else None
+def _summed(path: Path, classes: int) -> np.ndarray:
+    """int64 (K, K) of all cases, of a file as large as need be: what is not needed is not read. ValueError for another kind of file."""
+    matrices = np.load(path, mmap_mode="r", allow_pickle=False)
+    if not isinstance(matrices, np.memmap) or matrices.ndim != 3 or matrices.shape[1:] != (classes, classes) or matrices.dtype.kind != "i":
+        raise ValueError(f"{path} does not hold matrices of {classes} classes")
+    return np.asarray(matrices.sum(axis=0))
 
 
 def calibrations(sources: Sequence[Source]) -> list[Figure]:
@@ -88,7 +95,7 @@ def samplings(sources: Sequence[Source]) -> list[Figure]:
 def _stored(sources: Sequence[Source], paths: Callable[[Source], list[Path]], what: str) -> list[Figure]:
     found = []
     for source in sources[:MOST_RUNS]:
-        there = [path for path in paths(source) if path.is_file()]
+        there = [path for path in paths(source) if path.is_file() and path.stat().st_size < LARGEST_BYTES]
         if there:
             of = f" ({len(there)} of them, the first)" if len(there) > 1 else ""
             found.append(Figure(data_uri(there[0].read_bytes(), "image/png"), f"{source.label}: {what}{of}."))

@@ -29,19 +29,19 @@ from medseg.types import Row, Size
 SIDE_PX = 640  # of a picture, its longer side
 BUDGET_BYTES = 24_000_000  # of all pictures of a page: what a browser still opens at once
 FILL, EDGE = 105, 255  # opacity of a prediction's inside, of 255, and of outlines
-REFERENCE = "reference"
 HALO = np.array([255, 255, 255], np.uint8)  # beside a reference's outline: it must be seen on its own class's colour
 
 
 @dataclass(frozen=True, slots=True)
 class Picture:
     """A case to look at. Sizes in pixels of the picture; photograph ('' where there is none) and layers are data URIs, a layer is
-    transparent where it says nothing. layers: REFERENCE, then the runs by label."""
+    transparent where it says nothing. layers: the runs by label."""
 
     sample_id: str
     width_px: int
     height_px: int
     photograph: str
+    reference: str
     layers: Mapping[str, str]
 
 
@@ -60,21 +60,36 @@ def draw_album(sources: Sequence[Source], samples: Sequence[str], data_root: Pat
     pictures, size, problems = dict[str, Picture](), 0, list[str]()
     try:
         truth = _truth_of(sources, data_root)
-        predictions = {source.label: _predictions_of(source, truth.labels) for source in sources}
+        predictions = {source.label: _predictions_of(source, truth.labels, data_root) for source in sources}
     except MedsegError as cause:
         return Album({}, f"No pictures: {cause}")
     for sample in samples:
         try:
-            picture = _picture(truth, sample, {label: found for label, read in predictions.items() if (found := read(sample)) is not None})
+            reference = truth.reference(sample)  # first: it refuses names that are no sample's
+            picture = _picture(truth, sample, reference, _masks(predictions, sample, problems))
         except (MedsegError, OSError) as cause:
             problems.append(str(cause))
             continue
-        size += len(picture.photograph) + sum(map(len, picture.layers.values()))
+        size += sum(map(len, (picture.photograph, picture.reference, *picture.layers.values())))
         if size > BUDGET_BYTES:
             problems.append(f"{len(samples) - len(pictures)} further cases: more pictures would make a page that no browser opens")
             break
         pictures[sample] = picture
     return Album(pictures, f"Not shown: {'; '.join(problems[:5])}{' ...' if len(problems) > 5 else ''}." if problems else "", truth.labels)
+
+
+def _masks(predictions: Mapping[str, Callable[[str], np.ndarray | None]], sample: str, problems: list[str]) -> dict[str, np.ndarray]:
+    """Each run's prediction; of one that cannot be read the others are shown all the same."""
+    found = {}
+    for label, read in predictions.items():
+        try:
+            mask = read(sample)
+        except (MedsegError, OSError) as cause:
+            problems.append(f"{label}: {cause}")
+            continue
+        if mask is not None:
+            found[label] = mask
+    return found
 
 
 @dataclass(frozen=True)
@@ -93,7 +108,7 @@ def _truth_of(sources: Sequence[Source], data_root: Path | None) -> _Truth:
         if manifest.digest not in {source.facts.get("manifest_sha256") for source in sources}:
             raise MedsegError(manifest.folder, "the manifest has changed since the runs were scored", "evaluate them again")
         return _truth_of_manifest(manifest, check_data_root(data_root))
-    pairs, labels = _Scored(next(iter(sources[0].folders.values()))), LabelSet.of(*sources[0].classes)
+    pairs, labels = _Scored(next(iter(sources[0].folders.values())), data_root), LabelSet.of(*sources[0].classes)
     return _Truth(labels, lambda sample: None, lambda sample: pairs.read(sample, "reference", labels))
 
 
@@ -112,11 +127,11 @@ def _truth_of_manifest(manifest: Manifest, root: Path) -> _Truth:
     )
 
 
-def _predictions_of(source: Source, labels: LabelSet) -> Callable[[str], np.ndarray | None]:
+def _predictions_of(source: Source, labels: LabelSet, data_root: Path | None) -> Callable[[str], np.ndarray | None]:
     """Sample -> the predicted class ids, of the first seed; None where they lie elsewhere."""
     folders = [Path(folder) for folder in source.folders.values()]
     if not source.runs and (folders[0] / PAIRS).is_file():
-        pairs = _Scored(folders[0])
+        pairs = _Scored(folders[0], data_root)
         return lambda sample: pairs.read(sample, "prediction", labels)
 
     def read(sample: str) -> np.ndarray | None:
@@ -127,36 +142,41 @@ def _predictions_of(source: Source, labels: LabelSet) -> Callable[[str], np.ndar
 
 
 class _Scored:
-    """The files of a scored folder (pairs.csv), as they lie where they were scored."""
+    """The files of a scored folder (pairs.csv), where they lie below the data root: a folder that somebody else has made may name any."""
 
-    def __init__(self, folder: Path) -> None:
-        content = read_json(folder / "scores.json", RunError, "score the masks again")
-        if not (folder / PAIRS).is_file():
-            raise RunError(folder, "does not say where the masks lie", "score them again, or give run folders")
-        self._given = {int(value): int(ours) for value, ours in dict(content.get("stored_as") or {}).items()}
-        table = pd.read_csv(folder / PAIRS, dtype=str, keep_default_na=False)
-        self._paths = table.set_index("sample_id")[["reference", "prediction"]].to_dict("index")
+    def __init__(self, folder: Path, data_root: Path | None) -> None:
+        self._root = check_data_root(data_root).resolve()
+        fix = "score the masks again, or give run folders"
+        try:
+            content = read_json(folder / "scores.json", RunError, fix)
+            self._given = {int(value): int(ours) for value, ours in dict(content.get("stored_as") or {}).items()}
+            table = pd.read_csv(folder / PAIRS, dtype=str, keep_default_na=False)
+            self._paths = table.set_index("sample_id")[["reference", "prediction"]].to_dict("index")
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as cause:
+            raise RunError(folder / PAIRS, f"does not say where the masks lie ({type(cause).__name__})", fix) from None
 
     def read(self, sample: str, which: str, labels: LabelSet) -> np.ndarray:
         """Class ids of the reference or the prediction."""
         if sample not in self._paths:
             raise RunError(sample, "is not among the masks that were scored", "score them again")
-        path = Path(self._paths[sample][which])
+        path = Path(self._paths[sample][which]).resolve()
+        if not path.is_relative_to(self._root) or not path.is_file():
+            raise RunError(path, f"is no file below the data root {self._root}", "give --data-root a folder that holds all the masks")
         if is_volume(path):
-            raise MedsegError(sample, "is a volume", "open it in a viewer of volumes")
+            raise RunError(sample, "is a volume", "open it in a viewer of volumes")
         return read_ids(path, self._given, labels).ids
 
 
-def _picture(truth: _Truth, sample: str, masks: Mapping[str, np.ndarray]) -> Picture:
-    photograph, reference = truth.photograph(sample), truth.reference(sample)
+def _picture(truth: _Truth, sample: str, reference: np.ndarray, masks: Mapping[str, np.ndarray]) -> Picture:
+    photograph = truth.photograph(sample)
     scale = min(1.0, SIDE_PX / max(reference.shape))
     size = Size(*(max(1, round(side * scale)) for side in reference.shape))
-    layers = {REFERENCE: _layer(_outlined(_small(reference, size, truth.labels), truth.labels))}
+    outline, layers = _layer(_outlined(_small(reference, size, truth.labels), truth.labels)), {}
     for label, mask in masks.items():
         if mask.shape == reference.shape:
             layers[label] = _layer(_filled(_small(mask, size, truth.labels), truth.labels))
     jpeg = b"" if photograph is None else encode_jpeg(np.ascontiguousarray(resize_image(photograph, size)))
-    return Picture(sample, size.width_px, size.height_px, data_uri(jpeg, "image/jpeg") if jpeg else "", layers)
+    return Picture(sample, size.width_px, size.height_px, data_uri(jpeg, "image/jpeg") if jpeg else "", outline, layers)
 
 
 def _small(mask_HW: np.ndarray, size: Size, labels: LabelSet) -> np.ndarray:

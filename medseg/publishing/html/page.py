@@ -15,14 +15,14 @@ from matplotlib.colors import to_hex
 
 from medseg.files import write_text
 from medseg.publishing.claim import claim_items
-from medseg.publishing.estimated import MEAN, Cell
+from medseg.publishing.estimated import Cell
 from medseg.publishing.failures import GroupFailures, failures_by_group
 from medseg.publishing.html import figures
 from medseg.publishing.html.cases import WORST, case_rows, mean_by_case, worth_a_picture
 from medseg.publishing.html.overlays import Album, Picture, draw_album
 from medseg.publishing.html.summary import cautions, findings
-from medseg.publishing.latex import latex
-from medseg.publishing.markdown import share_text, tests_rows
+from medseg.publishing.latex import UNDERLINED, latex
+from medseg.publishing.markdown import shares_rows, tests_rows
 from medseg.publishing.published import Published, caption, provenance, title
 from medseg.publishing.sources import Source
 from medseg.publishing.table import AVERAGE_TITLES, Table, defined, score_title, with_interval
@@ -33,7 +33,7 @@ FAILED_GROUPS, OTHER_GROUPS = 40, 8  # of a run, worst first: with a failure, an
 
 @dataclass(frozen=True, slots=True)
 class CellView:
-    """A cell as it stands on the page, and where its cases are found. mark: best, second or ''."""
+    """A cell as it stands on the page, and where its cases are found. mark: best, second or ''.  names: as JSON."""
 
     value: str
     interval: str
@@ -41,7 +41,7 @@ class CellView:
     mark: str
     dagger: bool
     run: str
-    name: str
+    names: str
     metric: str
     average: str
 
@@ -76,7 +76,7 @@ def _content(published: Published, album: Album) -> dict[str, Any]:
         "findings": findings(published),
         "cautions": cautions(published),
         "tables": [_table(published, table) for table in published.tables.values()],
-        "shares": [(share, share_text(share)) for share in published.shares],
+        "shares": shares_rows(published.shares),
         "tests_header": header,
         "tests": rows,
         "against": sources[0].label,
@@ -109,7 +109,7 @@ def _table(published: Published, table: Table) -> dict[str, Any]:
     text = caption(published, table)
     return {
         "title": AVERAGE_TITLES[table.average], "several": len(table.labels), "heads": [score_title(metric) for metric in table.metrics],
-        "rows": rows, "caption": text, "latex": latex(table, text, f"tab:{table.average}"),
+        "rows": rows, "caption": text, "latex": latex(table, caption(published, table, UNDERLINED), f"tab:{table.average}"),
     }  # fmt: skip
 
 
@@ -117,10 +117,9 @@ def _cell(table: Table, cell: Cell | None) -> CellView | None:
     if cell is None:
         return None
     value, _, interval = with_interval(cell.estimate, table.digits(cell.metric)).partition(" ")
-    name = "" if cell.name == MEAN else cell.name
     return CellView(
-        value, interval, defined(cell.n_defined, cell.n_cases), table.mark(cell) or "", table.differs(cell), cell.label, name, cell.metric,
-        cell.average,
+        value, interval, defined(cell.n_defined, cell.n_cases), table.mark(cell) or "", table.differs(cell), cell.label,
+        json.dumps(cell.names), cell.metric, cell.average,
     )  # fmt: skip
 
 
@@ -143,7 +142,8 @@ def _failures(source: Source) -> tuple[str, list[GroupFailures], int, int]:
 
 
 def _picture(picture: Picture) -> dict[str, Any]:
-    return {"w": picture.width_px, "h": picture.height_px, "photograph": picture.photograph, "layers": dict(picture.layers)}
+    sides = {"w": picture.width_px, "h": picture.height_px}
+    return sides | {"photograph": picture.photograph, "reference": picture.reference, "layers": dict(picture.layers)}
 
 
 def _environment(source: Source) -> dict[str, Any] | None:

@@ -1,10 +1,12 @@
 "use strict";
 // The cases behind a number, and the pictures of a case. All data lie in this page; nothing is fetched.
 (() => {
-  const { cases, pictures } = JSON.parse(document.getElementById("data").textContent);
+  const { cases, ...data } = JSON.parse(document.getElementById("data").textContent);
+  for (const picture of Object.values(data.pictures)) picture.layers = new Map(Object.entries(picture.layers));
+  const pictures = new Map(Object.entries(data.pictures));  // a Map: a sample may be called "constructor"
   const byId = (id) => document.getElementById(id);
   const at = Object.fromEntries(cases.columns.map((column, place) => [column, place]));
-  const REFERENCE = "reference", PAGE = 100;
+  const REFERENCE = "the reference", PAGE = 100;  // no run is called so: labels are told apart from it
   const COUNTS = {  // a pooled score: [numerator, denominator] of the sums of pixels
     iou: [(s) => s.tp, (s) => s.tp + s.fp + s.fn], recall: [(s) => s.tp, (s) => s.tp + s.fn],
     precision: [(s) => s.tp, (s) => s.tp + s.fp], dice: [(s) => 2 * s.tp, (s) => 2 * s.tp + s.fp + s.fn],
@@ -22,9 +24,9 @@
   const image = (source, alt = "") => make("img", { src: source, alt, draggable: false });
 
   function fillFrame(frame, sample, run) {
-    const picture = pictures[sample];
+    const picture = pictures.get(sample);
     frame.style.aspectRatio = `${picture.w} / ${picture.h}`;
-    const shown = [picture.photograph, picture.layers[run], picture.layers[REFERENCE]].filter(Boolean);
+    const shown = [picture.photograph, picture.layers.get(run), picture.reference].filter(Boolean);
     frame.replaceChildren(...shown.map((source) => image(source)));
   }
 
@@ -45,7 +47,7 @@
   let list = [], place = 0, run = "", view = { x: 0, y: 0, scale: 1 }, hidden = new Set(), shownLayers = [];
 
   function open(samples, sample, label) {
-    list = samples.filter((each) => pictures[each]);
+    list = samples.filter((each) => pictures.has(each));
     place = Math.max(0, list.indexOf(sample));
     run = label;
     hidden = new Set(cases.runs.filter((each) => each !== label));
@@ -55,16 +57,16 @@
   }
 
   function show() {
-    const sample = list[place], picture = pictures[sample];
+    const sample = list[place], picture = pictures.get(sample);
     byId("viewer-name").textContent = `${sample} (${place + 1} of ${list.length})`;
     canvas.style.width = `${picture.w}px`;
     canvas.style.height = `${picture.h}px`;
-    const order = [...Object.keys(picture.layers).filter((name) => name !== REFERENCE), REFERENCE].filter((name) => picture.layers[name]);
-    const layers = order.map((name) => Object.assign(image(picture.layers[name], name), { hidden: hidden.has(name) }));
+    const order = [...picture.layers, [REFERENCE, picture.reference]];
+    const layers = order.map(([name, source]) => Object.assign(image(source, name), { hidden: hidden.has(name) }));
     canvas.replaceChildren(...(picture.photograph ? [image(picture.photograph, `photograph ${sample}`)] : []), ...layers);
     shownLayers = layers;
     fade();
-    byId("layers").replaceChildren(...order.map((name, number) => {
+    byId("layers").replaceChildren(...order.map(([name], number) => {
       const box = make("input", { type: "checkbox", checked: !hidden.has(name) });
       box.addEventListener("change", () => {
         if (box.checked) hidden.delete(name); else hidden.add(name);
@@ -89,7 +91,7 @@
     canvas.classList.toggle("near", view.scale > 2.5);
   };
   function fit() {
-    const picture = pictures[list[place]], { clientWidth: width, clientHeight: height } = stage;
+    const picture = pictures.get(list[place]), { clientWidth: width, clientHeight: height } = stage;
     const scale = Math.min(width / picture.w, height / picture.h);
     view = { scale, x: (width - picture.w * scale) / 2, y: (height - picture.h * scale) / 2 };
     draw();
@@ -140,15 +142,16 @@
 
   // ---- the cases ----------------------------------------------------------------------------------------------------------------
   const form = byId("filter"), table = byId("case-table"), more = byId("more");
-  let found = [], shown = 0;
+  let found = [], shown = 0, asked = null;  // asked: the classes of the number that was pressed, where they are several
   const option = (value, label = value) => make("option", { value, textContent: label });
   form.elements.run.append(...cases.runs.map((label) => option(label)));
-  form.elements.name.append(...(cases.names.length > 1 ? [option("", "all classes")] : []), ...cases.names.map((name) => option(name)));
+  form.elements.name.append(...(cases.names.length > 1 ? [option("", "several classes")] : []), ...cases.names.map((name) => option(name)));
   form.elements.metric.append(...cases.metrics.map((metric) => option(metric, cases.titles[metric])));
 
   function list_cases() {
     const { run: label, name, metric, order } = Object.fromEntries(new FormData(form));
-    const of = cases.rows.filter((row) => cases.runs[row[at.run]] === label && (!name || cases.names[row[at.name]] === name));
+    const names = new Set(name ? [name] : asked || cases.names);
+    const of = cases.rows.filter((row) => cases.runs[row[at.run]] === label && names.has(cases.names[row[at.name]]));
     const sign = (order === "worst") === higherIsBetter(metric) ? 1 : -1, score = at[metric];
     const value = (row) => (row[score] === null ? Infinity : sign * row[score]);  // what is undefined stands last
     found = of.slice().sort((a, b) => value(a) - value(b) || (a[at.sample_id] < b[at.sample_id] ? -1 : 1));
@@ -162,7 +165,7 @@
   const seeded = () => new Set(cases.rows.map((row) => row[at.seed])).size > 1;
 
   function madeOf(rows, metric) {
-    if (!cases.complete) return `The ${cases.rows.length} rows with the lowest IoU; cases.csv has all.`;
+    if (!cases.complete) return `${rows.length} of the ${cases.rows.length} rows with the lowest IoU; cases.csv has all, and the number is of all.`;
     const parts = groupsOf(rows), defined = rows.filter((row) => row[at[metric]] !== null).length;
     let said = `${rows.length} rows, ${cases.titles[metric]} defined in ${defined}: mean over images ${text(average(parts.map((part) => mean(part, metric))))}`;
     if (COUNTS[metric]) said += `, pooled ${text(average(parts.map((part) => pooled(part, metric))))}`;
@@ -183,14 +186,15 @@
   function pooled(rows, metric) {
     const sums = Object.fromEntries(["tp", "fp", "fn", "tn"].map((key) => [key, rows.reduce((sum, row) => sum + row[at[key]], 0)]));
     const [over, under] = COUNTS[metric].map((each) => each(sums));
-    return under ? over / under : null;
+    // a class that is predicted nowhere has a precision of 0 where there is a reference
+    return under ? over / under : metric === "precision" && sums.fn ? 0 : null;
   }
 
   function grow() {
     const samples = [...new Set(found.map((row) => row[at.sample_id]))];
     const label = form.elements.run.value, withClass = !form.elements.name.value, withSeed = seeded();
     for (const row of found.slice(shown, shown + PAGE)) {
-      const sample = row[at.sample_id], there = Boolean(pictures[sample]);
+      const sample = row[at.sample_id], there = pictures.has(sample);
       const button = make("button", { className: "open", textContent: sample, disabled: !there });
       button.addEventListener("click", () => open(samples, sample, label));
       const frame = make("span", { className: "frame small" });
@@ -204,12 +208,15 @@
     more.textContent = `Show more (${found.length - shown} left)`;
   }
 
-  form.addEventListener("input", list_cases);
+  form.addEventListener("input", () => { asked = null; list_cases(); });
   form.addEventListener("submit", (event) => event.preventDefault());
   more.addEventListener("click", grow);
   for (const cell of document.querySelectorAll("button.cell")) {
     cell.addEventListener("click", () => {
-      for (const key of ["run", "name", "metric"]) form.elements[key].value = cell.dataset[key];
+      const names = JSON.parse(cell.dataset.names);
+      for (const key of ["run", "metric"]) form.elements[key].value = cell.dataset[key];
+      form.elements.name.value = names.length === 1 ? names[0] : "";
+      asked = names;
       list_cases();
       byId("cases").scrollIntoView();
       byId("filter").querySelector("select").focus({ preventScroll: true });
@@ -217,10 +224,10 @@
   }
   for (const button of document.querySelectorAll("button.thumb, button.open[data-sample]")) {
     const { sample, run: label } = button.dataset, gallery = [...(button.closest(".gallery") || button.closest("tbody")).querySelectorAll("[data-sample]")];
-    button.disabled = !pictures[sample];
+    button.disabled = !pictures.has(sample);
     button.addEventListener("click", () => open([...new Set(gallery.map((each) => each.dataset.sample))], sample, label));
     const frame = button.querySelector(".frame");
-    if (frame && pictures[sample]) prepareFrame(frame, sample, label);
+    if (frame && pictures.has(sample)) fillFrame(frame, sample, label);  // at once: a few, and wanted on paper
   }
   list_cases();
 })();
