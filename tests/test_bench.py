@@ -61,6 +61,7 @@ def test_a_program_that_ends_early_is_told_with_its_words(tmp_path):
         in_turn({"one": program("raise ValueError('no such thing')")}, tmp_path, 1, 0.1)
 
 
+@pytest.mark.slow
 def test_the_drawn_set_of_the_benches_can_be_trained_on(tmp_path, monkeypatch):
     monkeypatch.setattr(bench_train, "DRAWN", 10)
     data_root = bench_train.drawn(tmp_path)

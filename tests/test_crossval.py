@@ -127,6 +127,7 @@ def test_stopped_and_gone_on_with_it_is_the_same_table(world, whole, tmp_path):
         assert (outcome.folder / name).read_bytes() == (whole.folder / name).read_bytes(), name
 
 
+@pytest.mark.slow
 def test_a_part_that_fails_is_tried_again_alone(world, whole, tmp_path, caplog):
     def on_step(step: int, val_score: float | None) -> None:
         if step == 2 and len(runs_of(next(tmp_path.iterdir()))) == 2:
@@ -168,6 +169,7 @@ def test_one_fold_alone_is_a_training_too(world, tmp_path):
     assert held_out == set(frame.loc[frame["fold"] == "1", "sample_id"])
 
 
+@pytest.mark.slow
 def test_in_mlflow_the_parts_hang_on_one_run_that_holds_the_table(world, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     outcome = cross_validate(world[-1], 2, 1, [*SHORT, "tracking.enabled=true"], world[3], tmp_path / "runs")
@@ -204,6 +206,7 @@ def test_killed_twice_the_same_command_makes_the_same_table(world, whole, tmp_pa
         assert (next(tmp_path.glob("cv-*")) / name).read_bytes() == (whole.folder / name).read_bytes(), name
 
 
+@pytest.mark.slow
 def test_scores_of_another_protocol_are_not_merged(world, tmp_path):
     outcome = cross_validate(world[-1], 2, 1, SHORT, world[3], tmp_path)
     path = runs_of(outcome.folder)[0].evaluation("val_last") / "scores.json"

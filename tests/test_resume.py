@@ -78,7 +78,8 @@ def assert_equal(run: RunFolder, expected: RunFolder, names=EQUAL) -> None:
 
 @pytest.mark.parametrize(
     ("variant", "at"),
-    [("plain", 6), ("all", 1), ("all", 5), ("crops", 5), ("accumulated", 5)]
+    [("plain", 6), ("all", 5)]
+    + [pytest.param(name, 5, marks=pytest.mark.slow) for name in ("crops", "accumulated")]
     + [pytest.param(name, at, marks=pytest.mark.slow) for name in VARIANTS for at in (1, 2, 3, 4, 8, 11)],
 )
 def test_a_stopped_training_comes_to_the_same_bytes(world, whole, tmp_path, variant, at):
@@ -240,7 +241,8 @@ def wait_until(condition) -> None:
         time.sleep(0.0005)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_is_kept_marked_and_says_how_to_go_on(world, tmp_path, number, code):
     process = start(world, tmp_path, "train.epochs=5000")
     run = wait_for_epoch(tmp_path, process)

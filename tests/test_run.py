@@ -420,6 +420,7 @@ def test_a_run_whose_process_is_gone_is_marked_killed(world, tmp_path):
     assert not mark_dead_runs(tmp_path / "runs")
 
 
+@pytest.mark.slow
 def test_tracking_off_imports_no_mlflow(world, tmp_path):
     _, _, data_root, experiment, _ = world
     code = f"""
@@ -431,6 +432,7 @@ assert not [name for name in sys.modules if name.split(".")[0] == "mlflow"]
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+@pytest.mark.slow
 def test_the_command_line_prints_one_line_and_exits_with_2(world, tmp_path, monkeypatch, capsys):
     _, _, data_root, experiment, run = world
     monkeypatch.chdir(tmp_path)

@@ -203,6 +203,7 @@ def test_the_table_says_what_the_runs_hold(world):
     assert list((root / "runs/studies").iterdir()) != [] and not list((root / "runs/studies").glob("*.part*"))
 
 
+@pytest.mark.slow
 def test_finished_runs_are_used_again_and_only_what_is_missing_is_made(world, monkeypatch):
     root, _, _, data_root, arms, result = world
     before = folders(root)
@@ -219,6 +220,7 @@ def test_finished_runs_are_used_again_and_only_what_is_missing_is_made(world, mo
         study.study("sampling", arms, data_root, root / "runs", [0, 1], [*SHORT, "optim.lr=0.02"])
 
 
+@pytest.mark.slow
 def test_an_interrupted_study_goes_on_where_it_stopped(world, monkeypatch, tmp_path):
     root, _, _, data_root, arms, _ = world
     shutil.copytree(root / "runs", tmp_path / "runs")

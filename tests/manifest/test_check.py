@@ -431,6 +431,7 @@ def test_files_are_named_as_the_manifest_names_them(prepared: Prepared) -> None:
     assert {files["file-unreadable"], files["file-missing"], files["hash-changed"]} <= names
 
 
+@pytest.mark.slow
 def test_what_cannot_be_written_is_told_before_the_check(prepared: Prepared, tmp_path: Path) -> None:
     root, _ = prepared("multi")
     out = imported(root, "multi")

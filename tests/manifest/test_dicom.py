@@ -324,6 +324,7 @@ def test_deflated_and_broken_files(src: Path) -> None:
     assert re.search(shared, str(caught.value))
 
 
+@pytest.mark.slow
 def test_fuzzed_headers_never_end_in_a_traceback(src: Path) -> None:
     slices = save_series(src, stored_values())
     whole = Path(slices[1].filename).read_bytes()

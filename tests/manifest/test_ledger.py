@@ -120,6 +120,7 @@ def test_two_processes_lose_no_line(tmp_path: Path) -> None:
     assert sorted(line["run"] for line in read_ledger(path)) == sorted(f"{name}{number}" for name in "ab" for number in range(100))
 
 
+@pytest.mark.slow
 def test_an_evaluation_on_test_is_in_the_ledger(tmp_path: Path) -> None:
     _, split, data_root, experiment = make_all(tmp_path)
     run = api.train(experiment, ["train.epochs=1"], data_root, tmp_path / "runs")

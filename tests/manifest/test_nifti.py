@@ -78,6 +78,7 @@ def test_a_pair_and_a_volume_without_mask(pair: Path, tmp_path: Path) -> None:
     assert imported(pair, tmp_path / "out")[1].digest == manifest.digest
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     mask=hnp.arrays(np.uint8, hnp.array_shapes(min_dims=3, max_dims=3, max_side=6), elements=st.sampled_from([0, 1, 2, 255])),

@@ -136,6 +136,7 @@ def test_what_cannot_be_published(scored, tmp_path):
             api.publish([str(scored / "baseline")], **options)
 
 
+@pytest.mark.slow
 def test_the_command_line(scored, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for arguments, code, told in (

@@ -30,7 +30,7 @@ def draw(path, monkeypatch, found: Calibration) -> Figure:
     return drawn[0]
 
 
-@pytest.mark.parametrize("classes", [2, 20])
+@pytest.mark.parametrize("classes", [2, pytest.param(20, marks=pytest.mark.slow)])
 def test_every_text_can_be_read(tmp_path, monkeypatch, classes):
     names = ["background", "lesion of the left lateral border", *("n" * 63 + str(number) for number in range(18))][:classes]
     figure = draw(tmp_path / "f.png", monkeypatch, calibration(names))
@@ -58,6 +58,7 @@ def test_the_bars_and_dots_stand_at_the_accuracies(tmp_path, monkeypatch):
     assert figure.axes[4].get_title() == f"tongue\nECE {found.classwise_ece['tongue']:.3f}"
 
 
+@pytest.mark.slow
 def test_of_many_classes_the_worst_are_drawn_and_the_others_counted(tmp_path, monkeypatch):
     found = calibration([f"class {number}" for number in range(20)])
     figure = draw(tmp_path / "f.png", monkeypatch, found)

@@ -89,7 +89,7 @@ def cautions(published: Published) -> list[str]:
     if groups < FEWEST_GROUPS:
         lines.append(f"{groups} group(s): too few for any interval.")
     elif groups < FEW_GROUPS:
-        lines.append(f"{groups} groups: intervals of so few are too narrow now and then.")
+        lines.append(f"{groups} groups: a 95 % interval of so few holds the truth in 89 to 93 of 100 studies, not in 95.")
     if groups == first.n_cases:
         lines.append("Every image is a group of its own: right if no two are of one patient, too narrow an interval otherwise.")
     rare = {cell.name: cell.n_defined[0] for cell in published.cells if cell.metric == "recall" and cell.average == "per_image"}
