@@ -58,6 +58,11 @@ def test_every_case_has_its_picture_and_its_scores(page, compared):
     assert picture["photograph"].startswith("data:image/jpeg;base64,")
 
 
+def test_a_page_of_a_score_that_is_seldom_shown(scored, tmp_path):
+    write_html(tmp_path / "report.html", publish([str(scored / "baseline")], metrics=["nsd_2px"]))
+    assert "NSD at 2 px" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
 def test_names_are_text_and_nothing_else(scored, tmp_path):
     published = publish([str(scored / "baseline"), str(scored / "larger")])
     sources = [replace(source, label=f"{source.label}{EVIL}", cases=source.cases.replace({"sample_id": {"patient03_0": EVIL}}))

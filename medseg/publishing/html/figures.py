@@ -21,6 +21,7 @@ from medseg.report.confusion import confusion_figure
 from medseg.runfolder import RunFolder
 
 LARGEST_BYTES = 4_000_000  # of a figure that is there already
+MOST_PANELS = 4
 MOST_RUNS = 6  # with figures of their own: a page of fifty confusion matrices is not read
 log = logging.getLogger(__name__)
 _KINDS = {".svg": "image/svg+xml", ".png": "image/png"}
@@ -42,9 +43,8 @@ def forest(published: Published) -> Figure:
 
 def distributions(published: Published) -> Figure:
     """The cases' own scores."""
-    metrics = [metric for metric in published.shown if metric in (*OVERLAP, "dice")][:3] + [
-        metric for metric in published.shown if metric.startswith("hd95_")
-    ]
+    common = [metric for metric in published.shown if metric in OVERLAP or metric.startswith("hd95_")]
+    metrics = common or list(published.shown[:MOST_PANELS])
     seeds = ", a mean over the seeds" if any(len(source.seeds) > 1 for source in published.sources) else ""
     text = f"Each image is a dot{seeds}; the box is the median with the quartiles. How many are undefined stands at the right."
     return Figure(_drawn(lambda path: distribution_plot(path, published.sources, metrics)), text)
