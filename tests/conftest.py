@@ -28,3 +28,13 @@ def isolated_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 def labels() -> LabelSet:
     """background 0, tongue 1, coating 2."""
     return LabelSet.of("tongue", "coating")
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated database to copy: making one takes seconds."""
+    from mlflow import MlflowClient  # seconds, of which few tests have need
+
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path

@@ -38,14 +38,6 @@ POLL_S = 0.05
 MANIFEST_DIGEST, SPLIT_DIGEST = "ab" * 32, "cd" * 32
 
 
-@pytest.fixture(scope="session")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A migrated database to copy: making one takes seconds."""
-    path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    MlflowClient(f"sqlite:///{path}").search_experiments()
-    return path
-
-
 @pytest.fixture(autouse=True)
 def here(tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty working folder with a database: MLflow puts artefacts below the working folder."""

@@ -7,21 +7,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
-from medseg.files import atomic_path
 from medseg.labels import BACKGROUND
-from medseg.publishing.forest import COLOURS, INK, QUIET
+from medseg.publishing.look import COLOURS, INK, QUIET, save_figure
 from medseg.publishing.sources import Source
 from medseg.runfolder import RunFolder
 
 LOSS = "train/loss/total"
 CHOSEN_BY = "val/miou_pooled/without_background"  # as medseg.engine.train has it, which would import torch
 OF_CLASS = "val/iou_pooled/"
-_UNDATED: dict[str, dict[str, Any]] = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}  # equal runs write equal files
 _LOG_BEYOND = 20.0  # largest loss over the smallest from which the axis is logarithmic
 _FEW = 30  # validations of a run, up to which each is marked
 _STYLES: tuple[Literal["-", "--", ":"], ...] = ("-", "--", ":")  # the colours once each, then again
@@ -67,8 +64,7 @@ def learning_curves(path: Path, histories: Mapping[str, Sequence[Sequence[Record
         drawn = {number: list(histories)[number] for number, _ in runs}
         handles = [Line2D([], [], color=COLOURS[number % len(COLOURS)], label=label) for number, label in drawn.items()]
         figure.legend(handles=handles, loc="outside upper center", ncols=min(3, len(handles)), fontsize=9, labelcolor=INK, frameon=False)
-    with atomic_path(path) as temporary, matplotlib.rc_context({"svg.hashsalt": "medseg"}):
-        figure.savefig(temporary, format=path.suffix[1:], metadata=_UNDATED.get(path.suffix), transparent=path.suffix == ".svg")
+    save_figure(figure, path)
     return True
 
 

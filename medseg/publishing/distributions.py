@@ -8,16 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
-from medseg.files import atomic_path
 from medseg.publishing.estimated import higher_is_better
-from medseg.publishing.forest import COLOURS, INK, QUIET
+from medseg.publishing.look import COLOURS, INK, QUIET, save_figure
 from medseg.publishing.sources import Source
 from medseg.publishing.table import score_title
 
@@ -29,7 +27,6 @@ _BAND = 0.8  # of a line's height, that dots are spread over
 _BINS = 40
 _LOG_BEYOND = 20.0  # largest distance over the median from which an axis is logarithmic
 _LINEAR = 0.9 / math.log(10)  # of a decade, the linear part of such an axis: both parts are equally steep where they meet
-_UNDATED: dict[str, dict[str, Any]] = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}  # equal scores write equal files
 
 
 @dataclass(frozen=True)
@@ -63,8 +60,7 @@ def distribution_plot(path: Path, sources: Sequence[Source], metrics: Sequence[s
         handles = [_handle(number, source.label) for number, source in enumerate(sources)]
         figure.legend(handles=handles, loc="outside upper center", ncols=min(3, len(handles)), fontsize=9, labelcolor=INK, frameon=False)
     figure.supxlabel(_explained(sources, lines), fontsize=8.5, color=INK)
-    with atomic_path(path) as temporary, matplotlib.rc_context({"svg.hashsalt": "medseg"}):
-        figure.savefig(temporary, format=path.suffix[1:], metadata=_UNDATED.get(path.suffix), transparent=path.suffix == ".svg", dpi=200)
+    save_figure(figure, path, dpi=200)
 
 
 def _line(source: Source, name: str, metric: str) -> _Line:

@@ -6,17 +6,13 @@ import math
 from pathlib import Path
 from typing import Any
 
-from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from medseg.files import atomic_path
+from medseg.publishing.look import COLOURS, INK, QUIET, save_figure
 from medseg.publishing.table import AVERAGE_TITLES, Table, score_title
 
-COLOURS = ("#3366aa", "#c06020", "#2f8050", "#8a4f9e", "#7a6a20", "#a03050", "#40808f", "#555555")
-INK, QUIET = "#333333", "#dddddd"
-_UNDATED: dict[str, dict[str, Any]] = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}  # equal runs write equal files
 _ROW_IN, _COLUMN_IN = 0.26, 2.6
 _COLUMNS = 3  # panels side by side: more would be too small to read on a page
 
@@ -42,8 +38,7 @@ def forest_plot(table: Table, *paths: Path) -> None:
     dots = "; small dots: seeds" if any(len(cell.seeds) > 1 for cell in table.cells) else ""
     figure.supxlabel(f"{AVERAGE_TITLES[table.average]}; lines: 95 % intervals over groups{dots}", fontsize=8, color=INK)
     for path in paths:
-        with atomic_path(path) as temporary, rc_context({"svg.hashsalt": "medseg"}):
-            figure.savefig(temporary, format=path.suffix[1:], metadata=_UNDATED.get(path.suffix), transparent=path.suffix == ".svg")
+        save_figure(figure, path)
         figure.set_layout_engine("none")  # everything has its place by now, and finding it takes longest
 
 
