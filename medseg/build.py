@@ -36,8 +36,9 @@ from medseg.labels import LabelSet
 from medseg.losses import class_weights, make_loss
 from medseg.manifest.schema import Manifest, Split
 from medseg.manifest.table import select
-from medseg.models.contract import SemanticNetwork
-from medseg.models.zoo import build_network
+from medseg.models.contract import Adapter, Task
+from medseg.models.weights import Loaded, Source, load
+from medseg.models.zoo import adapt, build_network
 from medseg.seeding import seed_of
 from medseg.types import Row, Size
 
@@ -76,6 +77,10 @@ def resolve_length(config: Config, images: int, trouble: Callable[[str], str | N
         rule = f"an epoch shows {number} images, and a step learns from {config.images_per_step} (train.batch_size x train.accumulate)"
         raise ConfigError("train.batch_size", rule, "lower it, or raise sampling.draws_per_epoch")
     asked, device = config.train.compile, config.train.device
+    if not config.model.compiles:
+        if asked == "always":
+            raise ConfigError("train.compile", f"{config.model.name} cannot be compiled", "set train.compile=auto")
+        return _compiled(config, "never")
     shown_px = config.steps_per_epoch(images) * config.train.epochs * config.train.batch_size * math.prod(_shown(config))
     if asked == "never" or (asked == "auto" and shown_px < COMPILE_REPAYS_PX[device]):
         return _compiled(config, "never")
@@ -124,7 +129,8 @@ def make_fabric(config: Config) -> Fabric:
     if device == "cuda" and here > torch.cuda.device_count():
         rule = f"{here} processes were started on a machine with {counted(torch.cuda.device_count(), 'GPU')}"
         raise ConfigError("torchrun --nproc-per-node", rule, "start one a GPU, or set train.device=cpu")
-    strategy = DDPStrategy(timeout=LONGEST_WAIT) if world > 1 else "auto"
+    held = config.model.freeze != "none"  # then some parameters have no gradient, for which the processes must not wait
+    strategy = DDPStrategy(timeout=LONGEST_WAIT, find_unused_parameters=held) if world > 1 else "auto"
     fabric = Fabric(accelerator=device, strategy=strategy, devices=here, num_nodes=world // here, precision=FABRIC_PRECISION[precision])  # type: ignore[arg-type]
     fabric.launch()
     return fabric
@@ -154,30 +160,58 @@ def deterministic_kernels(config: Config) -> Iterator[None]:
         torch.backends.cudnn.benchmark = benchmark
 
 
-def build_model(config: Config, labels: LabelSet, rows: Sequence[Row] | None = None, ranks: Ranks | None = None) -> SemanticNetwork:
-    """The network, initialised from the run's seed; the global random state is left as found.
+def task_of(config: Config, labels: LabelSet) -> Task:
+    """What the network is built for."""
+    return Task(labels.num_classes, _shown(config), ignore_id=labels.ignore_id)
+
+
+def build_model(
+    config: Config,
+    labels: LabelSet,
+    rows: Sequence[Row] | None = None,
+    ranks: Ranks | None = None,
+    source: Source | None = None,
+    on_loaded: Callable[[Loaded], None] | None = None,
+) -> Adapter:
+    """The network, initialised from the run's seed and then from `source`; the global random state is left as found.
 
     rows: the training images, by whose classes the loss may be weighted; without them the network predicts only.  ranks: the processes
     that share a batch out, where there are several.
     """
+    task = task_of(config, labels)
     with torch.random.fork_rng():
         torch.manual_seed(seed_of(config.seed, "weights"))
-        net = build_network(config.model, labels.num_classes)
+        network = build_network(config.model, task)
+    if source:
+        loaded = load(network, source, config.model, labels.names)
+        if on_loaded:
+            on_loaded(loaded)
     loss = None if rows is None else make_loss(config.loss, labels, class_weights(config.loss, rows, labels), ranks.world if ranks else 1)
-    model = SemanticNetwork(net, loss)
+    model = adapt(network, config.model, task, loss)
     return model.to(memory_format=torch.channels_last) if config.train.channels_last else model  # type: ignore[call-overload, no-any-return]
 
 
 def build_training(
-    config: Config, manifest: Manifest, split: Split, data_root: Path, fabric: Fabric, on_decode: OnDecode | None = None
+    config: Config,
+    manifest: Manifest,
+    split: Split,
+    data_root: Path,
+    fabric: Fabric,
+    on_decode: OnDecode | None = None,
+    source: Source | None = None,
+    on_loaded: Callable[[Loaded], None] | None = None,
 ) -> Training:
-    """Decode both sets, build network, optimiser and sampler. `config` must be resolved, and `fabric` of it."""
+    """Decode both sets, build network, optimiser and sampler. `config` must be resolved, and `fabric` of it.
+
+    source: what the network starts from; on_loaded is told what became of it.
+    """
     check_patches(config.sampling, Size(*config.data.size_px), manifest.labels)
     check_shared(config, fabric.world_size)
     with fabric.rank_zero_first(local=True):  # the others of a machine find the decoded images there
         train_set, val_set = _decode_both(config, manifest, split, data_root, on_decode)
         index = patch_index(config, train_set, on_decode)
-    model = build_model(config, manifest.labels, train_set.rows, Ranks(fabric))
+    model = build_model(config, manifest.labels, train_set.rows, Ranks(fabric), source, on_loaded)
+    check_tunable(config, model)
     if config.train.compile == "always":
         model.compile_training()
     wrapped, optimizer = fabric.setup(model, make_optimizer(config.optim, model))
@@ -185,6 +219,24 @@ def build_training(
     weights = sampling_weights(config, train_set)
     shares = _shares(config, train_set, weights)
     return Training(config, fabric, wrapped, optimizer, train_set, val_set, weights, index, shares, average)
+
+
+def check_tunable(config: Config, model: Adapter) -> None:
+    """ConfigError where the network has not the parts that the config's fine-tuning is of, or cannot learn from so few images at once."""
+    if config.optim.head_lr_multiplier != 1 and not model.network.head:
+        raise ConfigError("optim.head_lr_multiplier", f"{config.model.name} names no head", _name_parts(config, "head"))
+    wants = {"optim.layer_decay": config.optim.layer_decay != 1, "model.freeze": config.model.freeze == "encoder"}
+    wants["model.batch_norm"] = config.model.batch_norm == "frozen"
+    for key, wanted in wants.items():
+        if wanted and not model.network.encoder:
+            raise ConfigError(key, f"{config.model.name} names no encoder", _name_parts(config, "encoder"))
+    if config.train.batch_size < model.network.least_batch:
+        rule = f"{config.model.name} needs {model.network.least_batch} images or more in a training batch: it has batch norms of one value an image"
+        raise ConfigError("train.batch_size", rule, "raise it")
+
+
+def _name_parts(config: Config, key: str) -> str:
+    return f"name its modules in model.{key}" if key in type(config.model).model_fields else "leave the key out"
 
 
 def check_shared(config: Config, world: int) -> None:

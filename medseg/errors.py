@@ -63,6 +63,10 @@ class CheckpointError(MedsegError):
     """A checkpoint that is missing, truncated or not ours."""
 
 
+class WeightsError(MedsegError):
+    """Weights to start from that are not there, cannot be read, or are of another network."""
+
+
 class RunError(MedsegError):
     """A run folder that is missing, unfinished or not ours."""
 

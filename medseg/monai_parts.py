@@ -26,6 +26,19 @@ def _hidden(name: str) -> Iterator[None]:
 
 with _hidden("mlflow"):
     from monai.inferers import sliding_window_inference
-    from monai.networks.nets import UNet
+    from monai.networks.nets import (
+        UNETR,
+        AttentionUnet,
+        BasicUNet,
+        BasicUNetPlusPlus,
+        DynUNet,
+        FlexibleUNet,
+        SegResNet,
+        SwinUNETR,
+        UNet,
+    )
 
-__all__ = ["UNet", "sliding_window_inference"]
+__all__ = [
+    "UNETR", "AttentionUnet", "BasicUNet", "BasicUNetPlusPlus", "DynUNet", "FlexibleUNet", "SegResNet", "SwinUNETR", "UNet",
+    "sliding_window_inference",
+]  # fmt: skip

@@ -103,6 +103,11 @@ class RunFolder:
         return self.path / "checkpoints" / f"{name}.safetensors"
 
     @property
+    def weights_json(self) -> Path:
+        """What became of the weights that training started from; a training from scratch has none."""
+        return self.path / "weights.json"
+
+    @property
     def resume_point(self) -> Path:
         """From where an unfinished training goes on; a finished one has none."""
         return self.path / "resume.safetensors"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import logging
 import re
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -11,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
-from medseg.build import build_training, deterministic_kernels, make_fabric, resolve, resolve_length
+from medseg.build import build_training, deterministic_kernels, make_fabric, resolve, resolve_length, task_of
 from medseg.config import Config, load_config, read_config
 from medseg.engine.course import Course
 from medseg.engine.course import resume as resume_course
@@ -24,6 +26,7 @@ from medseg.files import write_json, write_text
 from medseg.labels import LabelSet
 from medseg.manifest.schema import Manifest, Split
 from medseg.manifest.table import check_data_root, dataset_text, read_manifest, read_split, select
+from medseg.models.weights import Loaded, read_source, with_source
 from medseg.report.sampling import sampling_figure
 from medseg.runfolder import RunFolder, create_run, open_run
 from medseg.stopping import Asked, Stopped, stop_between_steps
@@ -32,6 +35,7 @@ from medseg.yamlio import read_yaml
 if TYPE_CHECKING:
     from medseg.tracking import Tracker
 
+log = logging.getLogger(__name__)
 PathLike = str | Path
 LOOK_STEPS = {"cpu": 1, "cuda": 10}  # processes agree on a stop that often: on a GPU the question waits for the device
 
@@ -74,7 +78,7 @@ def train(
         _describe(run, config, manifest, split)
         return run
 
-    return _train_in(begin, config, manifest, split, root, progress or Progress())
+    return _train_in(begin, config, manifest, split, root, progress or Progress(), fresh=True)
 
 
 def resume(run: PathLike, data_root: PathLike | None = None, progress: Progress | None = None) -> RunFolder:
@@ -94,7 +98,8 @@ def resume(run: PathLike, data_root: PathLike | None = None, progress: Progress 
         folder.take_over()
         return folder
 
-    return _train_in(begin, config, manifest, split, root, progress or Progress())
+    fresh = not folder.resume_point.exists()  # else the weights are there, and what they started from may be gone
+    return _train_in(begin, config, manifest, split, root, progress or Progress(), fresh)
 
 
 def same_data(run: RunFolder, config: Config) -> tuple[Manifest, Split]:
@@ -117,15 +122,29 @@ def check_tracking(config: Config) -> None:
 
 
 def _train_in(
-    begin: Callable[[Config], RunFolder], config: Config, manifest: Manifest, split: Split, root: Path, progress: Progress
+    begin: Callable[[Config], RunFolder],
+    config: Config,
+    manifest: Manifest,
+    split: Split,
+    root: Path,
+    progress: Progress,
+    fresh: bool,
 ) -> RunFolder:
-    """Train in the folder that `begin` opens at the first process once all is built."""
+    """Train in the folder that `begin` opens at the first process once all is built. fresh: from the weights that the config names."""
     with torch.random.fork_rng(), deterministic_kernels(config):
         ranks = Ranks(make_fabric(config))
+        source, loaded = None, list[Loaded]()
+        if fresh:
+            with ranks.fabric.rank_zero_first(local=True):  # one process fetches for all of a machine
+                source = read_source(config.model, task_of(config, manifest.labels))
+        config = config.model_copy(update={"model": with_source(config.model, source)})
         config = ranks.same(resolve_length(config, len(select(manifest, split, "train"))) if ranks.first else config)
-        training = build_training(config, manifest, split, root, ranks.fabric, progress.on_decode if ranks.first else None)
+        on_decode = progress.on_decode if ranks.first else None
+        training = build_training(config, manifest, split, root, ranks.fabric, on_decode, source, loaded.append)
         with stop_between_steps() as asked:
             run = RunFolder(ranks.same(begin(config).path if ranks.first else Path()))
+            if ranks.first and loaded:
+                tell_loaded(run, loaded[0])
             try:
                 if ranks.first:
                     _train_watched(training, run, manifest, split, progress, asked)
@@ -138,6 +157,12 @@ def _train_in(
             if late := asked():  # after the last step: the run is whole, and what was to follow is not begun
                 raise late
     return run
+
+
+def tell_loaded(run: RunFolder, loaded: Loaded) -> None:
+    """What became of the weights that training starts from: weights.json in the run folder, and a line to the user."""
+    write_json(run.weights_json, dataclasses.asdict(loaded))
+    log.info("%s: %s", loaded, run.weights_json)
 
 
 def _train_watched(training: Training, run: RunFolder, manifest: Manifest, split: Split, progress: Progress, asked: Asked) -> None:

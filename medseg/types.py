@@ -81,7 +81,8 @@ class Sample:
 
 
 class Batch(NamedTuple):
-    """image_BCHW: float32 in [0, 1]. mask_BHW: int64 class ids or the ignore id.
+    """image_BCHW: float32 in [0, 1]. mask_BHW: int64 class ids or the ignore id. objects_BHW: int64 numbers of the annotated objects, 0 where
+    there is none, dense in each image; None where the network learns from the classes alone.
 
     What a network takes and gives is a NamedTuple, immutable as the other records, because torch and Fabric look into tuples for
     tensors (autocast, DDP, export) and cannot rebuild a frozen dataclass.
@@ -90,6 +91,7 @@ class Batch(NamedTuple):
     image_BCHW: Tensor
     mask_BHW: Tensor
     sample_ids: tuple[str, ...]
+    objects_BHW: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -130,14 +132,29 @@ class Losses(NamedTuple):
         return sum(self.terms.values())  # type: ignore[return-value]
 
 
+class Found(NamedTuple):
+    """The N objects that a network finds in one image, by falling score.
+
+    ids_N: int64 class ids, never the background.  scores_N: float in [0, 1].  soft_NHW: float in [0, 1], how sure each pixel belongs to
+    the object.  boxes_N4: float, left, top, right, bottom in pixels.
+    """
+
+    ids_N: Tensor
+    scores_N: Tensor
+    soft_NHW: Tensor
+    boxes_N4: Tensor
+
+
 class Prediction(NamedTuple):
     """What a network returns in eval mode.
 
     probs_BKHW: float in [0, 1], summing to 1 over K; None where a network has no per-pixel probabilities. mask_BHW: int64 ids.
+    found: the objects of each image, of a network that finds objects.
     """
 
     probs_BKHW: Tensor | None
     mask_BHW: Tensor
+    found: tuple[Found, ...] | None = None
 
 
 Loss: TypeAlias = "Callable[[Tensor, Tensor], dict[str, Tensor]]"  # (logits_BKHW, mask_BHW) -> named weighted terms

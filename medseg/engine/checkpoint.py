@@ -26,7 +26,7 @@ def save_checkpoint(path: Path, model: nn.Module, facts: Mapping[str, Any]) -> N
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
     """A safetensors file: temporary file, fsync, rename. CheckpointError where the disk is full; what stood at `path` stays then."""
-    on_host = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
+    on_host = _unshared({name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()})
     with atomic_path(path) as temporary:
         try:
             # one key only: safetensors writes several in random order, and equal runs shall have equal bytes
@@ -34,6 +34,16 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str,
         except SafetensorError as cause:  # how its Rust tells what the operating system says
             reason = str(cause).rpartition(": ")[2]
             raise CheckpointError(path, f"cannot be written ({reason})", "make room there; the file that stood there is kept") from None
+
+
+def _unshared(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Each tensor with memory of its own, as safetensors asks: some libraries know one weight by two names."""
+    seen = set[int]()
+    for name, tensor in tensors.items():
+        if tensor.numel() and tensor.untyped_storage().data_ptr() in seen:
+            tensors[name] = tensor.clone()
+        seen.add(tensor.untyped_storage().data_ptr())
+    return tensors
 
 
 def read_checkpoint(path: Path, way_out: str = WAY_OUT) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -8,18 +8,35 @@ import torch
 from torch import nn
 
 from medseg.config import OptimConfig
+from medseg.models.contract import Adapter, is_below
 
 ONE_CYCLE_START = 1 / 25  # of the largest rate, as in fastai and torch
 
 
-def make_optimizer(config: OptimConfig, model: nn.Module) -> torch.optim.Optimizer:
-    """AdamW or SGD in two groups: weights of two or more axes decay, biases, norms and activations' slopes do not."""
-    decayed = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
-    plain = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+def make_optimizer(config: OptimConfig, model: Adapter) -> torch.optim.Optimizer:
+    """AdamW or SGD in groups: weights of two or more axes decay, biases, norms and activations' slopes do not.
+
+    Each group's `lr_scale` is the share of the rate that its parameters learn at: see `lr_scale`.
+    """
+    parts: dict[tuple[float, bool], list[nn.Parameter]] = {(1.0, True): [], (1.0, False): []}
+    for name, parameter in model.learning_parameters():
+        parts.setdefault((lr_scale(config, model, name), parameter.ndim > 1), []).append(parameter)
+    groups = [
+        {"params": parameters, "weight_decay": config.weight_decay if decays else 0.0, "lr_scale": scale}
+        for (scale, decays), parameters in parts.items()
+    ]
     if config.name == "sgd":
         return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0, fused=True)
     return torch.optim.AdamW(groups, lr=config.lr, fused=True)
+
+
+def lr_scale(config: OptimConfig, model: Adapter, name: str) -> float:
+    """Of a parameter, by its name in the network: head_lr_multiplier in the head, layer_decay ** n in the encoder's stage that is followed
+    by n - 1 others (Howard and Ruder, ACL 2018; Clark et al., ICLR 2020), else 1."""
+    if is_below(name, model.network.head):
+        return config.head_lr_multiplier
+    stage = model.stage_of(name)
+    return 1.0 if stage is None else config.layer_decay ** (len(model.network.encoder) - stage)
 
 
 def learning_rate(config: OptimConfig, step: int, total_steps: int) -> float:

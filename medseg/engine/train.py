@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from lightning.fabric import Fabric
 
-from medseg.config import Config
+from medseg.config import Config, NetworkConfig
 from medseg.data.decoded import DecodedSet
 from medseg.data.loaders import Loading, train_batches
 from medseg.data.patches import PatchIndex
@@ -139,6 +139,7 @@ def _train_epoch(training: Training, run: RunFolder, course: Course, on_step: On
     config, epoch = training.config, course.epoch + 1
     draws, end, kept_at = training.draws(epoch), epoch * training.steps_per_epoch, time.monotonic()
     batches = train_batches(training.train_set, training.left(draws, course), epoch, training.loading)
+    training.model.module.hold_encoder(_encoder_is_held(config.model, epoch))
     training.model.train()
     while course.step < end:
         rate = learning_rate(config.optim, course.step, training.total_steps)
@@ -151,6 +152,10 @@ def _train_epoch(training: Training, run: RunFolder, course: Course, on_step: On
     return losses | {"train/lr": rate} | training.shares | seen.shares(labels) | centre_shares(config.sampling, draws, labels)
 
 
+def _encoder_is_held(config: NetworkConfig, epoch: int) -> bool:
+    return config.freeze == "encoder" and (config.freeze_epochs is None or epoch <= config.freeze_epochs)
+
+
 def optimise(training: Training, batches: Iterable[Batch], rate: float, course: Course) -> None:
     """One optimiser step at a learning rate, by the mean of the gradients of `train.accumulate` batches.
 
@@ -159,7 +164,7 @@ def optimise(training: Training, batches: Iterable[Batch], rate: float, course: 
     number = training.config.train.accumulate
     _seed(seed_of(training.config.seed, "step", course.step, training.ranks.rank), training.fabric.device)
     for group in training.optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group["lr_scale"]
     training.optimizer.zero_grad(set_to_none=True)
     for place, batch in enumerate(batches, start=1):
         with training.fabric.no_backward_sync(training.model, enabled=place < number):

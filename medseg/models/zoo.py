@@ -1,33 +1,54 @@
-"""Names -> networks. One builder a family, its reference beside it."""
+"""Names -> networks. What the libraries offer is told by medseg.models.families, one module a library."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import importlib
+from dataclasses import dataclass
+from types import ModuleType
 
-from torch import nn
+from medseg.config import NetworkConfig
+from medseg.models.contract import Adapter, Network, SemanticNetwork, Task
+from medseg.types import Loss
 
-from medseg.config import ModelConfig
-from medseg.monai_parts import UNet
-
-RGB = 3
-
-
-def _unet(config: ModelConfig, num_classes: int) -> nn.Module:
-    """MONAI's residual U-Net: Ronneberger et al., MICCAI 2015, with residual units (Kerfoot et al., STACOM 2018)."""
-    return UNet(
-        spatial_dims=2,
-        in_channels=RGB,
-        out_channels=num_classes,
-        channels=config.channels,
-        strides=config.strides,
-        num_res_units=config.num_res_units,
-        dropout=config.dropout,
-    )
+FAMILIES = ("monai", "torchvision", "textbook", "huggingface", "smp", "maskrcnn")  # in the order of the table
 
 
-BUILDERS: dict[str, Callable[[ModelConfig, int], nn.Module]] = {"unet": _unet}
+@dataclass(frozen=True)
+class Entry:
+    """A line of `medseg zoo`. weights: what `model.weights` may name, beside file: and run:.  licence: of the code; weights may have another.
+
+    dims: of the images, 2 or 3.  differences: from the paper or from the library's own training.
+    """
+
+    name: str
+    library: str
+    paper: str
+    licence: str
+    weights: tuple[str, ...] = ()
+    dims: tuple[int, ...] = (2,)
+    differences: str = ""
 
 
-def build_network(config: ModelConfig, num_classes: int) -> nn.Module:
-    """The bare network of a config, freshly initialised from torch's global generator; image_BCHW -> logits_BKHW."""
-    return BUILDERS[config.name](config, num_classes)
+def family_of(config: NetworkConfig) -> ModuleType:
+    """The module that builds a network."""
+    return importlib.import_module(f"medseg.models.families.{config.family}")
+
+
+def entries() -> list[Entry]:
+    """Every network that has a name of its own, and examples of those named by several parts. Imports every library: seconds."""
+    modules = [importlib.import_module(f"medseg.models.families.{family}") for family in FAMILIES]
+    return [entry for module in modules for entry in module.ENTRIES]
+
+
+def build_network(config: NetworkConfig, task: Task) -> Network:
+    """The bare network of a config, freshly initialised from torch's global generator. ConfigError where it cannot be of this task."""
+    network: Network = family_of(config).build(config, task)
+    return network
+
+
+def adapt(network: Network, config: NetworkConfig, task: Task, loss: Loss | None = None) -> Adapter:
+    """The network behind the contract, its image normalised as the config says."""
+    numbers = {} if config.mean is None or config.deviation is None else {"mean": config.mean, "deviation": config.deviation}
+    adapter = (network.adapter or SemanticNetwork)(network, task, loss, **numbers)
+    adapter.norms_held = config.batch_norm == "frozen"
+    return adapter

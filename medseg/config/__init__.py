@@ -6,38 +6,18 @@ type or an impossible pair is one ConfigError. What `auto` stands for is resolve
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import Field, ValidationError, model_validator
 
+from medseg.config.model import CLASS_OF, EVERY, ModelConfig, NetworkConfig, UnetConfig
+from medseg.config.section import Count, PixelSize, Positive, Section, Share
 from medseg.errors import ConfigError
 from medseg.types import Size
 from medseg.yamlio import dump_yaml, first_problem, parse_value, read_yaml
-
-Positive = Annotated[float, Field(gt=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=1)]
-PixelSize = Annotated[int, Field(ge=16, le=4096)]
-
-
-class Section(BaseModel):
-    """Shared rules: frozen, no unknown key, no infinity. Numbers may be written as YAML 1.1 misreads them (1e-3 is a text there)."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _truth_values_are_no_numbers(cls, value: Any, info: ValidationInfo) -> Any:
-        assert info.field_name is not None
-        wants_truth = cls.model_fields[info.field_name].annotation is bool
-        if wants_truth is not isinstance(value, bool) and (wants_truth or isinstance(value, bool)):
-            raise ValueError("must be true or false" if wants_truth else "must not be true or false")
-        return value
-
 
 class DataConfig(Section):
     """Where the images are described and the grid the network sees (letterboxed: aspect kept, padding ignored)."""
@@ -48,24 +28,6 @@ class DataConfig(Section):
     size_px: tuple[PixelSize, PixelSize] = Field((256, 256), description="height, width of the network's grid")
     cache: str = Field("cache", description="folder of decoded images; may be removed at any time")
     cache_gib: Positive = Field(20.0, description="size of that folder up to which images not used the longest are kept")
-
-
-class ModelConfig(Section):
-    """The network. unet: MONAI's residual U-Net (Kerfoot et al. 2019)."""
-
-    name: Literal["unet"] = "unet"
-    channels: tuple[Count, ...] = (32, 64, 128, 256, 512)
-    strides: tuple[Count, ...] = (2, 2, 2, 2)
-    num_res_units: Annotated[int, Field(ge=0)] = 2
-    dropout: Share = 0.0
-
-    @model_validator(mode="after")
-    def _one_stride_less(self) -> ModelConfig:
-        if len(self.channels) < 2:
-            raise ValueError(f"a U-Net needs two levels or more, got channels {list(self.channels)}")
-        if len(self.strides) != len(self.channels) - 1:
-            raise ValueError(f"{len(self.channels)} channels need {len(self.channels) - 1} strides, got {len(self.strides)}")
-        return self
 
 
 LossName = Literal[
@@ -196,6 +158,10 @@ class OptimConfig(Section):
     power: Positive = Field(0.9, description="polynomial: exponent of the share of steps to go")
     momentum: Annotated[float, Field(ge=0, lt=1)] = Field(0.9, description="sgd")
     weight_decay: Annotated[float, Field(ge=0)] = 1e-2
+    head_lr_multiplier: Positive = Field(1.0, description="rate of the layers made afresh for the classes, as a multiple of `lr`; 10 is usual")
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = Field(
+        1.0, description="rate of each of the encoder's stages as a share of that of the next; 1: all learn at one rate"
+    )
     clip_norm: Positive | None = Field(1.0, description="largest norm of the gradients of all weights together; null: not clipped")
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = Field(
         None, description="validate and keep the exponential moving average of the weights, with this decay a step; 0.999 is usual"
@@ -252,7 +218,7 @@ class Config(Section):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*$", description="the file's name where not given")]
     seed: Annotated[int, Field(ge=0)] = 0
     data: DataConfig
-    model: ModelConfig = ModelConfig()
+    model: ModelConfig = UnetConfig()
     loss: LossConfig = LossConfig()
     sampling: SamplingConfig = SamplingConfig()
     augment: AugmentConfig = AugmentConfig()
@@ -260,15 +226,6 @@ class Config(Section):
     train: TrainConfig = TrainConfig()
     infer: InferConfig = InferConfig()
     tracking: TrackingConfig = TrackingConfig()
-
-    @model_validator(mode="after")
-    def _grid_fits_the_network(self) -> Config:
-        factor = math.prod(self.model.strides)
-        for key, size in (("data.size_px", self.data.size_px), ("sampling.patch_px", self.sampling.patch_px)):
-            if size and any(side % factor or side < 2 * factor for side in size):
-                rule = f"must be divisible by {factor}, the product of model.strides, and at least twice that"
-                raise ValueError(f"{key} {size} {rule}")
-        return self
 
     @model_validator(mode="after")
     def _an_epoch_holds_a_batch(self) -> Config:
@@ -313,7 +270,7 @@ def load_config(path: Path, overrides: Iterable[str] = ()) -> Config:
     content = _with_base(path, ())
     content.setdefault("name", path.stem)
     overrides = list(overrides)
-    for override in overrides:
+    for override in sorted(overrides, key=lambda text: text.partition("=")[0].strip() != "model.name"):  # it empties its section
         _apply(content, override)
     return validate_config(content, path, {override.partition("=")[0].strip(): override for override in overrides})
 
@@ -328,19 +285,25 @@ def validate_config(content: dict[str, Any], where: object, overrides: Mapping[s
     try:
         return Config.model_validate(content)
     except ValidationError as cause:
+        problem = cause.errors()[0]
         key, message = first_problem(cause)
-        unknown = cause.errors()[0]["type"] == "extra_forbidden"
+        key = ".".join(part for part in key.split(".") if part not in _TAGS)
+        if problem["type"] == "network":
+            key, message = "model.name", f"{message}; got {problem['input'].get('name')!r}"
+        unknown = problem["type"] == "extra_forbidden"
         where = (overrides or {}).get(key, where)
-        raise ConfigError(where, f"{key}: {'there is no such key' if unknown else message}", _way_out(cause)) from None
+        raise ConfigError(where, f"{key}: {'there is no such key' if unknown else message}", _way_out(problem)) from None
 
 
-def _way_out(cause: ValidationError) -> str:
-    problem = cause.errors()[0]
+_TAGS = {network.__name__: network for network in EVERY}
+
+
+def _way_out(problem: Mapping[str, Any]) -> str:
     if problem["type"] != "extra_forbidden":
         return "correct the value (docs/experiments.md lists every key)"
     section: Any = Config
     for part in problem["loc"][:-1]:
-        section = section.model_fields[part].annotation
+        section = _TAGS[part] if part in _TAGS else section.model_fields[part].annotation
     return f"the keys here are {', '.join(section.model_fields)}"
 
 
@@ -357,11 +320,18 @@ def _with_base(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
 
 
 def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Deviations laid over what is below; another network's section is taken whole, since the settings of one are not the other's."""
     merged = dict(below)
     for key, value in above.items():
         inner = merged.get(key)
+        if key == "model" and _names_another(inner, value):
+            inner = {}
         merged[key] = _merge(inner, value) if isinstance(inner, dict) and isinstance(value, dict) else value
     return merged
+
+
+def _names_another(below: Any, above: Any) -> bool:
+    return isinstance(below, dict) and isinstance(above, dict) and above.get("name", below.get("name", "unet")) != below.get("name", "unet")
 
 
 def _apply(content: dict[str, Any], override: str) -> None:
@@ -380,4 +350,6 @@ def _apply(content: dict[str, Any], override: str) -> None:
         if not isinstance(inner, dict):
             raise ConfigError(override, f"{section} is not a section", "see docs/experiments.md for the keys")
         content = inner
+    if key.strip() == "model.name" and _names_another(content, {"name": value}):
+        content.clear()
     content[last] = value

@@ -1,0 +1,196 @@
+"""What a network starts from: published weights, a file, another run. Each tensor is told as loaded, skipped or made new; no pickle runs."""
+
+from __future__ import annotations
+
+import json
+import logging
+import pickle
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from medseg.config import NetworkConfig, read_config
+from medseg.errors import WeightsError
+from medseg.files import sha256_file
+from medseg.models.contract import Network, Task, is_below
+from medseg.models.zoo import family_of
+from medseg.runfolder import open_run
+
+log = logging.getLogger(__name__)
+SCHEMES = ("torchvision", "smp", "monai", "hf", "file", "run")
+_WRAPPERS = ("module.", "model.", "net.", "network.", "_orig_mod.")  # what training scripts put before a network's own names
+_INSIDE = ("state_dict", "model_state_dict", "model_state", "model", "network_weights", "net", "weights")  # where they put it
+_RUNS = Path("runs")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Weights as a network names them. mean, deviation: of the channels they were trained on, in [0, 1], None where nobody says.
+
+    classes: that their head tells apart, None where nobody says: then it is taken over where its shape fits.  origin: for the record.
+    update: keys of the network's section that follow from the weights, such as an architecture.
+    """
+
+    state: Mapping[str, Tensor]
+    origin: str
+    mean: tuple[float, ...] | None = None
+    deviation: tuple[float, ...] | None = None
+    classes: tuple[str, ...] | None = None
+    update: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What became of each tensor. skipped, new: name -> why."""
+
+    origin: str
+    loaded: tuple[str, ...]
+    skipped: Mapping[str, str]
+    new: Mapping[str, str]
+
+    def __str__(self) -> str:
+        return f"weights of {self.origin}: {len(self.loaded)} tensors loaded, {len(self.skipped)} skipped, {len(self.new)} made new"
+
+
+def read_source(config: NetworkConfig, task: Task) -> Source | None:
+    """What `model.weights` names, fetched where it must be; None where training starts from scratch.
+
+    WeightsError for what is not there, cannot be read, or is not of this network.
+    """
+    if config.weights is None:
+        return None
+    scheme, _, rest = config.weights.partition(":")
+    if scheme not in SCHEMES or not rest:
+        raise WeightsError(config.weights, f"weights are named {', '.join(f'{each}:...' for each in SCHEMES)}", "see docs/zoo.md")
+    if scheme == "file":
+        return _of_file(Path(rest))
+    if scheme == "run":
+        return _of_run(rest)
+    published = getattr(family_of(config), "published", None)
+    source = published(config, config.weights, task) if published else None
+    if source is None:
+        raise WeightsError(config.weights, f"{config.name} has no such weights", "`medseg zoo` lists those that it has")
+    return source  # type: ignore[no-any-return]
+
+
+def with_source(config: NetworkConfig, source: Source | None) -> NetworkConfig:
+    """The section as it is written down: what follows from the weights is in it, so that a run needs them no more."""
+    found: dict[str, Any] = dict(source.update or {}) if source else {}
+    if config.mean is None:
+        mean, deviation = (source.mean, source.deviation) if source else (None, None)
+        found |= {"mean": mean or (0.5,), "deviation": deviation or (0.25,)}
+    return config.model_copy(update=found)
+
+
+def load(network: Network, source: Source, config: NetworkConfig, classes: Sequence[str] | None = None) -> Loaded:
+    """Put the weights into the network, in place. A head of other classes stays as it was initialised.
+
+    WeightsError where none of the network's encoder, or of the whole where it names none, is among them.
+    """
+    own, given = network.net.state_dict(), _named_alike(source.state, network.net)
+    same_head = source.classes is None or classes is None or tuple(source.classes) == tuple(classes)
+    taken: dict[str, Tensor] = {}
+    skipped = {name: "not of this network" for name in given if name not in own}
+    new = {name: "not among the weights" for name in own if name not in given}
+    for name, target in own.items():
+        if name not in given:
+            continue
+        value = given[name]
+        if is_below(name, network.head) and not same_head:
+            skipped[name] = new[name] = "of other classes"
+        elif value.shape == target.shape:
+            taken[name] = value
+        elif network.first_conv is not None and name == f"{network.first_conv}.weight" and value.shape[2:] == target.shape[2:]:
+            taken[name] = other_channels(value, target.shape[1], config.first_conv)
+        else:
+            skipped[name] = new[name] = f"{tuple(value.shape)} there, {tuple(target.shape)} here"
+    wanted = [name for name in taken if not network.encoder or any(is_below(name, stage) for stage in network.encoder)]
+    if not wanted:
+        raise WeightsError(source.origin, f"none of its {len(given)} tensors fits {config.name}", _example(given, own))
+    with torch.no_grad():
+        network.net.load_state_dict(taken, strict=False)
+    return Loaded(source.origin, tuple(taken), skipped, new)
+
+
+def _example(given: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
+    theirs, ours = next(iter(given), "none"), next(iter(own))
+    return f"name weights of the same network: the file's tensors are named like {theirs!r}, the network's like {ours!r}"
+
+
+def other_channels(weight: Tensor, channels: int, how: str) -> Tensor:
+    """The first convolution (O, C, ...) for another number of input channels, scaled so that a gray image gives what it gave.
+
+    mean: every channel has the mean of the old ones.  repeat: the old ones in turn.
+    """
+    old = weight.shape[1]
+    if how == "mean":
+        picked = weight.mean(1, keepdim=True).expand(-1, channels, *weight.shape[2:])
+    else:
+        picked = weight[:, [place % old for place in range(channels)]]
+    return picked * (old / channels)
+
+
+def _named_alike(state: Mapping[str, Tensor], net: nn.Module) -> dict[str, Tensor]:
+    """The names without what wrappers put before all of them, so far as more of them then are the network's."""
+    own, best = set(net.state_dict()), dict(state)
+    trial = best
+    while trial and (prefix := next((each for each in _WRAPPERS if all(name.startswith(each) for name in trial)), None)):
+        trial = {name.removeprefix(prefix): value for name, value in trial.items()}
+        if len(own & set(trial)) > len(own & set(best)):
+            best = trial
+    return best
+
+
+# --- files and runs
+
+
+def _of_file(path: Path) -> Source:
+    if not path.is_file():
+        raise WeightsError(path, "there is no such file", "check the path (it is taken from the working folder)")
+    state = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+    return Source(state, f"file:{path} (sha256 {sha256_file(path)[:12]})")
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        with safe_open(path, framework="pt") as stream:
+            return {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 (safe_open is no dict)
+    except (SafetensorError, OSError) as cause:
+        raise WeightsError(path, f"is no safetensors file ({str(cause).splitlines()[0]})", "fetch or save it again") from None
+
+
+def _read_torch(path: Path) -> dict[str, Tensor]:
+    """What torch.save wrote, without running any of it: tensors and plain containers only."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as cause:
+        reason = "it holds more than tensors, which could run code" if "weights_only" in str(cause) else str(cause).splitlines()[0]
+        fix = "save its state dict alone, best as safetensors: safetensors.torch.save_file(net.state_dict(), path)"
+        raise WeightsError(path, f"cannot be read as weights ({reason})", fix) from None
+    for _ in range(3):  # a training script's checkpoint holds the weights beside other things
+        inner = next((content[key] for key in _INSIDE if isinstance(content, dict) and isinstance(content.get(key), dict)), None)
+        if inner is None:
+            break
+        content = inner
+    tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)} if isinstance(content, dict) else {}
+    if not tensors:
+        raise WeightsError(path, "holds no named tensors", "save the network's state dict")
+    return tensors
+
+
+def _of_run(name: str) -> Source:
+    """The best checkpoint of a run, named by its folder, or by its id below runs/."""
+    run = open_run(Path(name) if Path(name).exists() else _RUNS / name)
+    path = run.checkpoint("best")
+    if not path.is_file():
+        raise WeightsError(path, "the run has no checkpoint yet", "wait for its first epoch, or name another run")
+    config = read_config(run.config_yaml).model
+    with safe_open(path, framework="pt") as stream:
+        classes = next((json.loads(text).get("classes") for text in (stream.metadata() or {}).values()), None)
+    state = {name.removeprefix("net."): value for name, value in _read_safetensors(path).items()}
+    return Source(state, f"run:{run.id}", config.mean, config.deviation, tuple(classes) if classes else None)
