@@ -34,7 +34,7 @@ DEMO_DATA     := data/phantom
 DEMO_MANIFEST := data_manifests/phantom/v1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo phantom check experiment train resume cv evaluate score predict compare tables sampling-study loss-study record results reference \
+.PHONY: help setup demo phantom check experiment train resume cv evaluate score predict compare tables sampling-study loss-study zoo-table record results reference \
         mlflow-ui test test-slow lint format bench clean distclean
 
 help: ## list the targets
@@ -110,6 +110,9 @@ sampling-study: $(PHANTOM) $(INSTALLED) ## does balancing help? Samplers at equa
 loss-study: $(PHANTOM) $(INSTALLED) ## which loss? Likewise: [ARGS=--record]
 	$(BIN)/python experiments/study.py loss --data-root $(DEMO_DATA) $(ARGS)
 
+zoo-table: need-DATA_ROOT $(INSTALLED) ## every 2-D network from scratch on tongue600: DATA_ROOT=; goes on where it stopped (hours)
+	$(BIN)/python bench/zoo_table.py --data-root "$(DATA_ROOT)" $(ARGS)
+
 record: need-RUNS $(INSTALLED) ## add evaluated runs to bench/results: RUNS="runs/<id> runs/<id>" [ARGS=--untimed]
 	$(BIN)/python bench/record.py $(ARGS) $(RUNS)
 
@@ -165,6 +168,7 @@ EXAMPLE_evaluate   = make evaluate RUN=runs/<id> DATA_ROOT=/data/tongue
 EXAMPLE_score      = make score REFERENCE=labelsTr PREDICTION=predicted OUT=scores
 EXAMPLE_predict    = make predict RUN=runs/<id> IMAGES=photos OUT=masks
 EXAMPLE_record     = make record RUNS="runs/<id> runs/<id>"
+EXAMPLE_zoo-table  = make zoo-table DATA_ROOT=/data/tongue600
 EXAMPLE_compare    = make compare RUNS="runs/<id> runs/<id>"
 EXAMPLE_tables     = make tables RUNS="U-Net=runs/<id> FCN=runs/<id>" OUT=tables
 HINT_DATA_ROOT     := $(if ,) (the folder of the images; or set MEDSEG_DATA)

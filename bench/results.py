@@ -12,6 +12,7 @@ from statistics import fmean
 from typing import Any
 
 from record import RESULTS, lines
+from zoo_page import section
 
 from medseg.files import write_text
 from medseg.labels import BACKGROUND
@@ -120,6 +121,7 @@ def page() -> str:
     """The whole page."""
     every = [record for path in sorted(RESULTS.glob("*.jsonl")) for record in lines(path)]
     parts = [HEAD, *experiments(r for r in every if r["what"] == "experiment"), *others(every), *proofs(every)]
+    parts += section([r for r in every if r["what"] == "zoo"], [r for r in every if r["what"] == "zoo-cost"])
     return "\n".join(parts).rstrip() + "\n"
 
 

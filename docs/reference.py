@@ -12,7 +12,8 @@ from typing import Annotated, Any, get_args, get_origin
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from medseg.config import Config
+from medseg.config import Config, NetworkConfig
+from medseg.config.model import EVERY, names_of
 from medseg.files import write_text
 
 PAGE = Path(__file__).parent / "experiments.md"
@@ -24,12 +25,25 @@ def key_table() -> str:
     text = ["| key | type | default | meaning |", "| --- | --- | --- | --- |"]
     for name, field in Config.model_fields.items():
         section = field.annotation
-        if isinstance(section, type) and issubclass(section, BaseModel):
+        if name == "model":
+            text += _networks()
+        elif isinstance(section, type) and issubclass(section, BaseModel):
             text.append(f"| **{name}** | | | {' '.join((section.__doc__ or '').split())} |")
             text += [_line(f"{name}.{inner}", inner_field) for inner, inner_field in section.model_fields.items()]
         else:
             text.append(_line(name, field))
     return "\n".join(text)
+
+
+def _networks() -> list[str]:
+    """The keys of every network first, then those of each alone."""
+    text = [f"| **model** | | | {' '.join((NetworkConfig.__doc__ or '').split())} |"]
+    text += [_line(f"model.{key}", field) for key, field in NetworkConfig.model_fields.items()]
+    for network in EVERY:
+        names = ", ".join(f"`{name}`" for name in names_of(network)) or "by a name of several parts"
+        text.append(f"| **model** {names} | | | {' '.join((network.__doc__ or '').split())} |")
+        text += [_line(f"model.{key}", network.model_fields[key]) for key in network.model_fields if key not in NetworkConfig.model_fields]
+    return text
 
 
 def _line(key: str, field: Any) -> str:

@@ -30,6 +30,7 @@ from medseg.models.weights import Loaded, read_source, with_source
 from medseg.report.sampling import sampling_figure
 from medseg.runfolder import RunFolder, create_run, open_run
 from medseg.stopping import Asked, Stopped, stop_between_steps
+from medseg.trust import check_trusted, trust
 from medseg.yamlio import read_yaml
 
 if TYPE_CHECKING:
@@ -68,6 +69,8 @@ def train(
     parent: the name under which MLflow shows this run together with others.
     """
     config = resolve(load_config(Path(experiment), overrides))
+    if config.model.runs_code:
+        trust(config.model.name)  # the user's own words
     root = check_data_root(as_path(data_root))
     manifest = read_manifest(Path(config.data.manifest))
     split = read_split(manifest, config.data.split, config.data.fold)
@@ -88,7 +91,7 @@ def resume(run: PathLike, data_root: PathLike | None = None, progress: Progress 
     """
     folder = open_run(Path(run))
     folder.check_resumable()
-    config = resolve(read_config(folder.config_yaml))
+    config = resolve(config_of_run(folder))
     root = check_data_root(as_path(data_root))
     manifest, split = same_data(folder, config)
     check_tracking(config)
@@ -100,6 +103,14 @@ def resume(run: PathLike, data_root: PathLike | None = None, progress: Progress 
 
     fresh = not folder.resume_point.exists()  # else the weights are there, and what they started from may be gone
     return _train_in(begin, config, manifest, split, root, progress or Progress(), fresh)
+
+
+def config_of_run(run: RunFolder) -> Config:
+    """The config that a run was trained with; RunError where its network is code that the user has not said may run."""
+    config = read_config(run.config_yaml)
+    if config.model.runs_code:
+        check_trusted(config.model.name, run.path)
+    return config
 
 
 def same_data(run: RunFolder, config: Config) -> tuple[Manifest, Split]:

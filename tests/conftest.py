@@ -1,4 +1,4 @@
-"""What every test starts from: no window, two threads, no one's MLflow server and no one's data root."""
+"""What every test starts from: no window, one thread, no one's MLflow server and no one's data root."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 # Before matplotlib, torch or mlflow is imported, and inherited by the processes that tests start.
 os.environ["MPLBACKEND"] = "Agg"
-os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "2"
+os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"  # of each of the parallel tests: more would fight for the cores
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 
 import pytest

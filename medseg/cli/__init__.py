@@ -18,6 +18,7 @@ from medseg.cli.options import Classes, DataRoot, GroupPattern, StoredAs, names
 from medseg.cli.publish import compare, report, report_run
 from medseg.cli.sets import data_app
 from medseg.cli.track import track_app
+from medseg.cli.zoo import zoo
 from medseg.errors import ConfigError, MedsegError
 
 if TYPE_CHECKING:
@@ -31,6 +32,16 @@ app.add_typer(data_app, name="data")
 app.add_typer(track_app, name="track")
 app.command()(compare)
 app.command()(report)
+app.command()(zoo)
+
+
+def _trust(said: bool) -> bool:
+    from medseg.trust import trust_all
+
+    if said:
+        trust_all()
+    return said
+
 
 Experiment = Annotated[Path | None, typer.Argument(help="experiment file, e.g. experiments/tongue/unet.yaml; none with --resume")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="section.key=value ...")]
@@ -40,6 +51,9 @@ RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="a run folder below
 Tolerances = Annotated[list[str] | None, typer.Option(help="of NSD: 2px, 1mm or 0.5% of the diagonal; may be repeated")]
 WithBoundary = Annotated[bool, typer.Option(help="HD, HD95, ASSD and NSD")]
 Conventions = Annotated[bool, typer.Option("--conventions", help="score by other libraries' rules, too")]
+TrustCode = Annotated[
+    bool, typer.Option("--trust-code", help="a run whose network is named by an import path: let that code run", callback=_trust)
+]
 Checkpoint = Annotated[str, typer.Option(help="best (chosen on val) or last")]
 
 
@@ -116,6 +130,7 @@ def train(
     data_root: DataRoot = None,
     runs: Runs = Path("runs"),
     resume: Resume = None,
+    trust_code: TrustCode = False,
 ) -> None:
     """Train an experiment; best (chosen on val) and last checkpoint, metrics and previews go to a new run folder."""
     print(_train(experiment, overrides or [], data_root, runs, resume))
@@ -129,6 +144,7 @@ def cv(
     seeds: Annotated[int, typer.Option(help="so many, from the experiment's on")] = 1,
     data_root: DataRoot = None,
     runs: Runs = Path("runs"),
+    trust_code: TrustCode = False,
 ) -> None:
     """Cross-validate an experiment: every fold with every seed, one table of the held-out images. The same command goes on with it."""
     from medseg.crossval import Part, cross_validate, failures
@@ -161,6 +177,7 @@ def evaluate(
     instances: Annotated[Objects | None, typer.Option(help="match objects, too: what the reference's objects are")] = None,
     conventions: Conventions = False,
     observer: Annotated[Path | None, typer.Option(metavar="MANIFEST", help="the same images by a second observer, for the table")] = None,
+    trust_code: TrustCode = False,
 ) -> None:
     """Score a run on each image's own pixels and write its table."""
     from medseg.evaluation import Asked
@@ -202,6 +219,7 @@ def experiment(
     data_root: DataRoot = None,
     runs: Runs = Path("runs"),
     resume: Resume = None,
+    trust_code: TrustCode = False,
 ) -> None:
     """Train, evaluate on test, print the table, write the report into the run's folder."""
     run = _train(experiment, overrides or [], data_root, runs, resume)
@@ -217,6 +235,7 @@ def predict(
     out: Annotated[Path, typer.Option(help="folder for masks and overlays")],
     checkpoint: Checkpoint = "best",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace earlier predictions in OUT")] = False,
+    trust_code: TrustCode = False,
 ) -> None:
     """Segment photographs: a mask at each image's own size and an overlay beside it."""
     from medseg import run as verbs

@@ -13,11 +13,13 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from medseg.config.model import CLASS_OF, EVERY, ModelConfig, NetworkConfig, UnetConfig
+from medseg.config.model import EVERY, ModelConfig, UnetConfig
+from medseg.config.model import NetworkConfig as NetworkConfig  # what others take a network's settings as
 from medseg.config.section import Count, PixelSize, Positive, Section, Share
 from medseg.errors import ConfigError
 from medseg.types import Size
 from medseg.yamlio import dump_yaml, first_problem, parse_value, read_yaml
+
 
 class DataConfig(Section):
     """Where the images are described and the grid the network sees (letterboxed: aspect kept, padding ignored)."""
@@ -158,7 +160,9 @@ class OptimConfig(Section):
     power: Positive = Field(0.9, description="polynomial: exponent of the share of steps to go")
     momentum: Annotated[float, Field(ge=0, lt=1)] = Field(0.9, description="sgd")
     weight_decay: Annotated[float, Field(ge=0)] = 1e-2
-    head_lr_multiplier: Positive = Field(1.0, description="rate of the layers made afresh for the classes, as a multiple of `lr`; 10 is usual")
+    head_lr_multiplier: Positive = Field(
+        1.0, description="rate of the layers made afresh for the classes, as a multiple of `lr`; 10 is usual"
+    )
     layer_decay: Annotated[float, Field(gt=0, le=1)] = Field(
         1.0, description="rate of each of the encoder's stages as a share of that of the next; 1: all learn at one rate"
     )

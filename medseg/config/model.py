@@ -20,10 +20,12 @@ class NetworkConfig(Section):
 
     family: ClassVar[str]  # the module of medseg.models.families that builds it
     objects: ClassVar[bool] = False  # whether it learns from separate objects instead of a class mask
+    runs_code: ClassVar[bool] = False  # whether the name is an import path: code of anybody's
     compiles: ClassVar[bool] = True  # whether torch.compile can make one program of it and its loss
-    name: str
+    name: str = Field(description="which network; `unet` where the section names none")
     weights: str | None = Field(
-        None, description="what training starts from: torchvision:DEFAULT, torchvision:BACKBONE, smp:imagenet, hf:OWNER/NAME, file:PATH, run:PATH"
+        None,
+        description="what training starts from: torchvision:DEFAULT, torchvision:BACKBONE, smp:imagenet, hf:OWNER/NAME, file:PATH, run:ID",
     )
     first_conv: Literal["mean", "repeat"] = Field(
         "mean", description="weights of another number of input channels: their mean over the channels, or the channels in turn"
@@ -116,7 +118,9 @@ class DynUnetConfig(NetworkConfig):
 
     family: ClassVar[str] = "monai"
     name: Literal["dynunet"]
-    channels: tuple[Count, ...] | None = Field(None, description="of each level; null: 32, 64, ... up to 512 (320 of volumes), down to 4 pixels")
+    channels: tuple[Count, ...] | None = Field(
+        None, description="of each level; null: 32, 64, ... up to 512 (320 of volumes), down to 4 pixels"
+    )
     residual: bool = False
     deep_supervision: bool = True
     dropout: Share = 0.0
@@ -196,7 +200,9 @@ class TorchvisionConfig(NetworkConfig):
         "fcn_resnet50", "fcn_resnet101", "deeplabv3_resnet50", "deeplabv3_resnet101", "deeplabv3_mobilenet_v3_large",
         "lraspp_mobilenet_v3_large",
     ]  # fmt: skip
-    auxiliary_weight: Share = Field(0.5, description="of the auxiliary head's loss, as in torchvision's reference training; 0: no such head")
+    auxiliary_weight: Share = Field(
+        0.5, description="of the auxiliary head's loss, as in torchvision's reference training; 0: no such head"
+    )
 
 
 class FcnResnet18Config(NetworkConfig):
@@ -251,6 +257,9 @@ class MaskRcnnConfig(NetworkConfig):
     )
     score_threshold: Share = Field(0.5, description="objects with a lower score are not painted into the class mask")
     trainable_layers: Annotated[int, Field(ge=0, le=5)] = Field(5, description="of the encoder's five, from the last; the others are fixed")
+    anchor_sizes: tuple[Positive, Positive, Positive, Positive, Positive] | None = Field(
+        None, description="pixels, finest level first; null: torchvision's 32 to 512, as much smaller as the images' shorter side is than 800"
+    )
 
 
 # --- by a name of several parts
@@ -278,6 +287,8 @@ class OwnConfig(NetworkConfig):
     """A network of your own: package.module:Name of a class or function that takes num_classes and gives a torch module."""
 
     family: ClassVar[str] = "own"
+    runs_code: ClassVar[bool] = True
+    compiles: ClassVar[bool] = False
     name: Annotated[str, Field(pattern=IMPORT_PATH.pattern)]
     arguments: dict[str, Any] = Field({}, description="further arguments of it")
     head: tuple[str, ...] = Field((), description="modules that are made afresh for other classes, for optim.head_lr_multiplier")
@@ -331,4 +342,4 @@ ModelConfig = Annotated[
     | Annotated[OwnConfig, Tag("OwnConfig")],
     Discriminator(_tag, custom_error_type="network", custom_error_message=UNKNOWN),
 ]
-EVERY = (*NETWORKS, SmpConfig, OwnConfig)
+EVERY: tuple[type[NetworkConfig], ...] = (*NETWORKS, SmpConfig, OwnConfig)

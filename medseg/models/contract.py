@@ -205,7 +205,8 @@ class SemanticNetwork(Adapter):
         out = self.network.call(self.net, image).out
         if self.network.grid is not None:
             return resized(out, size)
-        return resized(out, tuple(image.shape[2:]))[(..., *(slice(side) for side in size))]
+        out = resized(out, tuple(image.shape[2:]))
+        return out if tuple(out.shape[2:]) == size else out[(slice(None), slice(None), *(slice(side) for side in size))]
 
     def _fitted(self, image_BCHW: Tensor) -> Tensor:
         """On a grid that the network takes: scaled to its own, or padded with the mean at the right and below."""

@@ -1,14 +1,14 @@
-"""What a network starts from: published weights, a file, another run. Each tensor is told as loaded, skipped or made new; no pickle runs."""
+"""What a network starts from: published weights, a file, another run. Each tensor is told as loaded, skipped or new; no pickle runs."""
 
 from __future__ import annotations
 
 import json
-import logging
-import pickle
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -21,7 +21,6 @@ from medseg.models.contract import Network, Task, is_below
 from medseg.models.zoo import family_of
 from medseg.runfolder import open_run
 
-log = logging.getLogger(__name__)
 SCHEMES = ("torchvision", "smp", "monai", "hf", "file", "run")
 _WRAPPERS = ("module.", "model.", "net.", "network.", "_orig_mod.")  # what training scripts put before a network's own names
 _INSIDE = ("state_dict", "model_state_dict", "model_state", "model", "network_weights", "net", "weights")  # where they put it
@@ -146,7 +145,22 @@ def _named_alike(state: Mapping[str, Tensor], net: nn.Module) -> dict[str, Tenso
     return best
 
 
-# --- files and runs
+# --- published by an address, files and runs
+
+
+def fetch_torch(url: str) -> dict[str, Tensor]:
+    """A state dict by torch.hub, from its cache where it is there; nothing in it runs. WeightsError where it cannot be had."""
+    path = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlsplit(url).path).name
+    try:
+        state = torch.hub.load_state_dict_from_url(
+            url, map_location="cpu", progress=sys.stderr.isatty(), check_hash=True, weights_only=True
+        )
+    except Exception as cause:  # of the network, the disk, or of many kinds from torch, which reads a damaged file as it comes
+        if path.exists():
+            raise WeightsError(path, f"cannot be read ({_first_line(cause)})", f"remove it, and fetch it again from {url}") from None
+        fix = f"where there is a network fetch {url}, and place it at {path} (the folder is set by TORCH_HOME)"
+        raise WeightsError(url, f"cannot be fetched ({_first_line(cause)})", fix) from None
+    return dict(state)
 
 
 def _of_file(path: Path) -> Source:
@@ -161,15 +175,15 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         with safe_open(path, framework="pt") as stream:
             return {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 (safe_open is no dict)
     except (SafetensorError, OSError) as cause:
-        raise WeightsError(path, f"is no safetensors file ({str(cause).splitlines()[0]})", "fetch or save it again") from None
+        raise WeightsError(path, f"is no safetensors file ({_first_line(cause)})", "fetch or save it again") from None
 
 
 def _read_torch(path: Path) -> dict[str, Tensor]:
     """What torch.save wrote, without running any of it: tensors and plain containers only."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as cause:
-        reason = "it holds more than tensors, which could run code" if "weights_only" in str(cause) else str(cause).splitlines()[0]
+    except Exception as cause:  # of many kinds from torch, which reads a damaged file as it comes
+        reason = "it holds more than tensors, which could run code" if "weights_only" in str(cause) else _first_line(cause)
         fix = "save its state dict alone, best as safetensors: safetensors.torch.save_file(net.state_dict(), path)"
         raise WeightsError(path, f"cannot be read as weights ({reason})", fix) from None
     for _ in range(3):  # a training script's checkpoint holds the weights beside other things
@@ -181,6 +195,10 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
     if not tensors:
         raise WeightsError(path, "holds no named tensors", "save the network's state dict")
     return tensors
+
+
+def _first_line(cause: Exception) -> str:
+    return (str(cause) or type(cause).__name__).splitlines()[0]
 
 
 def _of_run(name: str) -> Source:

@@ -15,7 +15,7 @@ FAMILIES = ("monai", "torchvision", "textbook", "huggingface", "smp", "maskrcnn"
 
 @dataclass(frozen=True)
 class Entry:
-    """A line of `medseg zoo`. weights: what `model.weights` may name, beside file: and run:.  licence: of the code; weights may have another.
+    """A line of `medseg zoo`. weights: what `model.weights` may name, beside file: and run:.  licence: of the code alone.
 
     dims: of the images, 2 or 3.  differences: from the paper or from the library's own training.
     """

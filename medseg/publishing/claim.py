@@ -15,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 
-from medseg.config import AugmentConfig, Config, read_config
+from medseg.config import AugmentConfig, Config, NetworkConfig, read_config
 from medseg.errors import MedsegError, RunError, counted
 from medseg.manifest.schema import SPLIT_NAMES, Dataset, Split
 from medseg.manifest.table import read_dataset, read_manifest, read_split
@@ -28,7 +28,7 @@ from medseg.runfolder import RunFolder
 from medseg.statistics.intervals import FEWEST_GROUPS, REPLICATES
 from medseg.yamlio import read_yaml
 
-CHANNEL_MEAN, CHANNEL_DEVIATION = 0.5, 0.25  # as medseg.models.contract has them, which would import torch
+CHANNEL_MEAN, CHANNEL_DEVIATION = (0.5,), (0.25,)  # as medseg.models.contract has them, which would import torch; of older runs
 BETWEEN_OBSERVERS = "second observer against the reference"
 _SOMETIMES = ("crop", "elastic", "noise", "blur_px", "cutout")  # what augment.probability is of
 _TITLE, _ABSTRACT, _INTRODUCTION, _DISCUSSION, _OTHER = "Title", "Abstract", "Introduction", "Discussion", "Other information"
@@ -203,10 +203,15 @@ def _data(run: _Run) -> str | None:
 
 def _preprocessing(run: _Run) -> str:
     height, width = run.config.data.size_px
+    mean, deviation = run.config.model.mean or CHANNEL_MEAN, run.config.model.deviation or CHANNEL_DEVIATION
     return (
         f"Images are resized to fit {height} x {width} pixels (height x width) with their aspect kept, and the padding is ignored; each "
-        f"channel is scaled to [0, 1], less {CHANNEL_MEAN:g}, divided by {CHANNEL_DEVIATION:g}. {_augmentation(run.config.augment)}"
+        f"channel is scaled to [0, 1], less {_numbers(mean)}, divided by {_numbers(deviation)}. {_augmentation(run.config.augment)}"
     )
+
+
+def _numbers(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:g}" for value in values)
 
 
 def _augmentation(config: AugmentConfig) -> str:
@@ -274,8 +279,8 @@ def _disjoint(one: _Known) -> str | None:
 
 
 def _model(run: _Run) -> str:
-    """Every value of section model, whichever network it is of."""
-    content = run.config.model.model_dump(mode="json")
+    """Every value that the network has of its own; what it starts from is told by item 24, its normalisation by item 9."""
+    content = run.config.model.model_dump(mode="json", exclude={*NetworkConfig.model_fields} - {"name"})
     name = content.pop("name")
     values = "; ".join(f"{key} {', '.join(map(str, v)) if isinstance(v, list) else v}" for key, v in content.items())
     classes = f" Outputs: {', '.join(run.dataset.labels.names)}." if run.dataset else ""
@@ -293,7 +298,12 @@ def _initial(one: _Known) -> str | None:
         return None
     seeds = sorted({run.config.seed for run in one.runs})
     of = f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {', '.join(map(str, seeds))}, a run each"
-    return f"Trained from scratch, no weights taken over: initial weights drawn at random, {of}."
+    started = [run.config.model.weights for run in one.runs if run.config.model.weights]
+    if not started:
+        return f"Trained from scratch, no weights taken over: initial weights drawn at random, {of}."
+    some = "" if len(started) == len(one.runs) else f" in {len(started)} of {len(one.runs)} runs"
+    rest = f"what they lack, such as the layer of the classes, drawn at random, {of}."
+    return f"Fine-tuned from the weights {', '.join(sorted(set(started)))}{some}; {rest}"
 
 
 def _training(run: _Run) -> str:

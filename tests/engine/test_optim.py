@@ -9,6 +9,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR, PolynomialLR
 
 from medseg.config import OptimConfig
 from medseg.engine.optim import learning_rate, make_optimizer
+from medseg.models.contract import Network, SemanticNetwork, Task, retire
 
 STEPS = 50
 
@@ -57,8 +58,30 @@ def test_one_step_is_a_course_too():
 
 @pytest.mark.parametrize(("name", "kind"), [("adamw", torch.optim.AdamW), ("sgd", torch.optim.SGD)])
 def test_biases_and_norms_do_not_decay(name, kind):
-    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.GroupNorm(2, 4), nn.PReLU())
+    model = adapter(nn.Sequential(nn.Conv2d(3, 4, 3), nn.GroupNorm(2, 4), nn.PReLU()))
     optimizer = make_optimizer(OptimConfig(name=name, weight_decay=0.5), model)
     assert isinstance(optimizer, kind)
     decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
     assert [decay[id(p)] for p in model.parameters()] == [0.5, 0, 0, 0, 0]
+
+
+def adapter(net, **parts):
+    return SemanticNetwork(Network(net, **parts), Task(2, (8, 8)))
+
+
+def test_the_head_learns_faster_and_each_stage_slower_than_the_next():
+    """A chain of two stages, a decoder and a head: rates by hand."""
+    net = nn.Sequential(*(nn.Conv2d(2, 2, 1) for _ in range(4)))
+    model = adapter(net, head=("3",), encoder=(("0",), ("1",)))
+    config = OptimConfig(name="sgd", momentum=0, lr=1.0, head_lr_multiplier=10, layer_decay=0.5, weight_decay=0.1)
+    optimizer = make_optimizer(config, model)
+    scale = {id(p): group["lr_scale"] for group in optimizer.param_groups for p in group["params"]}
+    assert [scale[id(layer.weight)] for layer in net] == [scale[id(layer.bias)] for layer in net] == [0.25, 0.5, 1, 10]
+    assert len(scale) == 8 and {group["weight_decay"] for group in optimizer.param_groups} == {0.1, 0.0}
+
+
+def test_a_part_that_nothing_reads_is_not_optimised():
+    net = nn.Sequential(nn.Conv2d(2, 2, 1), nn.Conv2d(2, 2, 1))
+    retire(net, "1")
+    optimizer = make_optimizer(OptimConfig(), adapter(net))
+    assert [p.shape for group in optimizer.param_groups for p in group["params"]] == [net[0].weight.shape, net[0].bias.shape]

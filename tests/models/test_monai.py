@@ -1,7 +1,14 @@
 from medseg.config.model import (
-    AttentionUnetConfig, BasicUnetConfig, DynUnetConfig, FlexibleUnetConfig, SegResNetConfig, SwinUnetrConfig, UnetConfig,
-    UnetPlusPlusConfig, UnetrConfig,
-)  # fmt: skip
+    AttentionUnetConfig,
+    BasicUnetConfig,
+    DynUnetConfig,
+    FlexibleUnetConfig,
+    SegResNetConfig,
+    SwinUnetrConfig,
+    UnetConfig,
+    UnetPlusPlusConfig,
+    UnetrConfig,
+)
 from tests.models.contract import NetworkContract
 
 SIX = (8, 8, 16, 16, 16, 8)

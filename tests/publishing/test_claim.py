@@ -231,4 +231,4 @@ def test_a_cross_validation_has_folds_and_no_one_part(tmp_path, manifest):
 
 
 def test_the_normalisation_is_the_network_s():
-    assert (claim.CHANNEL_MEAN, claim.CHANNEL_DEVIATION) == (contract.MEAN, contract.DEVIATION)
+    assert (claim.CHANNEL_MEAN, claim.CHANNEL_DEVIATION) == ((contract.MEAN,), (contract.DEVIATION,))

@@ -1,4 +1,4 @@
-"""MONAI's networks, in two or three dimensions. Sides that a network cannot take are padded by the adapter, so an image of any size will do.
+"""MONAI's networks, in two or three dimensions. Sides that a network cannot take are padded by the adapter, so any image will do.
 
 A norm over the pixels of one image cannot train on a single pixel, so the smallest side is twice what all levels together divide by.
 """
@@ -6,15 +6,24 @@ A norm over the pixels of one image cannot train on a single pixel, so the small
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 from torch import Tensor, nn
 
 from medseg import monai_parts as monai
 from medseg.config import NetworkConfig
 from medseg.config.model import (
-    AttentionUnetConfig, BasicUnetConfig, DynUnetConfig, FlexibleUnetConfig, SegResNetConfig, SwinUnetrConfig, UnetConfig,
-    UnetPlusPlusConfig, UnetrConfig,
-)  # fmt: skip
+    AttentionUnetConfig,
+    BasicUnetConfig,
+    DynUnetConfig,
+    FlexibleUnetConfig,
+    SegResNetConfig,
+    SwinUnetrConfig,
+    UnetConfig,
+    UnetPlusPlusConfig,
+    UnetrConfig,
+)
 from medseg.errors import ConfigError
 from medseg.models.contract import Heads, Network, Task, retire
 from medseg.models.weights import Source
@@ -29,7 +38,8 @@ Names = tuple[tuple[str, ...], ...]
 
 def build(config: NetworkConfig, task: Task) -> Network:
     """A fresh network; ConfigError where the task is not one for it."""
-    return _BUILDERS[type(config)](config, task)
+    builder: Callable[[Any, Task], Network] = _BUILDERS[type(config)]
+    return builder(config, task)
 
 
 def _unet(config: UnetConfig, task: Task) -> Network:
@@ -51,7 +61,9 @@ def _unet(config: UnetConfig, task: Task) -> Network:
 
 def _attention_unet(config: AttentionUnetConfig, task: Task) -> Network:
     """Oktay et al., MIDL 2018."""
-    net = monai.AttentionUnet(task.spatial_dims, task.in_channels, task.num_classes, config.channels, config.strides, dropout=config.dropout)
+    net = monai.AttentionUnet(
+        task.spatial_dims, task.in_channels, task.num_classes, config.channels, config.strides, dropout=config.dropout
+    )
     factor, depth = math.prod(config.strides), len(config.strides)
     encoder = tuple((f"model.1{'.submodule.1' * level}.submodule.0",) for level in range(depth - 1))
     bottom = (f"model.1{'.submodule.1' * (depth - 1)}.submodule",)
@@ -128,7 +140,7 @@ def _know_once(net: nn.Module) -> None:
     object.__setattr__(net, "skip_layers", net._modules.pop("skip_layers"))
 
 
-def _supervised(net: nn.Module, image: Tensor) -> Heads:
+def _supervised(net: Any, image: Tensor) -> Heads:
     """The levels on their own resolution, as nnU-Net compares them; MONAI's forward would bring all to the full one."""
     out = net.output_block(net.skip_layers(image))
     return Heads(out, tuple(net.heads) if net.training and net.deep_supervision else ())
@@ -183,7 +195,7 @@ def _swin_unetr(config: SwinUnetrConfig, task: Task) -> Network:
     return Network(net, divisor=32, least=64, head=("out",), encoder=encoder)
 
 
-_BUILDERS = {
+_BUILDERS: dict[type[NetworkConfig], Callable[..., Network]] = {
     UnetConfig: _unet, BasicUnetConfig: _basic_unet, DynUnetConfig: _dynunet, AttentionUnetConfig: _attention_unet,
     UnetPlusPlusConfig: _unetplusplus, FlexibleUnetConfig: _flexible_unet, SegResNetConfig: _segresnet, UnetrConfig: _unetr,
     SwinUnetrConfig: _swin_unetr,

@@ -1,0 +1,193 @@
+"""Every 2-D network of the zoo from scratch on tongue600: 300 steps of 8 images at 192 x 192, one recipe; the best five with a second seed.
+
+python bench/zoo_table.py --data-root tongue600 [--work runs/zoo] [--only NAME ...] [--skip-costs] [--skip-trainings]
+
+What bench/results holds of the same recipe is not done again, so the same command goes on where it stopped, on another machine, too. Costs
+(images/s of training steps, peak memory) are measured in processes of their own, with nothing else running. The table is part of
+docs/results.md, its figure docs/images/zoo.svg; both are written at the end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from anonymous import Peak
+from record import RESULTS, append, lines
+from zoo_page import best_first, write_figure
+
+from medseg.config import Config, load_config
+from medseg.environment import describe_git
+from medseg.errors import MedsegError
+from medseg.models.zoo import entries
+
+ROOT = Path(__file__).parents[1]
+EXPERIMENT, MANIFEST = ROOT / "experiments" / "tongue" / "zoo.yaml", Path("data_manifests/tongue/v1")
+SECOND_SEED = 5  # so many of the best have one
+STEPS = 6  # of which the first two warm up
+# Adam's usual rate for U-Nets is too high for a transformer without warm-up of thousands of steps (Xiong et al., ICML 2020)
+RATES = dict.fromkeys(("unetr", "swin_unetr", "dpt", "segformer", "mask2former"), 2e-4)
+
+
+def overrides(name: str, seed: int) -> list[str]:
+    """What the experiment of one network says beside zoo.yaml."""
+    rate = [f"optim.lr={RATES[name]}"] if name in RATES else []
+    return [f"model.name={name}", f"name=zoo-{name.translate(str.maketrans(':/', '--'))}", f"seed={seed}", "tracking.enabled=false", *rate]
+
+
+def recipe(config: Config) -> str:
+    """A short digest of everything but seed, name, place and what only the speed depends on."""
+    content = config.model_dump(mode="json") | {"seed": 0, "name": "", "tracking": None}
+    content["data"] |= {"cache": "", "cache_gib": 0, "manifest": ""}
+    content["train"] |= dict.fromkeys(("device", "precision", "prefetch", "channels_last", "checkpoint_minutes", "preview_every"))
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def medseg(*arguments: object, cwd: Path) -> None:
+    """A command that succeeds; its progress goes to standard error."""
+    subprocess.run([sys.executable, "-m", "medseg", *map(str, arguments)], cwd=cwd, check=True, stdout=subprocess.DEVNULL)
+
+
+def prepared(work: Path, data: Path) -> None:
+    """The manifest and split of tongue600 below the working folder."""
+    if (work / MANIFEST / "splits" / "official.csv").exists():
+        return
+    work.mkdir(parents=True, exist_ok=True)
+    medseg("manifest", "import", "masks", "--images", data / "images", "--masks", data / "masks", "--classes", "tongue",
+           "--out", MANIFEST, cwd=work)  # fmt: skip
+    medseg("manifest", "split", MANIFEST, "--name", "official", "--from", data / "pairs.csv", cwd=work)
+
+
+def train(name: str, seed: int, work: Path, data: Path) -> None:
+    """Train and score one network, and record it."""
+    from medseg.publishing.published import publish
+
+    config = load_config(EXPERIMENT, overrides(name, seed))
+    runs = Path("runs") / f"{config.name}-{seed}"
+    started = time.perf_counter()
+    medseg("train", EXPERIMENT, *overrides(name, seed), "--data-root", data, "--runs", runs, cwd=work)
+    run = max((work / runs).iterdir())  # the last begun
+    medseg("evaluate", run, "--data-root", data, "--no-boundary", cwd=work)
+    cells = publish([f"{name}={run}"], metrics=["iou", "recall", "precision"]).cells
+    scores = {
+        f"{cell.metric}_{cell.average}": [cell.estimate.value, cell.estimate.low, cell.estimate.high]
+        for cell in cells
+        if cell.name == "tongue" and cell.metric in ("iou", "recall", "precision")
+    }
+    settings = json.loads((run / "environment.json").read_text(encoding="utf-8"))
+    record = {"what": "zoo", "network": name, "seed": seed, "recipe": recipe(config), "lr": config.optim.lr, "scores": scores}
+    record |= {
+        "n_test": cells[0].n_cases,
+        "steps": 300,
+        "commit": settings["git"]["commit"],
+        "minutes": (time.perf_counter() - started) / 60,
+    }
+    append(record)
+
+
+def costs(name: str) -> None:
+    """Measure one network in a process of its own, and record it."""
+    process = subprocess.Popen([sys.executable, __file__, "--cost", name], stdout=subprocess.PIPE, text=True)
+    with Peak(process.pid) as peak:
+        text, _ = process.communicate()
+    assert process.returncode == 0, name
+    commit = describe_git(Path.cwd())["commit"]
+    append({"what": "zoo-cost", "network": name, "peak_mib": round(peak.mib), "commit": commit, **json.loads(text)})
+
+
+def cost(name: str) -> dict[str, float]:
+    """Parameters, multiply-adds of an image at 192 x 192, and images/s of training steps of 8, AdamW's included, in float32."""
+    import torch
+
+    from medseg.build import build_model
+    from medseg.engine.optim import make_optimizer
+    from medseg.labels import LabelSet
+    from medseg.models.contract import Task
+    from medseg.models.cost import cost_of
+    from medseg.types import Batch, Row, Size
+
+    config, labels = load_config(EXPERIMENT, overrides(name, 0)), LabelSet.of("tongue")
+    counted = cost_of(config.model, Task(2, config.data.size_px))
+    row = Row("a", "a", "a.png", "a.png", Size(192, 192), "", "", {"background": 30000, "tongue": 6864})
+    model = build_model(config, labels, [row]).train()
+    optimizer, image = make_optimizer(config.optim, model), torch.rand(8, 3, *config.data.size_px)
+    mask = torch.zeros(8, *config.data.size_px, dtype=torch.int64)
+    mask[:, 60:140, 50:150] = 1
+    image = image.contiguous(memory_format=torch.channels_last)
+    for step in range(STEPS):
+        if step == 2:
+            started = time.perf_counter()
+        optimizer.zero_grad(set_to_none=True)
+        model(Batch(image, mask, ("a",) * 8)).total.backward()
+        optimizer.step()
+    rate = 8 * (STEPS - 2) / (time.perf_counter() - started)
+    return {"parameters": counted.parameters, "multiply_adds": counted.multiply_adds, "images_per_s": round(rate, 2)}
+
+
+def recorded(what: str) -> list[dict[str, Any]]:
+    """The lines of one kind."""
+    return [line for path in sorted(RESULTS.glob("*.jsonl")) for line in lines(path) if line["what"] == what]
+
+
+def missing(names: Iterable[str], seed: int) -> list[str]:
+    """The networks that are not yet trained by the recipe as it stands."""
+    done = {(line["network"], line["seed"], line["recipe"]) for line in recorded("zoo")}
+    return [name for name in names if (name, seed, recipe(load_config(EXPERIMENT, overrides(name, seed)))) not in done]
+
+
+def go(options: argparse.Namespace) -> None:
+    """Everything that is missing, the cheapest first; then the figure."""
+    data, work = options.data_root.resolve(), options.work.resolve()
+    names = options.only or [entry.name for entry in entries() if 2 in entry.dims]
+    if not options.skip_costs:
+        for name in [name for name in names if name not in {line["network"] for line in recorded("zoo-cost")}]:
+            print(f"{name}: cost", file=sys.stderr, flush=True)
+            costs(name)
+    prices = {line["network"]: line["multiply_adds"] for line in recorded("zoo-cost")}
+    names.sort(key=lambda name: prices.get(name, 0))
+    if not options.skip_trainings:
+        prepared(work, data)
+        for name in missing(names, 0):
+            print(f"{name}: seed 0", file=sys.stderr, flush=True)
+            train(name, 0, work, data)
+        for name in missing(best_first(recorded("zoo"))[:SECOND_SEED], 1):
+            print(f"{name}: seed 1", file=sys.stderr, flush=True)
+            train(name, 1, work, data)
+    write_figure(ROOT / "docs" / "images" / "zoo.svg", recorded("zoo"), recorded("zoo-cost"))
+    subprocess.run([sys.executable, str(Path(__file__).parent / "results.py")], check=True)
+
+
+def main() -> None:
+    """The command line: exit code 2 for what a user can mend, 130 for Ctrl-C."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-root", type=Path, help="tongue600")
+    parser.add_argument("--work", type=Path, default=Path("runs/zoo"), help="manifests, cache and runs")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="these networks alone")
+    parser.add_argument("--skip-costs", action="store_true", help="other jobs run beside")
+    parser.add_argument("--skip-trainings", action="store_true", help="costs and the figure alone")
+    parser.add_argument("--cost", metavar="NAME", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.cost:
+        print(json.dumps(cost(options.cost)))
+        return
+    if options.data_root is None and not options.skip_trainings:
+        parser.error("--data-root is missing: the folder of tongue600")
+    try:
+        go(options)
+    except MedsegError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on with what is recorded", file=sys.stderr)
+        os._exit(130)
+
+
+if __name__ == "__main__":
+    main()

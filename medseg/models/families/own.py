@@ -1,0 +1,111 @@
+"""A user's own network by its import path, held to the contract before anything is trained: each part that it breaks has its own error."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from medseg.config.model import OwnConfig
+from medseg.errors import ConfigError
+from medseg.models.contract import Heads, Network, Task
+
+CONTRACT = "a torch module that takes float32 (B, C, H, W) and gives logits (B, num_classes, h, w)"
+AUXILIARY_WEIGHT = 0.4
+ENTRIES = ()
+
+
+def build(config: OwnConfig, task: Task) -> Network:
+    """The network that `name` makes of num_classes and `arguments`. ConfigError, which says what of the contract it breaks.
+
+    It is imported, so its code runs: whoever calls this has been told that it may.
+    """
+    factory = _imported(config.name)
+    try:
+        net = factory(num_classes=task.num_classes, **config.arguments)
+    except Exception as cause:  # of a user's code
+        raise _broken(
+            config, f"cannot be made: {type(cause).__name__}: {cause}", "it is called with num_classes and model.arguments"
+        ) from cause
+    if not isinstance(net, nn.Module):
+        raise _broken(config, f"gives a {type(net).__name__}", CONTRACT)
+    network = Network(net, _call, head=config.head, encoder=tuple((name,) for name in config.encoder))
+    _check_parts(config, net)
+    with torch.random.fork_rng():
+        _check(config, network, task)
+    return network
+
+
+def _imported(path: str) -> Any:
+    module, _, name = path.partition(":")
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.append(here)  # last: a file of the working folder must not stand in for a library
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except Exception as cause:  # a user's module may raise anything when it is imported
+        raise ConfigError(
+            f"model.name={path}", f"cannot be imported: {type(cause).__name__}: {cause}", "run where the module can be found"
+        ) from cause
+    if not callable(found):
+        raise ConfigError(f"model.name={path}", f"is a {type(found).__name__}", "name a class or a function that makes the network")
+    return found
+
+
+def _call(net: nn.Module, image: Tensor) -> Heads:
+    """Of a module that gives logits, Heads, or a mapping with `out` and maybe `aux`, as torchvision's networks do."""
+    found = net(image)
+    if isinstance(found, Mapping) and "out" in found:
+        auxiliary = {"auxiliary": (AUXILIARY_WEIGHT, found["aux"])} if net.training and "aux" in found else {}
+        return Heads(found["out"], auxiliary=auxiliary)
+    return found if isinstance(found, Heads) else Heads(found)
+
+
+def _check_parts(config: OwnConfig, net: nn.Module) -> None:
+    names = {name for name, _ in net.named_modules()}
+    for key in ("head", "encoder"):
+        for name in getattr(config, key):
+            if name not in names:
+                raise ConfigError(f"model.{key}", f"{config.name} has no module {name!r}", "print(net) shows their names")
+
+
+def _check(config: OwnConfig, network: Network, task: Task) -> None:
+    """One image's way through in eval mode, and one step's gradients in train mode."""
+    net, image = network.net, torch.rand(2, task.in_channels, *task.grid)
+    first, second = (_logits(config, network, image, training=False) for _ in range(2))
+    if first.ndim != image.ndim or first.shape[:2] != (2, task.num_classes):
+        rule = f"gives {tuple(first.shape)} for {tuple(image.shape)}"
+        raise _broken(config, rule, f"the logits must be (2, {task.num_classes}, h, w), one channel a class with the background")
+    if not torch.isfinite(first).all():
+        raise _broken(config, "gives logits that are not finite", "look at its initialisation")
+    if not torch.equal(first, second):
+        raise _broken(config, "gives two answers to one image in eval mode", "switch off what is random when self.training is False")
+    _logits(config, network, image, training=True).float().square().mean().backward()
+    without = [name for name, parameter in net.named_parameters() if parameter.requires_grad and parameter.grad is None]
+    net.zero_grad(set_to_none=True)
+    if without:
+        fix = "leave the parameter out, or set requires_grad_(False) on it"
+        raise _broken(config, f"has {len(without)} parameters that get no gradient, first {without[0]!r}", fix)
+
+
+def _logits(config: OwnConfig, network: Network, image: Tensor, training: bool) -> Tensor:
+    net = network.net.train(training)
+    try:
+        with torch.set_grad_enabled(training):
+            heads = network.call(net, image)
+    except Exception as cause:  # of a user's code
+        mode = "train" if training else "eval"
+        raise _broken(
+            config, f"fails in {mode} mode on {tuple(image.shape)}: {type(cause).__name__}: {cause}", f"it must be {CONTRACT}"
+        ) from cause
+    if not isinstance(heads.out, Tensor):
+        raise _broken(config, f"gives a {type(heads.out).__name__}", f"it must be {CONTRACT}")
+    return sum([heads.out, *(0 * each.sum() for each in heads.levels), *(0 * each.sum() for _, each in heads.auxiliary.values())])  # type: ignore[return-value]
+
+
+def _broken(config: OwnConfig, rule: str, fix: str) -> ConfigError:
+    return ConfigError(f"model.name={config.name}", rule, fix)

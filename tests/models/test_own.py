@@ -1,0 +1,127 @@
+import sys
+import textwrap
+
+import pytest
+
+from medseg.config.model import OwnConfig
+from medseg.errors import ConfigError
+from medseg.models.contract import Task
+from medseg.models.zoo import build_network
+from tests.models.contract import NetworkContract
+
+HEAD = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, num_classes, width=4):
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU())
+        self.score = nn.Conv2d(width, num_classes, 1)
+
+    def forward(self, x):
+        return self.score(self.body(x))
+"""
+
+
+@pytest.fixture
+def written(tmp_path, monkeypatch):
+    """A module of the working folder, which is forgotten afterwards."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+
+    def write(code):
+        (tmp_path / "my_nets.py").write_text(HEAD + textwrap.dedent(code))
+
+    yield write
+    sys.modules.pop("my_nets", None)
+
+
+def build(name="my_nets:Net", **more):
+    return build_network(OwnConfig(name=name, **more), Task(3, (32, 32)))
+
+
+class TestOwn(NetworkContract):
+    """Here the module lies beside this test."""
+
+    config = OwnConfig(name="tests.models.test_own:make", head=("score",), encoder=("body",))
+    rate = 1e-2
+
+
+def make(num_classes):
+    space = {}
+    exec(HEAD, space)
+    return space["Net"](num_classes, width=8)
+
+
+def test_a_module_of_the_working_folder_with_arguments(written):
+    written("")
+    assert build(arguments={"width": 6}).net.score.in_channels == 6
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("my_nets:Absent", "cannot be imported: AttributeError"),
+        ("no_such_module:Net", "cannot be imported: ModuleNotFoundError.*run where the module can be found"),
+        ("my_nets:WIDTH", "is a int; name a class or a function"),
+        ("my_nets:number", "gives a int; a torch module that takes float32"),
+        ("my_nets:needy", r"cannot be made: TypeError.*it is called with num_classes and model.arguments"),
+        ("my_nets:Text", "gives a str; it must be a torch module"),
+        ("my_nets:Fewer", r"gives \(2, 2, 32, 32\) for \(2, 3, 32, 32\); the logits must be \(2, 3, h, w\)"),
+        ("my_nets:Flat", r"gives \(2, 3\) for"),
+        ("my_nets:Fails", "fails in eval mode on .*ValueError: no such thing"),
+        ("my_nets:FailsLater", "fails in train mode on .*ValueError: not to be trained"),
+        ("my_nets:Infinite", "gives logits that are not finite"),
+        ("my_nets:Random", "gives two answers to one image in eval mode"),
+        ("my_nets:Idle", "has 1 parameters that get no gradient, first 'idle'"),
+    ],
+)
+def test_each_part_of_the_contract_has_its_own_error(name, message, written):
+    written("""
+        WIDTH = 3
+        def number(num_classes): return 3
+        def needy(num_classes, more): return Net(num_classes)
+        class Text(Net):
+            def forward(self, x): return "logits"
+        class Fewer(Net):
+            def forward(self, x): return super().forward(x)[:, :2]
+        class Flat(Net):
+            def forward(self, x): return super().forward(x).mean((2, 3))
+        class Fails(Net):
+            def forward(self, x): raise ValueError("no such thing")
+        class FailsLater(Net):
+            def forward(self, x):
+                if self.training: raise ValueError("not to be trained")
+                return super().forward(x)
+        class Infinite(Net):
+            def forward(self, x): return super().forward(x) / 0
+        class Random(Net):
+            def forward(self, x): return super().forward(x) + torch.rand(1)
+        class Idle(Net):
+            def __init__(self, num_classes):
+                super().__init__(num_classes)
+                self.idle = nn.Parameter(torch.ones(1))
+    """)
+    with pytest.raises(ConfigError, match=f"^model.name={name}: {message}"):
+        build(name)
+
+
+def test_parts_that_are_not_there(written):
+    written("")
+    with pytest.raises(ConfigError, match="model.head: my_nets:Net has no module 'last'; print"):
+        build(head=("last",))
+
+
+def test_torchvision_s_way_of_several_outputs(written):
+    written("""
+        class Two(Net):
+            def forward(self, x):
+                return {"out": super().forward(x), "aux": 2 * super().forward(x)}
+    """)
+    network = build("my_nets:Two")
+    import torch
+
+    image = torch.rand(2, 3, 8, 8)
+    heads = network.call(network.net.train(), image)
+    assert set(heads.auxiliary) == {"auxiliary"} and network.call(network.net.eval(), image).auxiliary == {}
