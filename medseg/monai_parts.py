@@ -37,8 +37,9 @@ with _hidden("mlflow"):
         SwinUNETR,
         UNet,
     )
+    from monai.networks.nets.efficientnet import url_map as EFFICIENTNET_URLS  # noqa: N812
 
 __all__ = [
-    "UNETR", "AttentionUnet", "BasicUNet", "BasicUNetPlusPlus", "DynUNet", "FlexibleUNet", "SegResNet", "SwinUNETR", "UNet",
-    "sliding_window_inference",
+    "EFFICIENTNET_URLS", "UNETR", "AttentionUnet", "BasicUNet", "BasicUNetPlusPlus", "DynUNet", "FlexibleUNet", "SegResNet", "SwinUNETR",
+    "UNet", "sliding_window_inference",
 ]  # fmt: skip

@@ -87,6 +87,7 @@ def _rank() -> int:
 @app.callback()
 def _before_every_verb(context: typer.Context) -> None:
     logging.basicConfig(level=logging.ERROR if _rank() else logging.WARNING, format="%(levelname)s: %(message)s")
+    logging.getLogger("medseg.training").setLevel(logging.ERROR if _rank() else logging.INFO)  # what became of the weights
     if "TORCHELASTIC_RUN_ID" in os.environ and context.invoked_subcommand not in SHARED_VERBS:
         raise ConfigError("torchrun", f"{context.invoked_subcommand} runs in one process", "start it without torchrun")
     if not _rank() and context.invoked_subcommand not in TRAINING_VERBS:
@@ -230,20 +231,23 @@ def experiment(
 
 @app.command()
 def predict(
-    run: RunPath,
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="a run folder below runs/, or zoo:NAME for published weights")],
     paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="images or folders of images")],
     out: Annotated[Path, typer.Option(help="folder for masks and overlays")],
     checkpoint: Checkpoint = "best",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace earlier predictions in OUT")] = False,
+    score_threshold: Annotated[
+        float | None, typer.Option(help="zoo: networks that find objects; those of a lower score are not shown (0.5)")
+    ] = None,
     trust_code: TrustCode = False,
 ) -> None:
-    """Segment photographs: a mask at each image's own size and an overlay beside it."""
+    """Segment photographs: a mask at each image's own size and an overlay beside it. zoo:NAME is a network with published weights."""
     from medseg import run as verbs
     from medseg.progress import bar
     from medseg.training import Progress
 
     with bar("predicting") as show:
-        written = verbs.predict(run, paths, out, checkpoint, overwrite, Progress(on_case=show))
+        written = verbs.predict(run, paths, out, checkpoint, overwrite, Progress(on_case=show), score_threshold)
     print(f"{len(written)} masks and overlays are in {out}")
 
 

@@ -21,6 +21,7 @@ from medseg.models.contract import Network, Task, is_below
 from medseg.models.zoo import family_of
 from medseg.runfolder import open_run
 
+IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # as torchvision states them
 SCHEMES = ("torchvision", "smp", "monai", "hf", "file", "run")
 _WRAPPERS = ("module.", "model.", "net.", "network.", "_orig_mod.")  # what training scripts put before a network's own names
 _INSIDE = ("state_dict", "model_state_dict", "model_state", "model", "network_weights", "net", "weights")  # where they put it

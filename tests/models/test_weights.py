@@ -9,12 +9,13 @@ import safetensors.torch
 import torch
 from torchvision import models
 
-from medseg.config.model import FcnResnet18Config, TorchvisionConfig, UnetConfig
+from medseg.config.model import FcnResnet18Config, FlexibleUnetConfig, TorchvisionConfig, UnetConfig
 from medseg.errors import WeightsError
 from medseg.files import sha256_file
 from medseg.models.contract import Task
 from medseg.models.weights import Source, fetch_torch, load, other_channels, read_source, with_source
 from medseg.models.zoo import build_network
+from medseg.monai_parts import EFFICIENTNET_URLS
 
 UNET = UnetConfig(channels=(8, 16, 32), strides=(2, 2))
 TASK = Task(3, (32, 32))
@@ -236,3 +237,21 @@ def test_a_spec_that_is_none(spec):
 def test_a_network_without_published_weights():
     with pytest.raises(WeightsError, match="torchvision:DEFAULT: unet has no such weights; `medseg zoo` lists"):
         read_source(UNET.model_copy(update={"weights": "torchvision:DEFAULT"}), TASK)
+
+
+def test_monai_s_efficientnet_as_monai_itself_loads_it(torch_home):
+    from monai.networks.nets import EfficientNetBN
+
+    torch.manual_seed(0)
+    theirs = EfficientNetBN("efficientnet-b0", pretrained=False)
+    stage = re.compile(r"(.+)\.\d+(\.\d+\..+)")
+    url = EFFICIENTNET_URLS["efficientnet-b0"]
+    torch.save({stage.sub(r"\1\2", name): value for name, value in theirs.state_dict().items()}, torch_home / Path(url).name)
+    config = FlexibleUnetConfig(name="flexible_unet", weights="monai:DEFAULT")
+    network = built(config, Task(3, (64, 64)), seed=5)
+    loaded = load(network, read_source(config, Task(3, (64, 64))), config)
+    encoder = network.net.encoder.state_dict()
+    assert all(torch.equal(encoder[name], value) for name, value in theirs.state_dict().items() if name in encoder)
+    assert len(loaded.loaded) == len(encoder) and not loaded.skipped and all(not name.startswith("encoder.") for name in loaded.new)
+    with pytest.raises(WeightsError, match="monai:DEFAULT: MONAI names no weights for efficientnet-b8; take one of efficientnet-b0"):
+        read_source(config.model_copy(update={"encoder": "efficientnet-b8"}), Task(3, (64, 64)))

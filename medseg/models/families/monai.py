@@ -6,9 +6,11 @@ A norm over the pixels of one image cannot train on a single pixel, so the small
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from medseg import monai_parts as monai
@@ -24,9 +26,9 @@ from medseg.config.model import (
     UnetPlusPlusConfig,
     UnetrConfig,
 )
-from medseg.errors import ConfigError
+from medseg.errors import ConfigError, WeightsError
 from medseg.models.contract import Heads, Network, Task, retire
-from medseg.models.weights import Source
+from medseg.models.weights import IMAGENET_DEVIATION, IMAGENET_MEAN, Source, fetch_torch
 from medseg.models.zoo import Entry
 
 LICENCE = "Apache-2.0"
@@ -206,8 +208,24 @@ _BUILDERS: dict[type[NetworkConfig], Callable[..., Network]] = {
 
 
 def published(config: NetworkConfig, spec: str, task: Task) -> Source | None:
-    """monai:DEFAULT, the ImageNet weights that MONAI's EfficientNets fetch."""
-    return None
+    """monai:DEFAULT, the ImageNet weights that MONAI's EfficientNets fetch; None for another network."""
+    if spec != "monai:DEFAULT" or not isinstance(config, FlexibleUnetConfig) or task.spatial_dims != 2:
+        return None
+    if (url := monai.EFFICIENTNET_URLS.get(config.encoder)) is None:
+        raise WeightsError(spec, f"MONAI names no weights for {config.encoder}", f"take one of {', '.join(sorted(_with_weights()))}")
+    with torch.device("meta"):
+        own = [name for name in _flexible_unet(config, task).net.state_dict() if name.startswith("encoder.")]
+    state = fetch_torch(url)
+    there = {name: _STAGE.sub(r"\1\2", name.removeprefix("encoder.")) for name in own}
+    found = {name: state[theirs] for name, theirs in there.items() if theirs in state}
+    return Source(found, f"{spec} ({config.encoder})", IMAGENET_MEAN, IMAGENET_DEVIATION)
+
+
+_STAGE = re.compile(r"(.+)\.\d+(\.\d+\..+)")  # MONAI numbers stages, too, which the published names do not
+
+
+def _with_weights() -> list[str]:
+    return [name for name in monai.EFFICIENTNET_URLS if name.startswith("efficientnet")]
 
 
 ENTRIES = (

@@ -15,8 +15,8 @@ from torchvision import models
 
 from medseg.config.model import FcnResnet18Config
 from medseg.models.contract import Network, Task
-from medseg.models.families.torchvision import IMAGENET_DEVIATION, IMAGENET_MEAN, LICENCE
-from medseg.models.weights import Source, fetch_torch
+from medseg.models.families.torchvision import LICENCE
+from medseg.models.weights import IMAGENET_DEVIATION, IMAGENET_MEAN, Source, fetch_torch
 from medseg.models.zoo import Entry
 
 STRIDE = 32

@@ -13,11 +13,10 @@ from torchvision import models
 
 from medseg.config.model import TorchvisionConfig
 from medseg.models.contract import Heads, Network, Task
-from medseg.models.weights import Source, fetch_torch
+from medseg.models.weights import IMAGENET_DEVIATION, IMAGENET_MEAN, Source, fetch_torch
 from medseg.models.zoo import Entry
 
 LICENCE = "BSD-3-Clause"
-IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _RESNET = (("backbone.conv1", "backbone.bn1"), *((f"backbone.layer{level}",) for level in range(1, 5)))
 # an average over all pixels, followed by a batch norm (DeepLabV3's image pooling): one value an image
 _POOLED = ("deeplabv3_resnet50", "deeplabv3_resnet101", "deeplabv3_mobilenet_v3_large")

@@ -1,0 +1,147 @@
+"""Training that starts from weights: what is loaded and told, what is held, which rates learn, and that a run needs the weights no more."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+import safetensors.torch
+import torch
+
+from medseg import api
+from medseg.build import build_model, check_tunable
+from medseg.config import load_config, read_config
+from medseg.engine.checkpoint import read_checkpoint
+from medseg.errors import ConfigError, RunError, WeightsError
+from medseg.run import load_run
+from medseg.training import resume
+from medseg.trust import trust_all
+from tests.tiny import make_all
+
+BRIEF = ["train.epochs=1", "train.compile=never"]
+ENCODER = "net.model.0."
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """(folder, data root, experiment, a run trained from scratch)."""
+    root = tmp_path_factory.mktemp("world")
+    _, _, data_root, experiment = make_all(root)
+    return root, data_root, experiment, api.train(experiment, BRIEF, data_root, root / "runs")
+
+
+def weights_of(run, checkpoint="best"):
+    return read_checkpoint(run.checkpoint(checkpoint))[0]
+
+
+def test_from_scratch_there_is_no_account_of_weights(world):
+    assert not world[-1].weights_json.exists()
+    assert read_config(world[-1].config_yaml).model.mean == (0.5,)
+
+
+def test_a_run_goes_on_from_another_one_and_says_what_it_took(world):
+    root, data_root, experiment, first = world
+    again = api.train(experiment, [*BRIEF, f"model.weights=run:{first.path}", "optim.lr=1e-9", "seed=5"], data_root, root / "again")
+    account = json.loads(again.weights_json.read_text())
+    assert account["origin"] == f"run:{first.id}" and not account["skipped"] and not account["new"]
+    before, after = weights_of(first), weights_of(again)
+    assert len(account["loaded"]) == len(before)
+    assert all(torch.allclose(before[name], value, atol=1e-6) for name, value in after.items()), "at so small a rate nothing moves"
+
+
+def test_the_encoder_is_held_for_the_first_epochs_and_learns_afterwards(world):
+    root, data_root, experiment, first = world
+    more = [f"model.weights=run:{first.path}", "model.freeze=encoder", "train.epochs=2", "train.compile=never"]
+    start = weights_of(first)
+    held = weights_of(api.train(experiment, more, data_root, root / "held"), "last")
+    freed = weights_of(api.train(experiment, [*more, "model.freeze_epochs=1"], data_root, root / "freed"), "last")
+    encoder = [name for name in start if name.startswith(ENCODER)]
+    assert encoder and all(torch.equal(start[name], held[name]) for name in encoder)
+    assert any(not torch.equal(start[name], freed[name]) for name in encoder)
+    assert any(not torch.equal(start[name], held[name]) for name in start if name not in encoder)
+
+
+def test_held_training_goes_on_as_if_it_had_never_stopped(world):
+    root, data_root, experiment, first = world
+    more = [f"model.weights=run:{first.path}", "model.freeze=encoder", "model.freeze_epochs=1", "train.epochs=3", "train.compile=never"]
+    whole = api.train(experiment, more, data_root, root / "whole")
+
+    def stop(step, val_score):
+        if step == 5:  # of 3 an epoch
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        api.train(experiment, more, data_root, root / "halves", api.Progress(on_step=stop))
+    [stopped] = (root / "halves").iterdir()
+    half = resume(stopped, data_root)
+    assert half.metrics_jsonl.read_bytes() == whole.metrics_jsonl.read_bytes()
+    assert all(torch.equal(value, weights_of(whole, "last")[name]) for name, value in weights_of(half, "last").items())
+
+
+def test_a_finished_run_needs_its_weights_no_more(world, tmp_path):
+    root, data_root, experiment, first = world
+    path = tmp_path / "start.safetensors"
+    safetensors.torch.save_file({name.removeprefix("net."): value.clone() for name, value in weights_of(first).items()}, path)
+    run = api.train(experiment, [*BRIEF, f"model.weights=file:{path}", "model={mean: [0.4], deviation: [0.3]}"][:2], data_root, root / "f")
+    path.unlink()
+    assert load_run(run.path).model.network is not None
+    with pytest.raises(WeightsError, match="start.safetensors: there is no such file"):
+        api.train(experiment, [*BRIEF, f"model.weights=file:{path}"], data_root, root / "f")
+    assert len(list((root / "f").iterdir())) == 1, "no run folder is begun for weights that are not there"
+
+
+def test_the_batch_norms_of_the_encoder_keep_their_values(world):
+    root, data_root, experiment, _ = world
+    more = ["model.name=lraspp_mobilenet_v3_large", "model.batch_norm=frozen", "data.size_px=[64, 64]"]
+    run = api.train(experiment, [*BRIEF, *more], data_root, root / "norms")
+    state = weights_of(run, "last")
+    fresh = build_model(read_config(run.config_yaml), load_run(run.path).labels).state_dict()
+    running = [name for name in state if name.endswith("running_mean")]
+    moved = {name for name in running if not torch.equal(state[name], fresh[name])}
+    assert moved == {name for name in running if not name.startswith("net.backbone.")} and moved
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["optim.head_lr_multiplier=10"],
+            "optim.head_lr_multiplier: tests.models.test_own:make names no head; name its modules in model.head",
+        ),
+        (["model.freeze=encoder"], "model.freeze: tests.models.test_own:make names no encoder; name its modules in model.encoder"),
+        (["optim.layer_decay=0.5"], "optim.layer_decay: tests.models.test_own:make names no encoder"),
+        (["model.batch_norm=frozen"], "model.batch_norm: tests.models.test_own:make names no encoder"),
+    ],
+)
+def test_parts_that_a_network_does_not_name(world, labels, overrides, message):
+    config = load_config(world[2], ["model.name=tests.models.test_own:make", *overrides])
+    with pytest.raises(ConfigError, match=message):
+        check_tunable(config, build_model(config, labels))
+
+
+def test_a_batch_of_one_where_the_network_needs_two(world, labels):
+    config = load_config(world[2], ["model.name=deeplabv3_mobilenet_v3_large", "train.batch_size=1"])
+    with pytest.raises(ConfigError, match="train.batch_size: deeplabv3_mobilenet_v3_large needs 2 images or more in a batch"):
+        check_tunable(config, build_model(config, labels))
+
+
+def test_somebody_else_s_code_needs_a_word(world, monkeypatch):
+    root, data_root, experiment, _ = world
+    monkeypatch.setattr("medseg.trust._trusted", set())
+    monkeypatch.delenv("MEDSEG_TRUST_CODE", raising=False)
+    run = api.train(experiment, [*BRIEF, "model.name=tests.models.test_own:make"], data_root, root / "own")
+    assert load_run(run.path), "the user has named it in this process"
+    monkeypatch.setattr("medseg.trust._trusted", set())
+    sys.modules.pop("tests.models.test_own", None)
+    for verb in (load_run, resume):
+        if verb is resume:
+            (run.path / "run.json").write_text((run.path / "run.json").read_text().replace("finished", "failed"))
+        with pytest.raises(
+            RunError, match="its network is tests.models.test_own:make, code that would be imported and run; .*--trust-code"
+        ):
+            verb(run.path)
+    assert "tests.models.test_own" not in sys.modules, "refused before it is imported"
+    monkeypatch.setenv("MEDSEG_TRUST_CODE", "0")
+    trust_all()
+    assert load_run(run.path)

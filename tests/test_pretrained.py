@@ -1,0 +1,152 @@
+"""zoo:NAME on files in each library's own format, against that library's own way from photograph to classes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from scipy import ndimage
+from torch.nn.functional import interpolate
+from torchvision import models
+
+from medseg import api, palettes, pretrained
+from medseg.errors import ConfigError, ImageError, WeightsError
+from medseg.pretrained import SHOWCASES, Segmenter, Showcase, segmenter
+from medseg.report.legend import overlay_with_legend
+from medseg.types import Size
+
+LRASPP = "lraspp_mobilenet_v3_large"
+
+
+@pytest.fixture
+def torch_home(tmp_path, monkeypatch):
+    """torch.hub's cache."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    folder = tmp_path / "torch" / "hub" / "checkpoints"
+    folder.mkdir(parents=True)
+    return folder
+
+
+@pytest.fixture
+def published(torch_home):
+    """torchvision's LR-ASPP with weights that show several classes, in its cache: the module."""
+    torch.manual_seed(0)
+    net = models.get_model(LRASPP, weights=None, weights_backbone=None, num_classes=21).eval()
+    for head in (net.classifier.low_classifier, net.classifier.high_classifier):
+        torch.nn.init.normal_(head.weight, std=1.0)
+    torch.save(net.state_dict(), torch_home / Path(models.get_model_weights(LRASPP)["DEFAULT"].url).name)
+    return net
+
+
+@pytest.fixture
+def photograph(tmp_path):
+    """Smooth, so that two ways to resize it hardly differ."""
+    noise = ndimage.gaussian_filter(np.random.default_rng(0).uniform(0, 255, (300, 400, 3)), (25, 25, 0))
+    values = np.clip((noise - noise.min()) / np.ptp(noise) * 255, 0, 255).astype(np.uint8)
+    path = tmp_path / "photo.png"
+    Image.fromarray(values).save(path)
+    return path, values
+
+
+def test_the_classes_are_those_of_torchvision_s_own_preset(published, photograph, tmp_path):
+    path, values = photograph
+    [written] = api.predict(f"zoo:{LRASPP}", [path], tmp_path / "out")
+    preset = models.get_model_weights(LRASPP)["DEFAULT"].transforms()
+    with torch.inference_mode():
+        logits = published(preset(Image.fromarray(values))[None])["out"]
+        theirs = interpolate(logits, size=values.shape[:2], mode="bilinear", align_corners=False)[0].argmax(0).numpy()
+    with Image.open(written.mask) as image:
+        ours = np.asarray(image)
+        assert image.getpalette()[:6] == [0, 0, 0, 128, 0, 0] and image.size == (400, 300)
+    assert len(np.unique(theirs)) > 2 and (ours == theirs).mean() > 0.99
+    with Image.open(written.overlay) as image:
+        assert image.height == 300 and image.width > 400, "a legend stands beside the photograph"
+
+
+def test_without_a_network_one_error_says_where_the_file_goes(torch_home, photograph, tmp_path, monkeypatch):
+    weights = models.get_model_weights(LRASPP)["DEFAULT"]
+    monkeypatch.setattr(torch.hub, "urlopen", refuse)
+    with pytest.raises(WeightsError, match=f"{weights.url}: cannot be fetched .*place it at {torch_home}/{Path(weights.url).name}"):
+        api.predict(f"zoo:{LRASPP}", [photograph[0]], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def refuse(*_, **__):
+    raise OSError("no network")
+
+
+@pytest.mark.parametrize(
+    ("name", "threshold", "message"),
+    [
+        ("unet", None, "zoo:unet: there are no published weights of everyday classes for 'unet'; name one of fcn_resnet50, "),
+        ("fcn_resnet500", None, "zoo:fcn_resnet500: there are no"),
+        (LRASPP, 0.5, "--score-threshold: lraspp_mobilenet_v3_large gives classes of pixels, not objects with scores"),
+        ("maskrcnn_resnet50_fpn", 1.5, r"--score-threshold: must be in \[0, 1\], got 1.5"),
+    ],
+)
+def test_each_mistake_is_one_error(name, threshold, message):
+    with pytest.raises(ConfigError, match=message):
+        segmenter(name, threshold)
+
+
+def test_a_run_has_its_own_threshold(tmp_path):
+    with pytest.raises(ConfigError, match="--score-threshold: is of networks named zoo:NAME"):
+        api.predict(tmp_path, [tmp_path], tmp_path / "out", score_threshold=0.5)
+
+
+def test_predictions_that_are_there_are_kept(published, photograph, tmp_path):
+    api.predict(f"zoo:{LRASPP}", [photograph[0]], tmp_path / "out")
+    with pytest.raises(ImageError, match="is there already"):
+        api.predict(f"zoo:{LRASPP}", [photograph[0]], tmp_path / "out")
+
+
+def test_what_the_network_sees():
+    assert Showcase("x", "voc", short_px=520).frame(Size(300, 400)) == (520, 693)
+    assert Showcase("x", "ade20k", square_px=480).frame(Size(300, 400)) == (480, 480)
+    assert {each.upsampling for name, each in SHOWCASES.items() if name == "dpt"} == {"bicubic"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["maskrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn_v2"])
+def test_mask_rcnn_shows_objects_without_holes(name, torch_home, photograph):
+    """The real way from weights to a mask; what a network with random weights finds is checked to be painted whole."""
+    torch.manual_seed(0)
+    net = models.get_model(name, weights=None, weights_backbone=None, num_classes=91)
+    torch.save(net.state_dict(), torch_home / Path(models.get_model_weights(name)["DEFAULT"].url).name)
+    shown = segmenter(name, 0.0)
+    assert isinstance(shown, Segmenter) and shown.classes[1] == "person" and len(shown.classes) == 91
+    mask = shown.mask(photograph[1])
+    assert mask.shape == (300, 400)
+    strict = segmenter(name, 1.0).mask(photograph[1])
+    assert (strict > 0).sum() <= (mask > 0).sum()
+
+
+# --- colours and the legend
+
+
+def test_ade20k_has_150_colours_and_voc_s_are_torchvision_s_order():
+    assert palettes.ade20k().shape == (150, 3) and palettes.ade20k()[[0, 149]].tolist() == [[120, 120, 120], [92, 0, 255]]
+    assert palettes.voc().shape == (21, 3) and len(np.unique(palettes.voc(256), axis=0)) == 256
+    assert palettes.voc()[20].tolist() == [0, 64, 128]  # tv/monitor
+
+
+def test_the_legend_names_the_classes_that_are_there_and_the_background_keeps_its_pixels():
+    image, mask = np.full((120, 80, 3), 200, np.uint8), np.zeros((120, 80), np.uint8)
+    mask[:60] = 2
+    palette = np.array([[0, 0, 0], [0, 255, 0], [255, 0, 0]], np.uint8)
+    found = overlay_with_legend(image, mask, ("background", "cat", "dog"), palette, 0)
+    assert (found[60:, :80] == 200).all() and (found[:60, :80] == [228, 100, 100]).all()
+    legend = found[:, 80:].reshape(-1, 3)
+    assert (legend == [255, 0, 0]).all(1).any() and not (legend == [0, 255, 0]).all(1).any()
+    everywhere = overlay_with_legend(image, mask, ("wall", "cat", "dog"), palette, None)
+    assert (everywhere[60:, :80] == 100).all(), "in ADE20K each pixel has a class"
+
+
+def test_many_classes_do_not_run_out_of_the_legend():
+    mask = np.arange(150, dtype=np.uint8).repeat(40).reshape(60, 100)
+    found = overlay_with_legend(np.zeros((60, 100, 3), np.uint8), mask, [f"class {i}" for i in range(150)], palettes.ade20k(), None)
+    assert found.shape[0] == 60 and found.shape[1] < 400
+    assert pretrained._colours(SHOWCASES["dpt"], 150)[0].shape == (256, 3)
