@@ -6,10 +6,13 @@ import importlib
 from dataclasses import dataclass
 from types import ModuleType
 
+from torch import nn
+
 from medseg.config import NetworkConfig
 from medseg.models.contract import Adapter, Network, SemanticNetwork, Task
 from medseg.types import Loss
 
+NORM_MOMENTUM = 0.1  # torch's own
 FAMILIES = ("monai", "torchvision", "textbook", "huggingface", "smp", "maskrcnn")  # in the order of the table
 
 
@@ -43,7 +46,16 @@ def entries() -> list[Entry]:
 def build_network(config: NetworkConfig, task: Task) -> Network:
     """The bare network of a config, freshly initialised from torch's global generator. ConfigError where it cannot be of this task."""
     network: Network = family_of(config).build(config, task)
+    quick_norms(network.net)
     return network
+
+
+def quick_norms(net: nn.Module) -> None:
+    """Batch norms whose running values follow at torch's usual pace. Some libraries have a tenth of it, made for the hundred thousands of
+    steps on ImageNet: after a few hundred, a network would be judged by averages over weights that it had long left behind."""
+    for module in net.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.momentum is not None:
+            module.momentum = max(module.momentum, NORM_MOMENTUM)
 
 
 def adapt(network: Network, config: NetworkConfig, task: Task, loss: Loss | None = None) -> Adapter:

@@ -255,3 +255,9 @@ def test_monai_s_efficientnet_as_monai_itself_loads_it(torch_home):
     assert len(loaded.loaded) == len(encoder) and not loaded.skipped and all(not name.startswith("encoder.") for name in loaded.new)
     with pytest.raises(WeightsError, match="monai:DEFAULT: MONAI names no weights for efficientnet-b8; take one of efficientnet-b0"):
         read_source(config.model_copy(update={"encoder": "efficientnet-b8"}), Task(3, (64, 64)))
+
+
+def test_running_values_follow_at_torch_s_pace_whatever_the_library_thinks():
+    theirs = {module.momentum for module in models.mobilenet_v3_large().modules() if isinstance(module, torch.nn.BatchNorm2d)}
+    ours = built(TorchvisionConfig(name="lraspp_mobilenet_v3_large"), TASK).net.modules()
+    assert theirs == {0.01} and {module.momentum for module in ours if isinstance(module, torch.nn.BatchNorm2d)} == {0.1}

@@ -1,0 +1,65 @@
+"""What the zoo lists: every name of the config once, costs against what the libraries state, and the engine that knows no name."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torchvision import models
+
+from medseg.config.model import CLASS_OF, ENCODERS
+from medseg.models.contract import Task
+from medseg.models.cost import cost_of
+from medseg.models.listing import config_of
+from medseg.models.zoo import entries
+
+ENGINE = Path(__file__).parents[2] / "medseg" / "engine"
+
+
+@pytest.fixture(scope="module")
+def listed():
+    return entries()
+
+
+def test_every_network_is_listed_once_and_can_be_named(listed):
+    names = [entry.name for entry in listed]
+    assert len(set(names)) == len(names)
+    assert {name for name in names if not name.startswith("smp:")} == set(CLASS_OF)
+    assert all(ENCODERS.fullmatch(name) for name in names if name.startswith("smp:")) and any(name.startswith("smp:") for name in names)
+    assert all(entry.paper and entry.licence and entry.library and set(entry.dims) <= {2, 3} for entry in listed)
+
+
+@pytest.mark.parametrize(("name", "more"), [("lraspp_mobilenet_v3_large", 0), ("deeplabv3_mobilenet_v3_large", 0)])
+def test_parameters_are_those_that_torchvision_states(name, more):
+    """num_params of the published weights, which have 21 classes and, but for LR-ASPP, an auxiliary head."""
+    stated = models.get_model_weights(name)["DEFAULT"].meta["num_params"]
+    assert cost_of(config_of(name), Task(21, (64, 64))).parameters == stated + more
+
+
+def test_multiply_adds_of_one_convolution_by_hand():
+    """Through the whole way: a network of one's own with a single 3 x 3 convolution."""
+    from medseg.config.model import OwnConfig
+
+    cost = cost_of(OwnConfig(name="tests.models.test_zoo:one_convolution"), Task(2, (32, 48)))
+    assert cost.parameters == 3 * 2 * 9 + 2 and cost.multiply_adds == 32 * 48 * 3 * 2 * 9
+
+
+def one_convolution(num_classes):
+    return nn.Conv2d(3, num_classes, 3, padding=1)
+
+
+def test_counting_leaves_the_random_state(listed):
+    before = torch.get_rng_state()
+    cost_of(config_of("unet"), Task(2, (64, 64)))
+    assert (torch.get_rng_state() == before).all()
+
+
+def test_the_engine_names_no_network(listed):
+    names = {*CLASS_OF, "smp", "torchvision", "transformers", "monai.networks", "mask2former", "maskrcnn", "MaskRcnn"} - {"unet"}
+    pattern = re.compile("|".join(rf"\b{re.escape(name)}\b" for name in names), re.IGNORECASE)
+    for path in ENGINE.glob("*.py"):
+        assert not pattern.findall(path.read_text()), path
+        assert not re.search(r"config\.model\.name\s*==|isinstance\(.*(Config|Network)\)", path.read_text()), path
