@@ -82,12 +82,11 @@ def train(name: str, seed: int, work: Path, data: Path) -> None:
         for cell in cells
         if cell.name == "tongue" and cell.metric in ("iou", "recall", "precision")
     }
-    settings = json.loads((run / "environment.json").read_text(encoding="utf-8"))
     record = {"what": "zoo", "network": name, "seed": seed, "recipe": recipe(config), "lr": config.optim.lr, "scores": scores}
     record |= {
         "n_test": cells[0].n_cases,
         "steps": 300,
-        "commit": settings["git"]["commit"],
+        "commit": _commit(),
         "minutes": (time.perf_counter() - started) / 60,
     }
     append(record)
@@ -99,8 +98,12 @@ def costs(name: str) -> None:
     with Peak(process.pid) as peak:
         text, _ = process.communicate()
     assert process.returncode == 0, name
-    commit = describe_git(Path.cwd())["commit"]
-    append({"what": "zoo-cost", "network": name, "peak_mib": round(peak.mib), "commit": commit, **json.loads(text)})
+    append({"what": "zoo-cost", "network": name, "peak_mib": round(peak.mib), "commit": _commit(), **json.loads(text)})
+
+
+def _commit() -> str:
+    git = describe_git(ROOT)
+    return f"{git['commit']}{'+' if git['dirty'] else ''}"
 
 
 def cost(name: str) -> dict[str, float]:

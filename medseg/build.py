@@ -19,8 +19,8 @@ from lightning.fabric import Fabric
 from lightning.fabric.strategies import DDPStrategy
 from lightning.fabric.utilities.rank_zero import rank_zero_module
 
-from medseg.config import Config
-from medseg.data.cache import Cache
+from medseg.config import Config, NetworkConfig
+from medseg.data.cache import CHANNELS, Cache
 from medseg.data.decoded import DecodedSet, decode_all, undecoded
 from medseg.data.patches import VERSION as INDEX_VERSION
 from medseg.data.patches import PatchIndex, build_index, most_bytes, read_index
@@ -205,6 +205,7 @@ def build_training(
 
     source: what the network starts from; on_loaded is told what became of it.
     """
+    check_objects(config)
     check_patches(config.sampling, Size(*config.data.size_px), manifest.labels)
     check_shared(config, fabric.world_size)
     with fabric.rank_zero_first(local=True):  # the others of a machine find the decoded images there
@@ -231,12 +232,28 @@ def check_tunable(config: Config, model: Adapter) -> None:
         if wanted and not model.network.encoder:
             raise ConfigError(key, f"{config.model.name} names no encoder", _name_parts(config, "encoder"))
     if config.train.batch_size < model.network.least_batch:
-        rule = f"{config.model.name} needs {model.network.least_batch} images or more in a training batch: it has batch norms of one value an image"
+        rule = f"{config.model.name} needs {model.network.least_batch} images or more in a batch: it has batch norms of one value an image"
         raise ConfigError("train.batch_size", rule, "raise it")
 
 
 def _name_parts(config: Config, key: str) -> str:
     return f"name its modules in model.{key}" if key in type(config.model).model_fields else "leave the key out"
+
+
+def trained_on(network: NetworkConfig) -> Literal["components", "annotated"] | None:
+    """What the objects are that a network learns from; None where it learns from classes alone."""
+    return getattr(network, "instances", "components") if network.objects else None
+
+
+def check_objects(config: Config) -> None:
+    """ConfigError where several passes should make one result, and the network has no probabilities of which they could."""
+    if not config.model.objects:
+        return
+    rule = f"{config.model.name} gives objects, not probabilities, and so has no"
+    if config.infer.flip_tta:
+        raise ConfigError("infer.flip_tta", f"{rule} mean of two", "set it to false")
+    if config.sampling.patch_px is not None:
+        raise ConfigError("sampling.patch_px", f"{rule} mean of overlapping windows", "leave it out; augment.crop shows parts, too")
 
 
 def check_shared(config: Config, world: int) -> None:
@@ -259,7 +276,8 @@ def _decode_both(
     config: Config, manifest: Manifest, split: Split, data_root: Path, on_decode: OnDecode | None
 ) -> tuple[DecodedSet, DecodedSet]:
     """Train and val; that the split has both and the cache can hold all of them is told before an hour of decoding."""
-    cache = Cache(Path(config.data.cache), Size(*config.data.size_px), int(config.data.cache_gib * 2**30))
+    channels = CHANNELS + (trained_on(config.model) == "annotated")
+    cache = Cache(Path(config.data.cache), Size(*config.data.size_px), int(config.data.cache_gib * 2**30), channels)
     train_set, val_set = (undecoded(manifest, select(manifest, split, part), data_root, cache) for part in ("train", "val"))
     positions = _positions_file(config, train_set)
     most = most_bytes(len(train_set), manifest.labels.num_classes, cache.frame) if positions else 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Literal
 
@@ -13,25 +13,26 @@ import torch
 from torch import Tensor
 
 from medseg import images
-from medseg.build import decode_part, deterministic_kernels
+from medseg.build import decode_part, deterministic_kernels, trained_on
 from medseg.data.decode import read_original_image, read_original_mask
 from medseg.data.decoded import DecodedSet
+from medseg.data.objects import annotated_objects
 from medseg.engine.evaluate import on_original_grid
-from medseg.engine.infer import class_ids
+from medseg.engine.infer import OnGrid
 from medseg.errors import ManifestError, RunError
-from medseg.files import resolve_under, sha256_file, staged_folder
-from medseg.instances import decode, read_instances
+from medseg.files import staged_folder
+from medseg.instances import FoundObject
 from medseg.manifest.ledger import record_scoring
 from medseg.manifest.schema import Manifest, Split
 from medseg.manifest.table import check_data_root, read_manifest
-from medseg.metrics.average_precision import AveragePrecision, ScoredObjects, scored_objects
+from medseg.metrics.average_precision import AveragePrecision, ScoredObjects, found_objects, scored_objects
 from medseg.metrics.boundary import Boundary, unit_of
 from medseg.metrics.calibration import CalibrationCounts, calibration_of, count_calibration
 from medseg.metrics.detection import Objects
 from medseg.metrics.measure import Measures
 from medseg.metrics.protocol import Protocol, boundary_rules, region_rules
 from medseg.metrics.scores import Scores, score
-from medseg.report.evaluation import CALIBRATION_RULE, DETECTION_RULES, PRECISION_RULE, EvaluationFiles, Extras
+from medseg.report.evaluation import CALIBRATION_RULE, EvaluationFiles, Extras, objects_rule
 from medseg.report.figures import overlay_sheet
 from medseg.run import LoadedRun, load_run
 from medseg.training import PathLike, Progress, as_path, same_data
@@ -44,7 +45,8 @@ log = logging.getLogger(__name__)
 @dataclass(frozen=True)
 class Asked:
     """What is measured beside the overlap. tolerances: of NSD, with units.  instances: what the reference's objects are: the connected
-    components of a class, or each shape as it was annotated.  observer: a manifest of the same images by somebody else."""
+    components of a class, or each shape as it was annotated; of a network that finds objects what it was trained on, where not given.
+    observer: a manifest of the same images by somebody else."""
 
     tolerances: Sequence[str] = ()
     boundary: bool = True
@@ -81,33 +83,41 @@ class Scene:
         """The class ids on the image's own grid."""
         return read_original_mask(self.manifest, row, self.root)
 
-    def objects(self, row: Row, reference_HW: np.ndarray, mask_HW: np.ndarray) -> dict[str, Objects]:
-        """The objects of each class, the reference's as they are asked for."""
-        drawn = _annotated(self.manifest, row, reference_HW) if self.asked.instances == "annotated" else None
-        return self.measures.objects(reference_HW, mask_HW, drawn)
+    @property
+    def finds_objects(self) -> bool:
+        """Whether the network gives objects, and no probabilities."""
+        return self.loaded.config.model.objects
+
+    def objects(self, row: Row, reference_HW: np.ndarray, grid: OnGrid) -> dict[str, Objects]:
+        """The objects of each class: the reference's as they are asked for, the prediction's the network's own where it finds any."""
+        drawn = annotated_objects(self.manifest, row, reference_HW) if self.asked.instances == "annotated" else None
+        return self.measures.objects(reference_HW, grid.mask_HW, drawn, grid.objects.numbers_HW if grid.objects else None)
+
+    def scored(self, objects: Mapping[str, Objects], reference_HW: np.ndarray, grid: OnGrid) -> dict[str, ScoredObjects]:
+        """The same with scores, for average precision."""
+        labels = self.loaded.labels
+        if grid.probs_KHW is not None:
+            return {name: _scored(one, grid.probs_KHW[labels.id_of(name)]) for name, one in objects.items()}
+        assert grid.objects is not None
+        cut = [_off_ignored(each, labels.valid(reference_HW)) for each in grid.objects.found]
+        return {
+            name: found_objects(one.reference, [each for each in cut if each and each.class_id == labels.id_of(name)])
+            for name, one in objects.items()
+        }
 
 
-def _annotated(manifest: Manifest, row: Row, reference_HW: np.ndarray) -> np.ndarray:
-    """int32 (H, W): the annotated objects by number, each where the reference shows its class; of two of one class the smaller has the
-    pixels that both claim. Crowds, which are no single objects, are left out. ManifestError for a file that is not the manifest's."""
-    if row.instances is None:
-        fix = "take --instances components, or import the annotation with its shapes"
-        raise ManifestError(manifest.where(row), "the manifest holds no separate objects of it", fix)
-    path = resolve_under(manifest.folder, row.instances, ManifestError, manifest.where(row))
-    found = read_instances(path)
-    sizes = {each.size for each in found} | {row.size}
-    if sha256_file(path) != row.instances_sha256 or len(sizes) > 1:
-        raise ManifestError(path, "the file of the objects is not the one that the manifest describes", "import the annotation again")
-    decoded = [(each.label, decode(each)) for each in found if not each.crowd and each.label in manifest.labels.names]
-    drawn = np.zeros(reference_HW.shape, np.int32)
-    for number, (label, shape_HW) in enumerate(sorted(decoded, key=lambda pair: -int(pair[1].sum())), start=1):
-        drawn[shape_HW & (reference_HW == manifest.labels.id_of(label))] = number
-    return drawn
+def _off_ignored(found: FoundObject, valid_HW: np.ndarray) -> FoundObject | None:
+    """Without the ignored pixels, which are background; None where it had no others."""
+    pixels_HW = found.patch.pixels_HW & valid_HW[found.patch.window]
+    if found.patch.pixels_HW.any() and not pixels_HW.any():
+        return None
+    return found._replace(patch=found.patch._replace(pixels_HW=pixels_HW))
 
 
 @dataclass(frozen=True)
 class Looked:
-    """One image, where it was predicted. objects: by class, a predicted one's score is the mean probability of its pixels."""
+    """One image, where it was predicted. objects: by class; a predicted one's score is the network's own where it finds objects, else the
+    mean probability of its pixels."""
 
     mask_HW: np.ndarray
     case: CaseResult
@@ -144,6 +154,7 @@ def evaluate(
 
 def _set_up(loaded: LoadedRun, part: str, data_root: Path | None, progress: Progress, asked: Asked) -> Scene:
     root = check_data_root(data_root)
+    asked = replace(asked, instances=asked.instances or trained_on(loaded.config.model))
     manifest, split = same_data(loaded.run, loaded.config)
     observer = _observer(asked.observer, manifest, split, part) if asked.observer else None
     with loaded.ranks.fabric.rank_zero_first(local=True):
@@ -202,15 +213,16 @@ def _looked(scene: Scene) -> Iterator[tuple[Row, Looked]]:
     """Every image at the first process, in the order of the rows; each was predicted and measured by one of the processes."""
     infer = scene.loaded.config.infer
 
-    def look(row: Row, probs_KHW: Tensor) -> Looked:
-        mask_HW, reference_HW = class_ids(probs_KHW), scene.reference(row)
+    def look(row: Row, grid: OnGrid) -> Looked:
+        reference_HW = scene.reference(row)
         x_mm, y_mm, _ = row.spacing_mm
         spacing_mm = (y_mm, x_mm) if x_mm and y_mm else None
-        objects = scene.objects(row, reference_HW, mask_HW) if scene.asked.instances else {}
-        case = scene.measures.case(row.sample_id, row.group_id, reference_HW, mask_HW, spacing_mm, objects)
-        counts = _calibration(probs_KHW, reference_HW, scene) if scene.asked.calibration else None
-        labels = scene.loaded.labels
-        return Looked(mask_HW, case, counts, {name: _scored(one, probs_KHW[labels.id_of(name)]) for name, one in objects.items()})
+        objects = scene.objects(row, reference_HW, grid) if scene.asked.instances else {}
+        case = scene.measures.case(row.sample_id, row.group_id, reference_HW, grid.mask_HW, spacing_mm, objects)
+        counts = None
+        if scene.asked.calibration and grid.probs_KHW is not None:
+            counts = _calibration(grid.probs_KHW, reference_HW, scene)
+        return Looked(grid.mask_HW, case, counts, scene.scored(objects, reference_HW, grid))
 
     with deterministic_kernels(scene.loaded.config):
         yield from on_original_grid(scene.loaded.model, scene.data, infer.batch_size, scene.loaded.passes, scene.loaded.ranks, look)
@@ -270,14 +282,17 @@ def _protocol(scene: Scene) -> Protocol:
     passes = "mean over the image and its mirror image" if loaded.config.infer.flip_tta else "single forward pass"
     if window := loaded.passes.window:
         passes += f", in windows of {window.height_px} x {window.width_px} pixels that overlap by {loaded.passes.overlap:.0%}"
-    asked = scene.asked.instances
+    asked, finds, pixels = scene.asked.instances, scene.finds_objects, "each pixel has its most probable class"
+    if finds:
+        least = getattr(loaded.config.model, "score_threshold", 0.0)
+        pixels = f"each pixel has the class of the surest object that covers it, of those with a score of {least:g} or more"
     return Protocol(
         ignore_id=loaded.labels.ignore_id,
         regions=region_rules(loaded.labels),
-        test_time=f"{passes}; each pixel has its most probable class",
+        test_time=f"{passes}; {pixels}",
         checkpoint="chosen on val" if loaded.facts["checkpoint"] == "best" else "of the last epoch",
-        calibration=CALIBRATION_RULE if scene.asked.calibration else None,
-        detection=f"{DETECTION_RULES[asked]}; {PRECISION_RULE}" if asked else None,
+        calibration=CALIBRATION_RULE if scene.asked.calibration and not finds else None,
+        detection=objects_rule(asked, finds) if asked else None,
         **(boundary_rules(boundary) if boundary else {}),
     )
 
@@ -290,6 +305,8 @@ def _notes(scene: Scene, scorings: int | None) -> list[str]:
         f"Manifest {scene.manifest.digest[:12]}, split `{scene.split.name}` {scene.split.digest[:12]}, "
         f"commit {commit.get('commit') or 'unknown'}{' with uncommitted changes' if commit.get('dirty') else ''}.",
     ]
+    if scene.finds_objects and scene.asked.calibration:
+        notes.append("Calibration is left out: the network gives objects, not probabilities.")
     if scene.observer:
         notes.append(f"Second observer: manifest {scene.observer[0].folder.name} {scene.observer[0].digest[:12]}.")
     if scene.part == "test":

@@ -2,16 +2,16 @@
 
 Each object keeps its own whole outline, also where the class mask shows another one painted over it, as a run-length code in COCO's
 compressed text (pixels counted down the columns). pycocotools writes the text; a text of unknown origin is decoded here and never
-reaches its C code, which trusts what it is given.
+reaches its C code, which trusts what it is given. And the objects that a network finds, which may overlap.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from pycocotools import mask as coco_rle
@@ -19,12 +19,13 @@ from pycocotools import mask as coco_rle
 from medseg.errors import AnnotationError, ManifestError, MedsegError
 from medseg.files import read_json, write_text
 from medseg.images import MAX_PIXELS
-from medseg.types import Size
+from medseg.types import Found, Size
 
 FORMAT = "medseg-instances 1"
 _KEYS = {"label", "group_id", "crowd", "area_px", "bbox_xywh", "rle"}
 _MAX_CHARS = 7  # of one count: 35 bits, more than any image needs
 _AGAIN = "import the set again"
+INSIDE = 0.5  # how sure a pixel's being of an object must be, as in COCO's and torchvision's own evaluation
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +123,69 @@ def decode(instance: Instance) -> np.ndarray:
     counts = counts_of(instance.rle, instance.size, f"instance {instance.label!r}")
     flat = np.repeat(np.arange(len(counts)) % 2 == 1, counts)
     return flat.reshape(instance.size.width_px, instance.size.height_px).T
+
+
+# --- found by a network
+
+
+class Patch(NamedTuple):
+    """The pixels of an object: bool (h, w), their corner at (top_px, left_px) of the image; (0, 0) where it has none."""
+
+    pixels_HW: np.ndarray
+    top_px: int
+    left_px: int
+
+    @property
+    def window(self) -> tuple[slice, slice]:
+        """Where it lies in the image."""
+        height, width = self.pixels_HW.shape
+        return slice(self.top_px, self.top_px + height), slice(self.left_px, self.left_px + width)
+
+
+def patch_of(pixels_HW: np.ndarray) -> Patch:
+    """The smallest patch of a bool mask of a whole image.
+
+    >>> patch_of(np.array([[0, 0, 0], [0, 1, 1]], bool))
+    Patch(pixels_HW=array([[ True,  True]]), top_px=1, left_px=1)
+    """
+    rows, columns = np.flatnonzero(pixels_HW.any(axis=1)), np.flatnonzero(pixels_HW.any(axis=0))
+    if not len(rows):
+        return Patch(np.zeros((0, 0), bool), 0, 0)
+    top, left = int(rows[0]), int(columns[0])
+    return Patch(pixels_HW[top : int(rows[-1]) + 1, left : int(columns[-1]) + 1].copy(), top, left)
+
+
+class FoundObject(NamedTuple):
+    """An object that a network has found. box: left, top, right, bottom in px, the network's own.  shown: whether it is painted."""
+
+    class_id: int
+    score: float
+    box: tuple[float, float, float, float]
+    patch: Patch
+    shown: bool
+
+
+def found_objects(found: Found, pixels: Iterable[np.ndarray], boxes: Iterable[Sequence[float]]) -> list[FoundObject]:
+    """A network's objects with their pixels, bool (H, W) each, and boxes on another grid, or its own."""
+    columns = zip(found.ids_N.tolist(), found.scores_N.tolist(), boxes, pixels, found.shown_N.tolist(), strict=True)
+    return [
+        FoundObject(class_id, score, (box[0], box[1], box[2], box[3]), patch_of(pixels_HW), shown)
+        for class_id, score, box, pixels_HW, shown in columns
+    ]
+
+
+def painted(objects: Sequence[FoundObject], size: Size) -> np.ndarray:
+    """int32 (H, W): 1 + the place of the object that each pixel shows, 0 for none. They come by falling score: the surest lies on top."""
+    numbers_HW = np.zeros(size, np.int32)
+    for place, each in reversed(list(enumerate(objects))):
+        if each.shown:
+            numbers_HW[each.patch.window][each.patch.pixels_HW] = place + 1
+    return numbers_HW
+
+
+def class_mask(objects: Sequence[FoundObject], numbers_HW: np.ndarray) -> np.ndarray:
+    """uint8 (H, W): the class ids of what `painted` shows."""
+    return np.array([0, *(each.class_id for each in objects)], np.uint8)[numbers_HW]
 
 
 # --- files

@@ -3,26 +3,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from medseg import images
-from medseg.build import build_model, make_fabric, resolve
-from medseg.config import Config, read_config
+from medseg.build import build_model, check_objects, make_fabric, resolve
+from medseg.config import Config
 from medseg.engine.checkpoint import load_weights
 from medseg.engine.infer import Passes, predict_image
 from medseg.engine.ranks import Alone, Ranks
-from medseg.errors import ImageError
+from medseg.errors import ConfigError, ImageError
 from medseg.files import staged_files, walk
 from medseg.labels import LabelSet
 from medseg.manifest.schema import Dataset
 from medseg.manifest.table import read_dataset
+from medseg.pretrained import PREFIX, segmenter
 from medseg.runfolder import RunFolder, open_run
-from medseg.training import PathLike, Progress
+from medseg.training import PathLike, Progress, config_of_run
 from medseg.types import Size
 
 
@@ -57,8 +59,9 @@ class LoadedRun:
 def load_run(path: PathLike, checkpoint: str = "best") -> LoadedRun:
     """Open a run folder and load a checkpoint; needs nothing outside the folder. The device is chosen anew."""
     run = open_run(Path(path))
-    stored = read_config(run.config_yaml)
+    stored = config_of_run(run)
     config = resolve(stored.model_copy(update={"train": stored.train.model_copy(update={"device": "auto"})}))
+    check_objects(config)
     dataset = read_dataset(run.dataset_yaml)
     model = build_model(config, dataset.labels)
     facts = load_weights(run.checkpoint(checkpoint), model)
@@ -83,26 +86,57 @@ def predict(
     checkpoint: str = "best",
     overwrite: bool = False,
     progress: Progress | None = None,
+    score_threshold: float | None = None,
 ) -> list[Predicted]:
     """Segment images (files or folders) at their own size: `<stem>.png` (ids with a palette) and `<stem>_overlay.jpg` below `out`.
 
+    run: a run folder, or zoo:NAME for a network with published weights (then score_threshold is of the objects that are shown, if any).
     All or nothing: files appear in `out` when the last image is done. Raises ImageError for an image that cannot be read, for two that
     would have one name, and for files that are there already (unless `overwrite`; the images themselves are never overwritten).
     """
-    loaded, progress, out = load_run(run, checkpoint), progress or Progress(), Path(out)
+    out, progress = Path(out), progress or Progress()
+    segment = _published(str(run), score_threshold) if str(run).startswith(PREFIX) else _trained(run, checkpoint, score_threshold)
     found = find_images([Path(path) for path in paths], out)
     names = [(path, name.with_suffix(".png"), Path(f"{name.with_suffix('')}_overlay.jpg")) for path, name in found]
     outputs = [Predicted(path, out / mask, out / overlay) for path, mask, overlay in names]
     _no_clash(outputs, overwrite)
-    frame = Size(*loaded.config.data.size_px)
     with staged_files(out) as stage:
         for done, (path, mask_name, overlay_name) in enumerate(names, start=1):
-            image = images.read_image(path)
-            mask = predict_image(loaded.model, image, frame, loaded.device, loaded.passes)
-            images.write_mask(stage / mask_name, mask, loaded.labels.palette)
-            images.write_image(stage / overlay_name, images.blend(image, mask, loaded.labels.palette))
+            mask, overlay, palette = segment(images.read_image(path))
+            images.write_mask(stage / mask_name, mask, palette)
+            images.write_image(stage / overlay_name, overlay)
             progress.on_case(done, len(names))
     return outputs
+
+
+Segment = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]]  # photograph -> class ids, overlay, palette
+
+
+def _published(name: str, score_threshold: float | None) -> Segment:
+    """By a network with published weights."""
+    segmenter_ = segmenter(name.removeprefix(PREFIX), score_threshold)
+
+    def segment(image_HWC: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        mask_HW = segmenter_.mask(image_HWC)
+        return mask_HW, segmenter_.overlay(image_HWC, mask_HW), segmenter_.palette
+
+    return segment
+
+
+def _trained(run: PathLike, checkpoint: str, score_threshold: float | None) -> Segment:
+    """By a run of one's own."""
+    if score_threshold is not None:
+        raise ConfigError(
+            "--score-threshold", "is of networks named zoo:NAME", "a run has its own: model.score_threshold of its experiment"
+        )
+    loaded = load_run(run, checkpoint)
+    frame, palette = Size(*loaded.config.data.size_px), loaded.labels.palette
+
+    def segment(image_HWC: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        mask_HW = predict_image(loaded.model, image_HWC, frame, loaded.device, loaded.passes)
+        return mask_HW, images.blend(image_HWC, mask_HW, palette), palette
+
+    return segment
 
 
 def find_images(paths: Sequence[Path], out: Path) -> list[tuple[Path, Path]]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from torch import Tensor
 
@@ -70,7 +70,8 @@ class Letterbox:
 class Sample:
     """A decoded image on the network's grid.
 
-    image_CHW: uint8, RGB. mask_HW: uint8 class ids, the ignore id on the letterbox's padding; None if unlabelled.
+    image_CHW: uint8, RGB. mask_HW: uint8 class ids, the ignore id on the letterbox's padding; None if unlabelled.  objects_HW: uint8
+    numbers of the annotated objects, 0 where there is none; None where they are not asked for.
     """
 
     sample_id: str
@@ -78,11 +79,12 @@ class Sample:
     image_CHW: np.ndarray
     mask_HW: np.ndarray | None
     letterbox: Letterbox
+    objects_HW: np.ndarray | None = None
 
 
 class Batch(NamedTuple):
-    """image_BCHW: float32 in [0, 1]. mask_BHW: int64 class ids or the ignore id. objects_BHW: int64 numbers of the annotated objects, 0 where
-    there is none, dense in each image; None where the network learns from the classes alone.
+    """image_BCHW: float32 in [0, 1]. mask_BHW: int64 class ids or the ignore id. objects_BHW: int64 numbers of the annotated objects, 0
+    where there is none, at most 255; None where the network learns from the classes alone.
 
     What a network takes and gives is a NamedTuple, immutable as the other records, because torch and Fabric look into tuples for
     tensors (autocast, DDP, export) and cannot rebuild a frozen dataclass.
@@ -135,14 +137,16 @@ class Losses(NamedTuple):
 class Found(NamedTuple):
     """The N objects that a network finds in one image, by falling score.
 
-    ids_N: int64 class ids, never the background.  scores_N: float in [0, 1].  soft_NHW: float in [0, 1], how sure each pixel belongs to
-    the object.  boxes_N4: float, left, top, right, bottom in pixels.
+    On the processor, wherever the network is.  ids_N: int64 class ids, never the background.  scores_N: float in [0, 1].  soft_NHW:
+    float in [0, 1], how sure each pixel belongs to the object.  boxes_N4: float, left, top, right, bottom in pixels.  shown_N: bool,
+    whether the object is sure enough to be painted into the class mask.
     """
 
     ids_N: Tensor
     scores_N: Tensor
     soft_NHW: Tensor
     boxes_N4: Tensor
+    shown_N: Tensor
 
 
 class Prediction(NamedTuple):
@@ -157,7 +161,8 @@ class Prediction(NamedTuple):
     found: tuple[Found, ...] | None = None
 
 
-Loss: TypeAlias = "Callable[[Tensor, Tensor], dict[str, Tensor]]"  # (logits_BKHW, mask_BHW) -> named weighted terms
+# (logits_BKHW or several of falling resolution, mask_BHW) -> named weighted terms
+Loss: TypeAlias = "Callable[[Tensor | Sequence[Tensor], Tensor], dict[str, Tensor]]"
 
 
 @dataclass(frozen=True, slots=True)

@@ -134,3 +134,28 @@ def test_every_command_has_help_that_can_be_printed():
     for command in commands:
         shown = runner.invoke(app, [*command, "--help"])
         assert shown.exit_code == 0 and "Usage:" in shown.output and shown.exception is None, (command, shown.exception)
+
+
+@pytest.mark.slow
+def test_the_zoo_is_listed_with_its_cost(tmp_path: Path) -> None:
+    done = medseg("zoo", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    [unet] = [line for line in done.stdout.splitlines() if line.startswith("unet ")]
+    assert re.search(r"MONAI +6\.50 M +3\.03 G +2-D, 3-D +Apache-2\.0 +Kerfoot", unet)
+    assert all(name in done.stdout for name in ("fcn_resnet101", "dpt", "mask2former", "maskrcnn_resnet50_fpn_v2", "smp:"))
+
+
+def test_a_run_folder_s_code_is_refused_and_a_word_lets_it_run(tmp_path: Path) -> None:
+    """The word does not make a folder whole that is not: the next error comes."""
+    from medseg.runfolder import create_run
+
+    run = create_run(tmp_path / "runs", "x", "theirs", 0, None)
+    run.config_yaml.write_text("name: theirs\ndata: {manifest: m}\nmodel: {name: 'nets:Net'}\n")
+    (tmp_path / "nets.py").write_text("open('ran', 'w').write('code ran')\n")
+    run.set_status("finished")
+    (tmp_path / "photo.png").write_bytes(b"")
+    refused = medseg("predict", run.path, "photo.png", "--out", "out", cwd=tmp_path)
+    assert_one_error(refused, "its network is nets:Net, code that would be imported and run")
+    assert not (tmp_path / "ran").exists()
+    allowed = medseg("predict", run.path, "photo.png", "--out", "out", "--trust-code", cwd=tmp_path)
+    assert_one_error(allowed, "dataset.yaml: there is no such file")

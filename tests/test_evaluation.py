@@ -9,23 +9,26 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from pycocotools import mask as coco_rle
 from skimage.measure import label
 
 from medseg import api, images
-from medseg.data.decode import read_original_mask
+from medseg.build import trained_on
+from medseg.config.model import MaskRcnnConfig, UnetConfig
 from medseg.errors import ConfigError, ManifestError
-from medseg.evaluation import Asked, _annotated
+from medseg.evaluation import Asked, _off_ignored
+from medseg.instances import FoundObject, patch_of
 from medseg.labels import LabelSet
 from medseg.manifest.importers.masks import import_masks
-from medseg.manifest.schema import Manifest
 from medseg.metrics.counts import confusion, counts_of
+from medseg.metrics.measure import Measures
 from medseg.metrics.rules import OtherRules
 from medseg.metrics.scores import ratios
+from medseg.report.evaluation import objects_rule
 from medseg.runfolder import RunFolder
 from tests.tiny import CLASSES, make_all
 
 LABELS = LabelSet.of(*CLASSES)
+V1 = MaskRcnnConfig(name="maskrcnn_resnet50_fpn")
 
 
 @pytest.fixture(scope="module")
@@ -100,49 +103,36 @@ def test_annotated_shapes_are_objects_though_they_touch(tmp_path):
         assert ("as annotated" in stored["protocol"]["detection"]) is (kind == "annotated")
 
 
-def rectangle(left: int, top: int, width: int, height: int) -> list[list[float]]:
-    right, bottom = left + width, top + height
-    return [[left, top, right, top, right, bottom, left, bottom]]
+def test_a_network_s_own_objects_stay_apart_though_they_touch():
+    """Where it names them, its objects are matched as it paints them; what is ignored is none of theirs."""
+    reference = np.array([[1, 1, 1, 1, 2, 255]], np.uint8)
+    prediction = np.array([[1, 1, 1, 1, 2, 2]], np.uint8)
+    own = np.array([[1, 1, 3, 3, 2, 2]], np.int32)
+    measures = Measures(LABELS, instances=True)
+    found = measures.objects(reference, prediction, found=own)
+    assert found["disc"].prediction.tolist() == [[1, 1, 3, 3, 0, 0]] and found["square"].prediction.tolist() == [[0, 0, 0, 0, 2, 0]]
+    assert found["disc"].reference.tolist() == [[1, 1, 1, 1, 0, 0]] == measures.objects(reference, prediction)["disc"].prediction.tolist()
 
 
-@pytest.fixture
-def overlapping(tmp_path) -> tuple[Manifest, Path]:
-    """COCO: two lesions and a small organ inside a larger organ that is listed last, and a crowd over one of the lesions."""
-    images.write_image(tmp_path / "data/a.png", np.full((60, 80, 3), 90, np.uint8))
-    shapes = [("lesion", (10, 10, 6, 6)), ("lesion", (30, 10, 6, 6)), ("organ", (50, 30, 10, 10)), ("organ", (5, 5, 60, 45))]
-    entries = [
-        {"id": number, "image_id": 1, "category_id": 1 + (label == "lesion"), "iscrowd": 0, "bbox": list(box), "area": box[2] * box[3],
-         "segmentation": rectangle(*box)} for number, (label, box) in enumerate(shapes, 1)
+def test_found_objects_lose_their_ignored_pixels_and_go_where_they_have_no_others():
+    valid = np.array([[True, True, False, False]])
+    half, gone, empty = (
+        FoundObject(1, 0.5, (0, 0, 4, 1), patch_of(np.array([row], bool)), True) for row in ([0, 1, 1, 0], [0, 0, 1, 1], [0] * 4)
+    )
+    assert _off_ignored(half, valid).patch.pixels_HW.tolist() == [[True, False]] and _off_ignored(half, valid).box == half.box
+    assert _off_ignored(gone, valid) is None
+    assert _off_ignored(empty, valid).box == empty.box, "without a pixel it is still there, and wrong"
+
+
+def test_the_rules_say_whose_scores_they_are():
+    for kind in ("components", "annotated"):
+        assert "an object's score is the mean probability of its pixels" in objects_rule(kind, own=False)
+        rule = objects_rule(kind, own=True)
+        assert "against the network's own objects as they are painted" in rule and "by its own scores and boxes" in rule
+        assert "the prediction's connected components" not in rule and "mean probability" not in rule
+    assert [trained_on(config) for config in (UnetConfig(), V1, V1.model_copy(update={"instances": "annotated"}))] == [
+        None, "components", "annotated",
     ]  # fmt: skip
-    crowd = np.zeros((60, 80), np.uint8, order="F")
-    crowd[8:18, 28:38] = 1
-    code = {key: value.decode() if isinstance(value, bytes) else value for key, value in coco_rle.encode(crowd).items()}
-    entries.append({"id": 9, "image_id": 1, "category_id": 2, "iscrowd": 1, "bbox": [28, 8, 10, 10], "area": 100, "segmentation": code})
-    content = {"images": [{"id": 1, "file_name": "a.png", "height": 60, "width": 80}], "annotations": entries}
-    content["categories"] = [{"id": 1, "name": "organ"}, {"id": 2, "name": "lesion"}]
-    (tmp_path / "data/coco.json").write_text(json.dumps(content))
-    api.import_coco(tmp_path / "data/coco.json", tmp_path / "data", tmp_path / "manifest", instances=True)
-    return api.read_manifest(tmp_path / "manifest"), tmp_path / "data"
-
-
-def test_overlapping_annotated_objects_keep_their_own_pixels(overlapping):
-    manifest, root = overlapping
-    row = manifest.row(0)
-    reference = read_original_mask(manifest, row, root)
-    drawn = _annotated(manifest, row, reference)
-    areas = {name: sorted(np.bincount(drawn[reference == manifest.labels.id_of(name)])[1:]) for name in ("organ", "lesion")}
-    present = {name: [int(area) for area in each if area] for name, each in areas.items()}
-    assert present == {"organ": [100, 60 * 45 - 100 - 100 - 36], "lesion": [36, 36]}  # around one lesion the crowd is ignored
-
-
-def test_an_objects_file_that_was_changed_is_refused(overlapping):
-    manifest, root = overlapping
-    row = manifest.row(0)
-    path = manifest.folder / row.instances
-    content = json.loads(path.read_text())
-    path.write_text(json.dumps(content | {"instances": content["instances"][1:]}))
-    with pytest.raises(ManifestError, match="the file of the objects is not the one that the manifest describes"):
-        _annotated(manifest, row, read_original_mask(manifest, row, root))
 
 
 def test_calibration_is_of_the_valid_pixels_on_the_images_own_grid(world):

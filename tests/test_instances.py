@@ -12,12 +12,16 @@ from pycocotools import mask as coco_rle
 
 from medseg.errors import AnnotationError, ManifestError
 from medseg.instances import (
+    FoundObject,
     Instance,
     checked_counts,
+    class_mask,
     counts_of,
     decode,
     encode_patch,
     paint_counts,
+    painted,
+    patch_of,
     read_instances,
     united,
     write_instances,
@@ -126,3 +130,28 @@ def test_no_file_and_no_json(tmp_path):
     (tmp_path / "a.json").write_text('{"format": ')
     with pytest.raises(ManifestError, match="not valid JSON .*import the set again"):
         read_instances(tmp_path / "a.json")
+
+
+# --- found by a network
+
+
+def found(class_id: int, rows: slice, columns: slice, shown: bool = True) -> FoundObject:
+    pixels = np.zeros((4, 6), bool)
+    pixels[rows, columns] = True
+    return FoundObject(class_id, 0.5, (0.0, 0.0, 6.0, 4.0), patch_of(pixels), shown)
+
+
+def test_the_first_found_object_lies_on_top_and_one_that_is_not_shown_is_not_there():
+    objects = [found(2, slice(0, 2), slice(0, 3)), found(1, slice(1, 4), slice(2, 5)), found(3, slice(0, 4), slice(0, 6), shown=False)]
+    numbers = painted(objects, Size(4, 6))
+    assert numbers.tolist() == [[1, 1, 1, 0, 0, 0], [1, 1, 1, 2, 2, 0], [0, 0, 2, 2, 2, 0], [0, 0, 2, 2, 2, 0]]
+    assert class_mask(objects, numbers).tolist() == np.array([0, 2, 1])[numbers].tolist() and not painted([], Size(4, 6)).any()
+
+
+def test_a_patch_is_the_pixels_themselves():
+    mask = np.random.default_rng(0).random((9, 7)) > 0.8
+    for pixels in (mask, mask & False, ~mask):
+        patch, again = patch_of(pixels), np.zeros_like(pixels)
+        again[patch.window] = patch.pixels_HW
+        assert (again == pixels).all()
+        assert (decode(Instance("a", None, False, encode_patch(*patch, Size(9, 7)), Size(9, 7))) == pixels).all()

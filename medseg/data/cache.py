@@ -25,24 +25,25 @@ from medseg.types import Size
 
 RECORD, POSITIONS = ".u8", ".i32"
 SUFFIXES = (RECORD, POSITIONS, ".npz")  # .npz: positions as earlier versions kept them
-CHANNELS = 4  # red, green, blue, mask
+CHANNELS = 4  # red, green, blue, mask; a fifth are the objects, where a network learns from them
 SEAL_BYTES = 4
 ORPHANED_S = 3600  # after which a temporary file is taken for a killed process's: the largest takes minutes to write
 
 
 @dataclass(frozen=True)
 class Cache:
-    """A folder of records on one grid, each uint8 (4, H, W): the image's three channels, then the mask."""
+    """A folder of records on one grid, each uint8 (channels, H, W): the image's three channels, the mask, then maybe the objects."""
 
     folder: Path
     frame: Size
     limit_bytes: int
+    channels: int = CHANNELS
     _checked: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
 
     @property
     def record_bytes(self) -> int:
         """Size of one record's file."""
-        return CHANNELS * self.frame.height_px * self.frame.width_px + SEAL_BYTES
+        return self.channels * self.frame.height_px * self.frame.width_px + SEAL_BYTES
 
     def path(self, key: str) -> Path:
         """Where the record of this key lies; spread over 256 folders, as some file systems slow down in a large one."""
@@ -60,7 +61,7 @@ class Cache:
             return False
 
     def read(self, key: str) -> np.ndarray | None:
-        """uint8 (4, H, W), memory-mapped and read-only; None where the record is not there, or damaged.
+        """uint8 (channels, H, W), memory-mapped and read-only; None where the record is not there, or damaged.
 
         Damage is looked for the first time a record is read: at 0.1 ms for 256 x 256 it would nearly double the cost of each draw.
         """
@@ -68,13 +69,13 @@ class Cache:
         if content is None or len(content) != self.record_bytes - SEAL_BYTES:
             return None
         self._checked.add(key)
-        return np.frombuffer(content, np.uint8).reshape(CHANNELS, *self.frame)
+        return np.frombuffer(content, np.uint8).reshape(self.channels, *self.frame)
 
-    def write(self, key: str, image_CHW: np.ndarray, mask_HW: np.ndarray) -> None:
+    def write(self, key: str, image_CHW: np.ndarray, mask_HW: np.ndarray, *objects_HW: np.ndarray) -> None:
         """Keep a record, whole or not at all; not at all where somebody empties the folder at the same time."""
         with suppress(FileNotFoundError), atomic_path(self.path(key)) as temporary, sealed(temporary) as write:
-            write(image_CHW)
-            write(mask_HW)
+            for planes in (image_CHW, mask_HW, *objects_HW):
+                write(planes)
 
     def make_room(self, keys: Iterable[str], positions: Path | None = None, positions_bytes: int = 0) -> None:
         """Before records are added: mark those of `keys` as in use, and where some are missing remove what was not used the longest, as

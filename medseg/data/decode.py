@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from medseg import images
+from medseg.data.objects import objects_as_bytes
 from medseg.errors import ManifestError
 from medseg.files import sha256_array, sha256_file
 from medseg.manifest.schema import Manifest
@@ -32,9 +33,9 @@ def place_image(image_HWC: np.ndarray, letterbox: Letterbox) -> np.ndarray:
     return framed
 
 
-def place_mask(mask_HW: np.ndarray, letterbox: Letterbox, ignore_id: int) -> np.ndarray:
-    """uint8 (H, W) on the frame, the ignore id around it: padding is neither learned nor scored."""
-    framed = np.full(letterbox.frame, ignore_id, np.uint8)
+def place_mask(mask_HW: np.ndarray, letterbox: Letterbox, around: int) -> np.ndarray:
+    """uint8 (H, W) on the frame, `around` around it: the ignore id of a mask, for padding is neither learned nor scored; 0 of objects."""
+    framed = np.full(letterbox.frame, around, np.uint8)
     framed[_window(letterbox)] = images.resize_mask(mask_HW, letterbox.inner)
     return framed
 
@@ -88,15 +89,18 @@ def _check(manifest: Manifest, row: Row, path: Path, shape: tuple[int, ...], sta
         raise ManifestError(manifest.where(row), f"{path} has changed since the import", "import it again as a new version")
 
 
-def decode(manifest: Manifest, row: Row, data_root: Path, frame: Size) -> Sample:
-    """Read, check and letterbox one row. Raises ImageError, LabelError or ManifestError."""
+def decode(manifest: Manifest, row: Row, data_root: Path, frame: Size, objects: bool = False) -> Sample:
+    """Read, check and letterbox one row, with its annotated objects where asked. Raises ImageError, LabelError or ManifestError."""
     letterbox = fit_letterbox(row.size, frame)
     with images.one_at_a_time(row.size):
         image_CHW = place_image(read_original_image(manifest, row, data_root), letterbox)
-    mask_HW = None
+    mask_HW = objects_HW = None
     if row.mask is not None:
-        mask_HW = place_mask(read_original_mask(manifest, row, data_root), letterbox, manifest.labels.ignore_id)
-    return Sample(row.sample_id, row.group_id, image_CHW, mask_HW, letterbox)
+        original_HW = read_original_mask(manifest, row, data_root)
+        mask_HW = place_mask(original_HW, letterbox, manifest.labels.ignore_id)
+        if objects:
+            objects_HW = place_mask(objects_as_bytes(manifest, row, original_HW), letterbox, 0)
+    return Sample(row.sample_id, row.group_id, image_CHW, mask_HW, letterbox, objects_HW)
 
 
 def refuse_volumes(manifest: Manifest, rows: Sequence[Row]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,6 +13,7 @@ import numpy as np
 
 from medseg.data.cache import CHANNELS, Cache
 from medseg.data.decode import decode, refuse_as_stored, refuse_channel_files, refuse_volumes
+from medseg.data.objects import refuse_without_objects
 from medseg.errors import ManifestError
 from medseg.labels import LabelSet
 from medseg.manifest.schema import Manifest
@@ -25,12 +26,16 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class DecodedSet:
-    """Labelled rows on the network's grid, read from the cache one at a time, so that a long set takes no memory."""
+    """Labelled rows on the network's grid, read from the cache one at a time, so that a long set takes no memory.
+
+    objects: whether a record holds the annotated objects, too.
+    """
 
     rows: tuple[Row, ...]
     manifest: Manifest
     data_root: Path
     cache: Cache
+    objects: bool = False
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -46,7 +51,10 @@ class DecodedSet:
         return self.cache.frame
 
     def record(self, position: int) -> np.ndarray:
-        """uint8 (4, H, W): red, green, blue and the mask of one row; read-only. Decoded anew where the cache has lost it."""
+        """uint8 (4, H, W): red, green, blue and the mask of one row; read-only. Decoded anew where the cache has lost it.
+
+        (5, H, W) with the objects: numbers, 0 where there is none.
+        """
         found = self.cache.read(self.keys[position])
         return self._decoded(position) if found is None else found
 
@@ -55,8 +63,8 @@ class DecodedSet:
         return self.record(position)[3]
 
     def records(self, positions: Sequence[int] | np.ndarray) -> np.ndarray:
-        """uint8 (N, 4, H, W): a copy of the records at these positions."""
-        gathered = np.empty((len(positions), CHANNELS, *self.frame), np.uint8)
+        """uint8 (N, 4 or 5, H, W): a copy of the records at these positions."""
+        gathered = np.empty((len(positions), self.cache.channels, *self.frame), np.uint8)
         for place, position in enumerate(positions):
             gathered[place] = self.record(int(position))
         return gathered
@@ -65,7 +73,9 @@ class DecodedSet:
     def keys(self) -> list[str]:
         """The name of each row's record in the cache."""
         grid = f"{VERSION} {tuple(self.frame)} {self.labels.ignore_id} {self.labels.num_classes}"
-        texts = (f"{grid} {row.image_sha256} {row.mask_sha256}" for row in self.rows)
+        texts: Iterable[str] = (f"{grid} {row.image_sha256} {row.mask_sha256}" for row in self.rows)
+        if self.objects:  # which of them there are follows from the classes' names
+            texts = (f"{text} {row.instances_sha256} {self.labels.names}" for text, row in zip(texts, self.rows, strict=True))
         return [hashlib.sha256(text.encode()).hexdigest()[:32] for text in texts]
 
     def fill(self, progress: Progress | None = None) -> None:
@@ -85,24 +95,27 @@ class DecodedSet:
 
     def _decoded(self, position: int) -> np.ndarray:
         row = self.rows[position]
-        sample = decode(self.manifest, row, self.data_root, self.frame)
+        sample = decode(self.manifest, row, self.data_root, self.frame, self.objects)
         assert sample.mask_HW is not None, row.sample_id
-        self.cache.write(self.keys[position], sample.image_CHW, sample.mask_HW)
-        return np.concatenate([sample.image_CHW, sample.mask_HW[None]])
+        more = () if sample.objects_HW is None else (sample.objects_HW,)
+        self.cache.write(self.keys[position], sample.image_CHW, sample.mask_HW, *more)
+        return np.concatenate([sample.image_CHW, sample.mask_HW[None], *(each[None] for each in more)])
 
 
 def undecoded(manifest: Manifest, rows: Sequence[Row], data_root: Path, cache: Cache) -> DecodedSet:
-    """Labelled rows before any is decoded: `cache.make_room` and `fill` come next.
+    """Labelled rows before any is decoded: `cache.make_room` and `fill` come next. A cache of five channels asks for the objects, too.
 
     Every image must be there, cached or not: a wrong data root must not go unseen until a file is opened.
     """
     refuse_volumes(manifest, rows)
+    if objects := cache.channels > CHANNELS:
+        refuse_without_objects(manifest, rows)
     for row in rows:
         refuse_as_stored(manifest, row)  # here too: the cache may hold the same file from a manifest that took it for ids
         refuse_channel_files(manifest, row)
         if not (path := manifest.image_path(row, data_root)).is_file():
             raise ManifestError(manifest.where(row), f"there is no image {path}", "check --data-root")
-    return DecodedSet(tuple(rows), manifest, data_root, cache)
+    return DecodedSet(tuple(rows), manifest, data_root, cache, objects)
 
 
 def decode_all(

@@ -13,6 +13,7 @@ import torch
 
 from medseg.config import AugmentConfig
 from medseg.data.augment import apply_changes, draw_change
+from medseg.data.cache import CHANNELS
 from medseg.data.decoded import DecodedSet
 from medseg.data.patches import crop_window
 from medseg.types import Batch, Draws, Size
@@ -34,14 +35,15 @@ class Loading:
 
 
 def collate(records_N4HW: np.ndarray, sample_ids: Sequence[str], device: torch.device, channels_last: bool = False) -> Batch:
-    """uint8 records to a batch on the device: images float32 in [0, 1], masks int64."""
+    """uint8 records to a batch on the device: images float32 in [0, 1], masks int64, and objects where the records hold them."""
     host = torch.from_numpy(records_N4HW)
     if device.type == "cuda":
         host = host.pin_memory()  # so that the copy runs beside the computation
     moved = host.to(device, non_blocking=True)
     layout = torch.channels_last if channels_last else torch.contiguous_format
     image = moved[:, :3].to(torch.float32, memory_format=layout).div_(255.0)
-    return Batch(image, moved[:, 3].long(), tuple(sample_ids))
+    objects = moved[:, CHANNELS].long() if records_N4HW.shape[1] > CHANNELS else None
+    return Batch(image, moved[:, 3].long(), tuple(sample_ids), objects)
 
 
 def train_batches(data: DecodedSet, draws: Draws, epoch: int, loading: Loading) -> Iterator[Batch]:
@@ -57,10 +59,10 @@ def train_batches(data: DecodedSet, draws: Draws, epoch: int, loading: Loading) 
 
 
 def _gather(data: DecodedSet, draws: Draws, patch: Size | None) -> np.ndarray:
-    """uint8 (N, 4, H, W): whole records, or the crop of each around its centre."""
+    """uint8 (N, 4 or 5, H, W): whole records, or the crop of each around its centre."""
     if patch is None or draws.centres is None:
         return data.records(draws.images)
-    crops = np.empty((len(draws), 4, *patch), np.uint8)
+    crops = np.empty((len(draws), data.cache.channels, *patch), np.uint8)
     for place, (position, centre) in enumerate(zip(draws.images, draws.centres, strict=True)):
         top, left = crop_window((int(centre[0]), int(centre[1])), data.frame, patch)
         crops[place] = data.record(int(position))[:, top : top + patch.height_px, left : left + patch.width_px]

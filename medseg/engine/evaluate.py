@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from medseg.data.decode import fit_letterbox
 from medseg.data.decoded import DecodedSet
 from medseg.data.loaders import eval_batch
-from medseg.engine.infer import Passes, predict_probs, to_original_grid
+from medseg.engine.infer import OnGrid, Passes, on_own_grid, predict
 from medseg.engine.ranks import Ranks
 from medseg.labels import LabelSet
 from medseg.types import CaseResult, Row
@@ -24,24 +24,26 @@ def network_grid_cases(model: nn.Module, data: DecodedSet, batch_size: int, pass
     """Counts on the network's grid, padding ignored: what an epoch's validation and the choice of a checkpoint go by."""
     counts_NKK = torch.zeros((len(data), data.labels.num_classes, data.labels.num_classes), dtype=torch.int64, device=ranks.device)
     for places in _rounds(len(data), batch_size, ranks):
-        for place, probs_KHW in zip(places, _probs(model, data, places, passes, ranks), strict=True):
-            counts_NKK[place] = _confusion(torch.tensor(data.mask(place)).to(ranks.device), probs_KHW.argmax(dim=0), data.labels)
+        if places:
+            masks_BHW = predict(model, eval_batch(data, places, ranks.device).image_BCHW, passes).mask_BHW
+            for place, mask_HW in zip(places, masks_BHW, strict=True):
+                counts_NKK[place] = _confusion(torch.tensor(data.mask(place)).to(ranks.device), mask_HW, data.labels)
     summed = ranks.sum(counts_NKK).cpu().numpy()
     return [CaseResult(row.sample_id, row.group_id, counts) for row, counts in zip(data.rows, summed, strict=True)]
 
 
 def on_original_grid(
-    model: nn.Module, data: DecodedSet, batch_size: int, passes: Passes, ranks: Ranks, look: Callable[[Row, Tensor], Looked]
+    model: nn.Module, data: DecodedSet, batch_size: int, passes: Passes, ranks: Ranks, look: Callable[[Row, OnGrid], Looked]
 ) -> Iterator[tuple[Row, Looked]]:
-    """Each row with what `look` makes of its probabilities, float32 (K, H, W) on the image's own pixel grid, in the process that has
-    predicted it; at the first process, in the order of the rows. The other processes must go through it, too, and find nothing.
+    """Each row with what `look` makes of its prediction on the image's own pixel grid, in the process that has predicted it; at the first
+    process, in the order of the rows. The other processes must go through it, too, and find nothing.
     """
     for places in _rounds(len(data), batch_size, ranks):
-        rows = [data.rows[place] for place in places]
-        looked = [
-            (row, look(row, to_original_grid(probs, fit_letterbox(row.size, data.frame))))
-            for row, probs in zip(rows, _probs(model, data, places, passes, ranks), strict=True)
-        ]
+        looked = list[tuple[Row, Looked]]()
+        if places:
+            prediction = predict(model, eval_batch(data, places, ranks.device).image_BCHW, passes)
+            for place_in_batch, row in enumerate(data.rows[place] for place in places):
+                looked.append((row, look(row, on_own_grid(prediction, place_in_batch, fit_letterbox(row.size, data.frame)))))
         yield from ranks.to_first(looked)
 
 
@@ -58,7 +60,3 @@ def _rounds(images: int, batch_size: int, ranks: Ranks) -> Iterator[range]:
     for first in range(0, len(starts), ranks.world):
         mine = first + ranks.rank
         yield range(starts[mine], min(starts[mine] + batch_size, images)) if mine < len(starts) else range(0)
-
-
-def _probs(model: nn.Module, data: DecodedSet, places: range, passes: Passes, ranks: Ranks) -> Tensor | list[Tensor]:
-    return predict_probs(model, eval_batch(data, places, ranks.device).image_BCHW, passes) if places else []

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from medseg.data.decode import fit_letterbox, place_image
+from medseg.instances import INSIDE, FoundObject, class_mask, found_objects, painted
 from medseg.labels import LabelSet
 from medseg.monai_parts import sliding_window_inference
-from medseg.types import Letterbox, Prediction, Size
+from medseg.types import Found, Letterbox, Prediction, Size
 
 _FLIP_DIM = -1
 WINDOWS_AT_ONCE = 8
@@ -33,6 +34,37 @@ class Passes:
 
 
 ONE_PASS = Passes()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Objects:
+    """What a network has found in one image, by falling score. numbers_HW: int32, 1 + the place of the object that each pixel shows."""
+
+    found: tuple[FoundObject, ...]
+    numbers_HW: np.ndarray
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class OnGrid:
+    """One image's prediction on its own pixel grid. mask_HW: class ids, uint8.
+
+    probs_KHW: float32 probabilities of the classes; None of a network that has none.  objects: None of a network that finds none.
+    """
+
+    mask_HW: np.ndarray
+    probs_KHW: Tensor | None = None
+    objects: Objects | None = None
+
+
+@torch.inference_mode()
+def predict(model: nn.Module, image_BCHW: Tensor, passes: Passes = ONE_PASS) -> Prediction:
+    """On the network's grid. Several passes make one result of probabilities alone; the config is checked for it (build.check_objects)."""
+    assert not model.training
+    if passes.mirror is not None or passes.window is not None:
+        probs = predict_probs(model, image_BCHW, passes)
+        return Prediction(probs, probs.argmax(dim=1))
+    prediction: Prediction = model(image_BCHW)
+    return prediction
 
 
 @torch.inference_mode()
@@ -59,8 +91,19 @@ def _frame_probs(model: nn.Module, image_BCHW: Tensor, passes: Passes) -> Tensor
 
 def _probs(model: nn.Module, image_BCHW: Tensor) -> Tensor:
     prediction: Prediction = model(image_BCHW)
-    assert prediction.probs_BKHW is not None
+    assert prediction.probs_BKHW is not None, "the network gives no probabilities"
     return prediction.probs_BKHW
+
+
+def on_own_grid(prediction: Prediction, place: int, letterbox: Letterbox) -> OnGrid:
+    """An image of a batch, brought to its own size."""
+    if prediction.probs_BKHW is not None:
+        probs_KHW = to_original_grid(prediction.probs_BKHW[place], letterbox)
+        return OnGrid(class_ids(probs_KHW), probs_KHW)
+    assert prediction.found is not None, "the network gives neither probabilities nor objects"
+    found = objects_to_original_grid(prediction.found[place], letterbox)
+    numbers_HW = painted(found, letterbox.original)
+    return OnGrid(class_mask(found, numbers_HW), objects=Objects(tuple(found), numbers_HW))
 
 
 @torch.inference_mode()
@@ -74,6 +117,18 @@ def to_original_grid(probs_KHW: Tensor, letterbox: Letterbox) -> Tensor:
     return interpolate(inner[None].float(), size=tuple(letterbox.original), mode="bilinear", align_corners=False)[0]
 
 
+@torch.inference_mode()
+def objects_to_original_grid(found: Found, letterbox: Letterbox) -> list[FoundObject]:
+    """The same for objects, one at a time, for a hundred of them at a photograph's size would fill the memory."""
+    pixels = (to_original_grid(soft_HW[None], letterbox)[0].cpu().numpy() >= INSIDE for soft_HW in found.soft_NHW)
+    original, inner = letterbox.original, letterbox.inner
+    corner = torch.tensor([letterbox.left_px, letterbox.top_px] * 2, dtype=torch.float64)
+    scale = torch.tensor([original.width_px / inner.width_px, original.height_px / inner.height_px] * 2, dtype=torch.float64)
+    most = torch.tensor([original.width_px, original.height_px] * 2, dtype=torch.float64)
+    boxes = ((found.boxes_N4.double().cpu() - corner) * scale).clamp(min=torch.zeros(4, dtype=torch.float64), max=most)
+    return found_objects(found, pixels, boxes.tolist())
+
+
 def class_ids(probs_KHW: Tensor) -> np.ndarray:
     """The most probable class of each pixel, uint8 (H, W)."""
     return probs_KHW.argmax(dim=0).to(torch.uint8).cpu().numpy()
@@ -83,4 +138,4 @@ def predict_image(model: nn.Module, image_HWC: np.ndarray, frame: Size, device: 
     """One photograph, uint8 (H, W, 3), to class ids, uint8 (H, W), at its own size."""
     letterbox = fit_letterbox(Size(*image_HWC.shape[:2]), frame)
     image = torch.from_numpy(place_image(image_HWC, letterbox)).to(device).float().div_(255.0)
-    return class_ids(to_original_grid(predict_probs(model, image[None], passes)[0], letterbox))
+    return on_own_grid(predict(model, image[None], passes), 0, letterbox).mask_HW

@@ -11,7 +11,7 @@ from torch import nn
 from medseg import images
 from medseg.data.decoded import DecodedSet
 from medseg.data.loaders import eval_batch
-from medseg.engine.infer import Passes, predict_probs
+from medseg.engine.infer import Passes, predict
 
 COUNT = 6
 
@@ -30,8 +30,8 @@ def write_preview(path: Path, model: nn.Module, data: DecodedSet, passes: Passes
     """Write the strip as an image: rows photograph, reference, prediction; columns the chosen images."""
     positions = preview_positions(data)
     records = data.records(positions)
-    probs = predict_probs(model, eval_batch(data, positions, device).image_BCHW, passes)
-    predicted = probs.argmax(dim=1).to(torch.uint8).cpu().numpy()
+    prediction = predict(model, eval_batch(data, positions, device).image_BCHW, passes)
+    predicted = prediction.mask_BHW.to(torch.uint8).cpu().numpy()
     columns = [_column(record[:3].transpose(1, 2, 0), record[3], mask, data) for record, mask in zip(records, predicted, strict=True)]
     images.write_image(path, np.concatenate(columns, axis=1))
 

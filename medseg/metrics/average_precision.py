@@ -14,7 +14,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from scipy import ndimage
 
-from medseg.instances import encode_patch
+from medseg.instances import FoundObject, Patch, encode_patch
 from medseg.metrics.detection import Objects
 from medseg.types import Size
 
@@ -93,16 +93,33 @@ def scored_objects(objects: Objects, scores: Sequence[float] | np.ndarray) -> Sc
     return ScoredObjects(size, _annotations(objects.reference, size), scored)
 
 
+def found_objects(reference_HW: np.ndarray, found: Sequence[FoundObject]) -> ScoredObjects:
+    """The codes of the objects of an image: the reference's by id, and those a network has found, whole, also where they overlap.
+
+    Boxes are the network's own, not those of its masks, as in COCO's evaluation of detections.
+    """
+    assert reference_HW.ndim == 2, f"average precision is of images (H, W), not {reference_HW.shape}"
+    size = Size(*reference_HW.shape)
+    return ScoredObjects(size, _annotations(reference_HW, size), [_prediction(each, size) for each in found])
+
+
+def _prediction(found: FoundObject, size: Size) -> dict[str, Any]:
+    assert math.isfinite(found.score), found.score
+    left, top, right, bottom = found.box
+    return _annotation(found.patch, size) | {"bbox": [left, top, right - left, bottom - top], "score": found.score}
+
+
 def _annotations(ids_HW: np.ndarray, size: Size) -> list[dict[str, Any]]:
     """COCO's entry of each object, by rising id: run-length code, area in px, box (left, top, width, height) in px."""
     found = [(number, where) for number, where in enumerate(ndimage.find_objects(ids_HW), 1) if where is not None]
-    return [_annotation(ids_HW[where] == number, where[0].start, where[1].start, size) for number, where in found]
+    return [_annotation(Patch(ids_HW[where] == number, where[0].start, where[1].start), size) for number, where in found]
 
 
-def _annotation(patch_HW: np.ndarray, top_px: int, left_px: int, size: Size) -> dict[str, Any]:
-    height, width = patch_HW.shape
-    code = {"size": list(size), "counts": encode_patch(patch_HW, top_px, left_px, size)}
-    return {"segmentation": code, "area": int(patch_HW.sum()), "bbox": [left_px, top_px, width, height], "iscrowd": 0}
+def _annotation(patch: Patch, size: Size) -> dict[str, Any]:
+    height, width = patch.pixels_HW.shape
+    code = {"size": list(size), "counts": encode_patch(*patch, size)}
+    box = [patch.left_px, patch.top_px, width, height]
+    return {"segmentation": code, "area": int(patch.pixels_HW.sum()), "bbox": box, "iscrowd": 0}
 
 
 def _precision(references: COCO, predictions: COCO, kind: str, most: int) -> np.ndarray:

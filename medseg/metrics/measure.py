@@ -43,14 +43,18 @@ class Measures:
         matches = {name: match(each.reference, each.prediction, MATCHED_AT) for name, each in (objects or {}).items()}
         return CaseResult(sample_id, group_id, confusion(reference, prediction, self.labels), distances, matches)
 
-    def objects(self, reference: np.ndarray, prediction: np.ndarray, drawn: np.ndarray | None = None) -> dict[str, Objects]:
+    def objects(
+        self, reference: np.ndarray, prediction: np.ndarray, drawn: np.ndarray | None = None, found: np.ndarray | None = None
+    ) -> dict[str, Objects]:
         """The objects of each foreground class; ignored pixels are background of both masks.
 
-        drawn: int32 ids of the reference's objects, whatever their class; its connected components where not given.
+        drawn, found: int32 ids of the reference's and the prediction's objects, whatever their class; the connected components of a mask
+        where not given.
         """
-        valid, found = self.labels.valid(reference), {}
+        valid, objects = self.labels.valid(reference), {}
         for name in self.labels.foreground:
-            inside = reference == self.labels.id_of(name)
-            given = components(inside) if drawn is None else np.where(inside, drawn, 0)
-            found[name] = Objects(given, components((prediction == self.labels.id_of(name)) & valid))
-        return found
+            class_id = self.labels.id_of(name)
+            inside = reference == class_id, (prediction == class_id) & valid
+            parts = (components(one) if ids is None else np.where(one, ids, 0) for one, ids in zip(inside, (drawn, found), strict=True))
+            objects[name] = Objects(*parts)
+        return objects

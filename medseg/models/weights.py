@@ -22,6 +22,7 @@ from medseg.models.zoo import family_of
 from medseg.runfolder import open_run
 
 IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # as torchvision states them
+MOST_NAMED = 4  # modules made new, in the one line of a log; weights.json has all
 SCHEMES = ("torchvision", "smp", "monai", "hf", "file", "run")
 _WRAPPERS = ("module.", "model.", "net.", "network.", "_orig_mod.")  # what training scripts put before a network's own names
 _INSIDE = ("state_dict", "model_state_dict", "model_state", "model", "network_weights", "net", "weights")  # where they put it
@@ -54,7 +55,10 @@ class Loaded:
     new: Mapping[str, str]
 
     def __str__(self) -> str:
-        return f"weights of {self.origin}: {len(self.loaded)} tensors loaded, {len(self.skipped)} skipped, {len(self.new)} made new"
+        counts = f"{len(self.loaded)} tensors loaded, {len(self.skipped)} skipped, {len(self.new)} made new"
+        fresh = list(dict.fromkeys(name.rpartition(".")[0] for name in self.new))
+        more = f" and {len(fresh) - MOST_NAMED} more modules" if len(fresh) > MOST_NAMED else ""
+        return f"weights of {self.origin}: {counts}" + (f" ({', '.join(fresh[:MOST_NAMED])}{more})" if fresh else "")
 
 
 def read_source(config: NetworkConfig, task: Task) -> Source | None:

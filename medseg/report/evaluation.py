@@ -31,9 +31,22 @@ DETECTION_RULES = {
         f"left out, against the prediction's connected components, {_FOUND}"
     ),
 }
-PRECISION_RULE = (
-    "AP as COCO's, mean over IoU 0.50 to 0.95; an object's score is the mean probability of its pixels; all objects of an image enter"
+_AP = "AP as COCO's, mean over IoU 0.50 to 0.95"
+PRECISION_RULE = f"{_AP}; an object's score is the mean probability of its pixels; all objects of an image enter"
+OWN_PRECISION_RULE = (
+    f"{_AP}, of the network's own objects, whole where they overlap and unsure ones too, by its own scores and boxes; those that lie on "
+    "ignored pixels alone are left out"
 )
+_OWN_OBJECTS = "the network's own objects as they are painted, the surer on top"
+
+
+def objects_rule(instances: str, own: bool) -> str:
+    """For the protocol: how objects were matched, and where their scores come from. own: of a network that finds objects."""
+    if not own:
+        return f"{DETECTION_RULES[instances]}; {PRECISION_RULE}"
+    rule = DETECTION_RULES[instances].replace("the prediction's connected components", _OWN_OBJECTS)
+    rule = rule.replace(" of both masks", f" of the reference against {_OWN_OBJECTS}")
+    return f"{rule}; {OWN_PRECISION_RULE}"
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ def test_no_change_is_the_identity_in_memory_of_its_own():
 @every_config
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_the_batch_is_left_as_it_was_and_so_is_the_memory_format(config, layout):
-    image, mask, ids = random_batch(count=8)
+    image, mask, ids, _ = random_batch(count=8)
     image = image.contiguous(memory_format=layout)
     before = image.clone(), mask.clone()
     out = apply_changes(Batch(image, mask, ids), draws(config, 8), LABELS)
@@ -48,7 +48,7 @@ def test_the_batch_is_left_as_it_was_and_so_is_the_memory_format(config, layout)
 
 @every_config
 def test_the_memory_format_changes_no_value(config):
-    image, mask, ids = random_batch(count=8)
+    image, mask, ids, _ = random_batch(count=8)
     plain, last = (
         apply_changes(Batch(image.contiguous(memory_format=layout), mask, ids), draws(config, 8), LABELS)
         for layout in (torch.contiguous_format, torch.channels_last)
@@ -70,7 +70,7 @@ def test_one_draw_replayed_alone_equals_its_place_in_the_batch_to_the_bit(config
 @every_config
 @pytest.mark.parametrize("fill", [0.0, 1.0, None])
 def test_images_stay_float32_in_0_to_1_and_masks_keep_to_the_ids(config, fill):
-    image, mask, ids = random_batch(count=8)
+    image, mask, ids, _ = random_batch(count=8)
     image = image.sub(0.5).sign().mul(0.5).add(0.5) if fill is None else torch.full_like(image, fill)  # the ends of the range
     out = apply_changes(Batch(image, mask, ids), draws(config, 8), LABELS)
     assert out.image_BCHW.dtype == torch.float32 and out.mask_BHW.dtype == torch.int64
@@ -79,7 +79,7 @@ def test_images_stay_float32_in_0_to_1_and_masks_keep_to_the_ids(config, fill):
 
 
 def test_a_mask_of_bytes_gives_what_one_of_int64_gives():
-    image, mask, ids = random_batch(count=8)
+    image, mask, ids, _ = random_batch(count=8)
     wide, narrow = (apply_changes(Batch(image, each, ids), draws(EVERYTHING, 8), LABELS).mask_BHW for each in (mask, mask.byte()))
     assert narrow.dtype == torch.int64 and torch.equal(wide, narrow)
 

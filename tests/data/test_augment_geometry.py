@@ -70,7 +70,7 @@ def test_a_flip_mirrors_both_and_swaps_the_sides():
 
 
 def test_what_comes_from_outside_is_black_and_has_the_ignore_id_whichever_it_is():
-    image, mask, ids = random_batch()
+    image, mask, ids, _ = random_batch()
     labels = LabelSet.of("left", "right", "tongue", ignore_id=7, left_right_pairs=[["left", "right"]])
     mask[mask == 255] = 7
     out = apply_changes(Batch(image, mask, ids), [STILL._replace(shift_x=1.0, flip=flip) for flip in (True, False, True)], labels)

@@ -7,10 +7,12 @@ from torch import nn
 
 from medseg.config import OptimConfig
 from medseg.data.decode import fit_letterbox, place_image, place_mask
-from medseg.engine.infer import Passes, predict_image, predict_probs, to_original_grid
+from medseg.engine.infer import Passes, objects_to_original_grid, on_own_grid, predict, predict_image, predict_probs, to_original_grid
 from medseg.engine.optim import learning_rate, make_optimizer
+from medseg.instances import class_mask
 from medseg.labels import LabelSet
-from medseg.types import Prediction, Size
+from medseg.models.contract import Adapter, Network, Task
+from medseg.types import Found, Prediction, Size
 
 FRAME = Size(64, 96)
 
@@ -35,16 +37,28 @@ class LeftHalf(nn.Module):
         return Prediction(probs, probs.argmax(1))
 
 
+class Finder(nn.Module):
+    """One object of class 1, where the red channel is bright, and no probabilities."""
+
+    def forward(self, image_BCHW):
+        red = image_BCHW[:, :1]
+        height, width = red.shape[2:]
+        box = torch.tensor([[0.0, 0.0, width, height]])
+        found = tuple(Found(torch.tensor([1]), torch.tensor([0.9]), soft, box, torch.tensor([True])) for soft in red)
+        return Prediction(None, (red[:, 0] >= 0.5).long(), found)
+
+
 def disc(size: Size) -> np.ndarray:
     y, x = np.mgrid[: size.height_px, : size.width_px]
     return ((y / size.height_px - 0.55) ** 2 + (x / size.width_px - 0.4) ** 2 < 0.09).astype(np.uint8)
 
 
+@pytest.mark.parametrize("network", [Brightness, Finder])
 @pytest.mark.parametrize("size", [Size(64, 96), Size(200, 80), Size(37, 411), Size(20, 30), Size(333, 500)])
-def test_a_prediction_comes_back_to_where_the_image_was(size):
+def test_a_prediction_comes_back_to_where_the_image_was(size, network):
     truth = disc(size)
     image = np.repeat(truth[..., None] * 255, 3, axis=2).astype(np.uint8)
-    found = predict_image(Brightness().eval(), image, FRAME, torch.device("cpu"))
+    found = predict_image(network().eval(), image, FRAME, torch.device("cpu"))
     assert found.shape == truth.shape and found.dtype == np.uint8
     shrink = max(1.0, size.height_px / 64, size.width_px / 96)
     border = int(2 * np.pi * 0.3 * max(size)) + 8
@@ -58,6 +72,59 @@ def test_padding_never_reaches_the_result():
     probs[1] = 1.0  # class 1 everywhere, also in the padding
     probs[:, box.top_px : box.top_px + box.inner.height_px] = torch.tensor([1.0, 0.0])[:, None, None]
     assert (to_original_grid(probs, box).argmax(dim=0) == 0).all()
+
+
+HALF = fit_letterbox(Size(10, 20), Size(40, 40))  # twice as large on the frame, ten rows below its top
+
+
+def found_by_hand(*objects: tuple[int, float, slice, slice, bool]) -> Found:
+    """Of (class, score, rows, columns, shown) on the frame of HALF."""
+    soft = torch.zeros(len(objects), 40, 40)
+    boxes = []
+    for place, (_, _, rows, columns, _) in enumerate(objects):
+        soft[place, rows, columns] = 1.0
+        boxes.append([columns.start, rows.start, columns.stop, rows.stop])
+    ids, scores, _, _, shown = zip(*objects, strict=True)
+    return Found(torch.tensor(ids), torch.tensor(scores), soft, torch.tensor(boxes).float(), torch.tensor(shown))
+
+
+def test_objects_come_back_to_where_they_were_the_surest_on_top():
+    sure = (2, 0.9, slice(10, 20), slice(0, 20), True)
+    below = (1, 0.6, slice(14, 30), slice(10, 40), True)
+    unsure = (1, 0.3, slice(10, 30), slice(0, 40), False)
+    found = found_by_hand(sure, below, unsure)
+    expected = np.zeros((10, 20), np.uint8)
+    expected[2:10, 5:20] = 1
+    expected[0:5, 0:10] = 2
+    grid = on_own_grid(Prediction(None, torch.zeros(1, 40, 40), (found,)), 0, HALF)
+    assert (grid.mask_HW == expected).all() and grid.mask_HW.dtype == np.uint8 and grid.probs_KHW is None
+    assert [each.box for each in grid.objects.found] == [(0, 0, 10, 5), (5, 2, 20, 10), (0, 0, 20, 10)]
+    assert [int(each.patch.pixels_HW.sum()) for each in grid.objects.found] == [50, 120, 200], "whole, though another hides a part"
+    assert (class_mask(grid.objects.found, grid.objects.numbers_HW) == expected).all()
+    assert np.bincount(grid.objects.numbers_HW.ravel()).tolist() == [45, 50, 105]
+
+
+def test_nothing_of_an_object_comes_from_the_padding():
+    """Its box is cut to the image, too; one that lies in the padding alone has no pixel."""
+    everywhere, outside = objects_to_original_grid(
+        found_by_hand((1, 0.9, slice(0, 40), slice(0, 40), True), (1, 0.8, slice(0, 8), slice(0, 40), True)), HALF
+    )
+    assert everywhere.patch.pixels_HW.shape == (10, 20) and everywhere.patch.pixels_HW.all() and everywhere.box == (0, 0, 20, 10)
+    assert outside.patch.pixels_HW.size == 0 and outside.box == (0, 0, 20, 0)
+
+
+def test_an_image_without_an_object_is_background():
+    nothing = Found(torch.zeros(0).long(), torch.zeros(0), torch.zeros(0, 40, 40), torch.zeros(0, 4), torch.zeros(0).bool())
+    grid = on_own_grid(Prediction(None, torch.zeros(1, 40, 40), (nothing,)), 0, HALF)
+    assert grid.objects.found == () and (grid.mask_HW == 0).all() and grid.mask_HW.shape == (10, 20)
+
+
+def test_several_passes_need_probabilities():
+    """A config that asks for them is refused before (build.check_objects): here it is our bug."""
+    image = torch.rand(1, 3, 16, 16)
+    assert predict(Finder().eval(), image).probs_BKHW is None
+    with pytest.raises(AssertionError, match="gives no probabilities"):
+        predict(Finder().eval(), image, Passes(LabelSet.of("tongue")))
 
 
 def test_image_and_mask_are_placed_alike():
@@ -157,7 +224,8 @@ def test_an_image_is_predicted_in_windows_as_in_one(size):
 
 def test_biases_and_norms_do_not_decay():
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.InstanceNorm2d(4, affine=True), nn.PReLU())
-    decayed, plain = make_optimizer(OptimConfig(weight_decay=0.1), net).param_groups
+    model = Adapter(Network(net), Task(2, (8, 8)))
+    decayed, plain = make_optimizer(OptimConfig(weight_decay=0.1), model).param_groups
     assert [tuple(p.shape) for p in decayed["params"]] == [(4, 3, 3, 3)] and decayed["weight_decay"] == 0.1
     assert len(plain["params"]) == 4 and plain["weight_decay"] == 0.0
 

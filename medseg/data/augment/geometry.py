@@ -39,6 +39,19 @@ def warp(image_BCHW: Tensor, mask_BHW: Tensor, changes: Sequence[Change], labels
     return image, mask
 
 
+def warp_objects(objects_BHW: Tensor, changes: Sequence[Change]) -> Tensor:
+    """Sample the numbers of objects where `warp` samples the mask; int64, in memory of their own, 0 from outside the frame.
+
+    Apart from `warp`, so that a network that learns from classes alone pays nothing; the grid is made twice for the others.
+    """
+    objects = objects_BHW.to(torch.int64, copy=True)
+    if moved := [place for place, change in enumerate(changes) if _moves(change)]:
+        grid = sampling_grid([changes[place] for place in moved], objects.shape[1], objects.shape[2], objects.device)
+        shown = objects[moved].to(torch.float32)[:, None]
+        objects[moved] = grid_sample(shown, grid, mode="nearest", padding_mode="zeros", align_corners=False)[:, 0].long()
+    return objects
+
+
 def _moves(change: Change) -> bool:
     still = change.turn_rad == 0.0 and change.zoom == 1.0 and change.shift_x == 0.0 and change.shift_y == 0.0
     return change.flip or not still or change.crop != FRAME or change.elastic > 0.0
