@@ -13,7 +13,7 @@ from torch.nn.functional import interpolate
 from medseg import palettes
 from medseg.data.decode import place_image
 from medseg.engine.infer import objects_to_original_grid, on_own_grid
-from medseg.errors import ConfigError
+from medseg.errors import ConfigError, WeightsError
 from medseg.instances import class_mask, painted
 from medseg.models.contract import Adapter, SemanticNetwork, Task
 from medseg.models.listing import config_of
@@ -108,7 +108,8 @@ def segmenter(name: str, score_threshold: float | None = None, weights: str | No
     side = showcase.square_px or showcase.short_px
     assert side is not None
     source = read_source(config, Task(2, (side, side)))
-    assert source is not None and source.classes is not None
+    if source is None or source.classes is None:
+        raise WeightsError(str(config.weights), "the weights do not say their classes", "name published ones, as `medseg zoo` lists them")
     config, task = with_source(config, source), Task(len(source.classes), (side, side))
     network = build_network(config, task)
     load(network, source, config, source.classes)

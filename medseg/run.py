@@ -87,15 +87,21 @@ def predict(
     overwrite: bool = False,
     progress: Progress | None = None,
     score_threshold: float | None = None,
+    weights: str | None = None,
 ) -> list[Predicted]:
     """Segment images (files or folders) at their own size: `<stem>.png` (ids with a palette) and `<stem>_overlay.jpg` below `out`.
 
-    run: a run folder, or zoo:NAME for a network with published weights (then score_threshold is of the objects that are shown, if any).
+    run: a run folder, or zoo:NAME for a network with published weights (then score_threshold is of the objects that are shown, if
+    any, and weights name others of the same classes, such as hf:FOLDER).
     All or nothing: files appear in `out` when the last image is done. Raises ImageError for an image that cannot be read, for two that
     would have one name, and for files that are there already (unless `overwrite`; the images themselves are never overwritten).
     """
     out, progress = Path(out), progress or Progress()
-    segment = _published(str(run), score_threshold) if str(run).startswith(PREFIX) else _trained(run, checkpoint, score_threshold)
+    segment = (
+        _published(str(run), score_threshold, weights)
+        if str(run).startswith(PREFIX)
+        else _trained(run, checkpoint, score_threshold, weights)
+    )
     found = find_images([Path(path) for path in paths], out)
     names = [(path, name.with_suffix(".png"), Path(f"{name.with_suffix('')}_overlay.jpg")) for path, name in found]
     outputs = [Predicted(path, out / mask, out / overlay) for path, mask, overlay in names]
@@ -112,9 +118,9 @@ def predict(
 Segment = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]]  # photograph -> class ids, overlay, palette
 
 
-def _published(name: str, score_threshold: float | None) -> Segment:
+def _published(name: str, score_threshold: float | None, weights: str | None) -> Segment:
     """By a network with published weights."""
-    segmenter_ = segmenter(name.removeprefix(PREFIX), score_threshold)
+    segmenter_ = segmenter(name.removeprefix(PREFIX), score_threshold, weights)
 
     def segment(image_HWC: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         mask_HW = segmenter_.mask(image_HWC)
@@ -123,12 +129,14 @@ def _published(name: str, score_threshold: float | None) -> Segment:
     return segment
 
 
-def _trained(run: PathLike, checkpoint: str, score_threshold: float | None) -> Segment:
+def _trained(run: PathLike, checkpoint: str, score_threshold: float | None, weights: str | None) -> Segment:
     """By a run of one's own."""
     if score_threshold is not None:
         raise ConfigError(
             "--score-threshold", "is of networks named zoo:NAME", "a run has its own: model.score_threshold of its experiment"
         )
+    if weights is not None:
+        raise ConfigError("--weights", "are of networks named zoo:NAME", "a run has its own")
     loaded = load_run(run, checkpoint)
     frame, palette = Size(*loaded.config.data.size_px), loaded.labels.palette
 

@@ -92,9 +92,17 @@ def test_each_mistake_is_one_error(name, threshold, message):
         segmenter(name, threshold)
 
 
-def test_a_run_has_its_own_threshold(tmp_path):
+def test_a_run_has_its_own_threshold_and_weights(tmp_path):
     with pytest.raises(ConfigError, match="--score-threshold: is of networks named zoo:NAME"):
         api.predict(tmp_path, [tmp_path], tmp_path / "out", score_threshold=0.5)
+    with pytest.raises(ConfigError, match="--weights: are of networks named zoo:NAME"):
+        api.predict(tmp_path, [tmp_path], tmp_path / "out", weights="hf:x")
+
+
+def test_weights_that_do_not_say_their_classes(published, tmp_path):
+    torch.save(published.state_dict(), tmp_path / "net.pth")
+    with pytest.raises(WeightsError, match="net.pth: the weights do not say their classes"):
+        segmenter(LRASPP, weights=f"file:{tmp_path}/net.pth")
 
 
 def test_predictions_that_are_there_are_kept(published, photograph, tmp_path):

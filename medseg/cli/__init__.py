@@ -239,6 +239,7 @@ def predict(
     score_threshold: Annotated[
         float | None, typer.Option(help="zoo: networks that find objects; those of a lower score are not shown (0.5)")
     ] = None,
+    weights: Annotated[str | None, typer.Option(help="zoo: weights from elsewhere, of the same network: hf:FOLDER, hf:OWNER/NAME")] = None,
     trust_code: TrustCode = False,
 ) -> None:
     """Segment photographs: a mask at each image's own size and an overlay beside it. zoo:NAME is a network with published weights."""
@@ -247,7 +248,7 @@ def predict(
     from medseg.training import Progress
 
     with bar("predicting") as show:
-        written = verbs.predict(run, paths, out, checkpoint, overwrite, Progress(on_case=show), score_threshold)
+        written = verbs.predict(run, paths, out, checkpoint, overwrite, Progress(on_case=show), score_threshold, weights)
     print(f"{len(written)} masks and overlays are in {out}")
 
 
