@@ -16,6 +16,13 @@ SCORE = "iou_pooled"
 Line = Mapping[str, Any]
 
 
+def latest(zoo: Sequence[Line], steps: int | None = None) -> list[Line]:
+    """Of each network and seed the last line, of the recipe that was used last; of so many steps, where asked."""
+    wanted = [line for line in zoo if steps is None or line["steps"] == steps]
+    last = {(line["network"], line["seed"]): line for line in wanted if line["recipe"] == wanted[-1]["recipe"]}
+    return list(last.values())
+
+
 def best_first(zoo: Sequence[Line]) -> list[str]:
     """The networks by their first seed's score, the best first; a tie by name."""
     first = {line["network"]: line["scores"][SCORE][0] for line in zoo if line["seed"] == 0}
@@ -23,22 +30,26 @@ def best_first(zoo: Sequence[Line]) -> list[str]:
 
 
 def section(zoo: Sequence[Line], costs: Sequence[Line]) -> list[str]:
-    """The part of docs/results.md; nothing where no network is recorded."""
-    if not zoo:
-        return []
+    """The part of docs/results.md, a table a number of steps; nothing where no network is recorded."""
+    return [text for steps in sorted({line["steps"] for line in zoo}) for text in _table(latest(zoo, steps), costs, steps)]
+
+
+def _table(zoo: Sequence[Line], costs: Sequence[Line], steps: int) -> list[str]:
     price = {line["network"]: line for line in costs}
     header = ["Network", "IoU, pooled", "IoU, per image", "recall, pooled", "precision, pooled", "seeds", "rate", "parameters",
               "multiply-adds", "images/s", "peak memory"]  # fmt: skip
     body = [_row(name, [line for line in zoo if line["network"] == name], price.get(name)) for name in best_first(zoo)]
     dates, machines = (sorted({line[key] for line in (*zoo, *costs)}) for key in ("date", "machine"))
+    how = ", ".join(sorted({f"{line['device']}, {line['precision']}" for line in zoo}))
     commits = sorted({str(line["commit"])[:10] for line in zoo})
     return [
-        "## The zoo, from scratch on tongue600", "",
+        f"## The zoo, {steps:,} steps from scratch on tongue600", "",
         f"`make zoo-table` ({dates[0]} to {dates[-1]}, {', '.join(machines)}, commit {', '.join(commits)})", "",
-        "Every network **from scratch**, no published weights: 300 steps of 8 images at 192 x 192, AdamW with the rate of the column, "
+        f"Every network **from scratch**, no published weights: {steps:,} steps of 8 images at 192 x 192 ({how}), AdamW with the rate "
+        "of the column, "
         "soft Dice + cross-entropy where the network has no loss of its own, one recipe (experiments/tongue/zoo.yaml), checkpoint chosen "
         f"on val. {zoo[0]['n_test']} test images, 95 % intervals over images (bootstrap-t); two seeds are averaged, the interval is of the "
-        "first. After 300 steps a small network is ahead of a large one that would pass it later, and one with published weights starts "
+        "first. After so few steps a small network is ahead of a large one that would pass it later, and one with published weights starts "
         "elsewhere: the table says how fast each learns from nothing, not how good it can be. Multiply-adds are of one image; images/s are "
         "training steps in float32 on the machine named, nothing else running.", "",
         *markdown_table(header, body), "",

@@ -1,6 +1,6 @@
 """Every 2-D network of the zoo from scratch on tongue600: 300 steps of 8 images at 192 x 192, one recipe; the best five with a second seed.
 
-python bench/zoo_table.py --data-root tongue600 [--work runs/zoo] [--only NAME ...] [--skip-costs] [--skip-trainings]
+python bench/zoo_table.py --data-root tongue600 [--steps 300] [--work runs/zoo] [--only NAME ...] [--skip-costs] [--skip-trainings]
 
 What bench/results holds of the same recipe is not done again, so the same command goes on where it stopped, on another machine, too. Costs
 (images/s of training steps, peak memory) are measured in processes of their own, with nothing else running. The table is part of
@@ -16,15 +16,15 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from anonymous import Peak
-from record import RESULTS, append, lines
-from zoo_page import best_first, write_figure
+from record import RESULTS, append, lines, machine
+from zoo_page import best_first, latest, write_figure
 
-from medseg.config import Config, load_config
+from medseg.config import Config, load_config, read_config
 from medseg.environment import describe_git
 from medseg.errors import MedsegError
 from medseg.models.zoo import entries
@@ -32,20 +32,24 @@ from medseg.models.zoo import entries
 ROOT = Path(__file__).parents[1]
 EXPERIMENT, MANIFEST = ROOT / "experiments" / "tongue" / "zoo.yaml", Path("data_manifests/tongue/v1")
 SECOND_SEED = 5  # so many of the best have one
+EPOCH_STEPS = 60  # as zoo.yaml has them
 STEPS = 6  # of which the first two warm up
 # Adam's usual rate for U-Nets is too high for a transformer without warm-up of thousands of steps (Xiong et al., ICML 2020)
-RATES = dict.fromkeys(("unetr", "swin_unetr", "dpt", "segformer", "mask2former"), 2e-4)
+TRANSFORMERS = ("unetr", "swin_unetr", "dpt", "segformer", "mask2former", "smp:segformer/mit_b0", "smp:dpt/tu-vit_small_patch16_224")
+RATES = dict.fromkeys(TRANSFORMERS, 2e-4)
 
 
-def overrides(name: str, seed: int) -> list[str]:
+def overrides(name: str, seed: int, steps: int = 300) -> list[str]:
     """What the experiment of one network says beside zoo.yaml."""
     rate = [f"optim.lr={RATES[name]}"] if name in RATES else []
-    return [f"model.name={name}", f"name=zoo-{name.translate(str.maketrans(':/', '--'))}", f"seed={seed}", "tracking.enabled=false", *rate]
+    return [f"model.name={name}", f"name=zoo-{name.translate(str.maketrans(':/', '--'))}", f"seed={seed}", "tracking.enabled=false", *rate,
+            f"train.epochs={steps // EPOCH_STEPS}"]  # fmt: skip
 
 
 def recipe(config: Config) -> str:
-    """A short digest of everything but seed, name, place and what only the speed depends on."""
+    """A short digest of everything but the network and its rate, seed, name, place and what only the speed depends on."""
     content = config.model_dump(mode="json") | {"seed": 0, "name": "", "tracking": None}
+    content |= {"model": None, "optim": content["optim"] | {"lr": 0}}
     content["data"] |= {"cache": "", "cache_gib": 0, "manifest": ""}
     content["train"] |= dict.fromkeys(("device", "precision", "prefetch", "channels_last", "checkpoint_minutes", "preview_every"))
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
@@ -66,16 +70,17 @@ def prepared(work: Path, data: Path) -> None:
     medseg("manifest", "split", MANIFEST, "--name", "official", "--from", data / "pairs.csv", cwd=work)
 
 
-def train(name: str, seed: int, work: Path, data: Path) -> None:
+def train(name: str, seed: int, steps: int, work: Path, data: Path) -> None:
     """Train and score one network, and record it."""
     from medseg.publishing.published import publish
 
-    config = load_config(EXPERIMENT, overrides(name, seed))
+    config = load_config(EXPERIMENT, overrides(name, seed, steps))
     runs = Path("runs") / f"{config.name}-{seed}"
     started = time.perf_counter()
-    medseg("train", EXPERIMENT, *overrides(name, seed), "--data-root", data, "--runs", runs, cwd=work)
+    medseg("train", EXPERIMENT, *overrides(name, seed, steps), "--data-root", data, "--runs", runs, cwd=work)
     run = max((work / runs).iterdir())  # the last begun
     medseg("evaluate", run, "--data-root", data, "--no-boundary", cwd=work)
+    resolved = read_config(run / "config.yaml")
     cells = publish([f"{name}={run}"], metrics=["iou", "recall", "precision"]).cells
     scores = {
         f"{cell.metric}_{cell.average}": [cell.estimate.value, cell.estimate.low, cell.estimate.high]
@@ -85,7 +90,9 @@ def train(name: str, seed: int, work: Path, data: Path) -> None:
     record = {"what": "zoo", "network": name, "seed": seed, "recipe": recipe(config), "lr": config.optim.lr, "scores": scores}
     record |= {
         "n_test": cells[0].n_cases,
-        "steps": 300,
+        "device": resolved.train.device,
+        "precision": resolved.train.precision,
+        "steps": steps,
         "commit": _commit(),
         "minutes": (time.perf_counter() - started) / 60,
     }
@@ -140,31 +147,39 @@ def recorded(what: str) -> list[dict[str, Any]]:
     return [line for path in sorted(RESULTS.glob("*.jsonl")) for line in lines(path) if line["what"] == what]
 
 
-def missing(names: Iterable[str], seed: int) -> list[str]:
+def missing(names: Iterable[str], seed: int, steps: int) -> list[str]:
     """The networks that are not yet trained by the recipe as it stands."""
     done = {(line["network"], line["seed"], line["recipe"]) for line in recorded("zoo")}
-    return [name for name in names if (name, seed, recipe(load_config(EXPERIMENT, overrides(name, seed)))) not in done]
+    return [name for name in names if (name, seed, recipe(load_config(EXPERIMENT, overrides(name, seed, steps)))) not in done]
+
+
+def train_all(names: Sequence[str], seed: int, steps: int, work: Path, data: Path) -> None:
+    """One after the other; one that fails is told, and the others go on."""
+    for name in names:
+        print(f"{name}: seed {seed}", file=sys.stderr, flush=True)
+        try:
+            train(name, seed, steps, work, data)
+        except subprocess.CalledProcessError as cause:
+            print(f"{name}: failed with exit code {cause.returncode}, left out", file=sys.stderr, flush=True)
 
 
 def go(options: argparse.Namespace) -> None:
     """Everything that is missing, the cheapest first; then the figure."""
     data, work = options.data_root.resolve(), options.work.resolve()
     names = options.only or [entry.name for entry in entries() if 2 in entry.dims]
+    priced = {(line["network"], line["machine"]) for line in recorded("zoo-cost")}
     if not options.skip_costs:
-        for name in [name for name in names if name not in {line["network"] for line in recorded("zoo-cost")}]:
+        for name in [name for name in names if (name, machine()) not in priced]:
             print(f"{name}: cost", file=sys.stderr, flush=True)
             costs(name)
     prices = {line["network"]: line["multiply_adds"] for line in recorded("zoo-cost")}
     names.sort(key=lambda name: prices.get(name, 0))
     if not options.skip_trainings:
         prepared(work, data)
-        for name in missing(names, 0):
-            print(f"{name}: seed 0", file=sys.stderr, flush=True)
-            train(name, 0, work, data)
-        for name in missing(best_first(recorded("zoo"))[:SECOND_SEED], 1):
-            print(f"{name}: seed 1", file=sys.stderr, flush=True)
-            train(name, 1, work, data)
-    write_figure(ROOT / "docs" / "images" / "zoo.svg", recorded("zoo"), recorded("zoo-cost"))
+        train_all(missing(names, 0, options.steps), 0, options.steps, work, data)
+        second = best_first(latest(recorded("zoo"), options.steps))[:SECOND_SEED]
+        train_all(missing(second, 1, options.steps), 1, options.steps, work, data)
+    write_figure(ROOT / "docs" / "images" / "zoo.svg", latest(recorded("zoo"), 300), recorded("zoo-cost"))
     subprocess.run([sys.executable, str(Path(__file__).parent / "results.py")], check=True)
 
 
@@ -173,6 +188,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-root", type=Path, help="tongue600")
     parser.add_argument("--work", type=Path, default=Path("runs/zoo"), help="manifests, cache and runs")
+    parser.add_argument("--steps", type=int, default=300, help="a multiple of 60; 3,000 where a GPU is at hand")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="these networks alone")
     parser.add_argument("--skip-costs", action="store_true", help="other jobs run beside")
     parser.add_argument("--skip-trainings", action="store_true", help="costs and the figure alone")

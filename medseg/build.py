@@ -208,11 +208,11 @@ def build_training(
     check_objects(config)
     check_patches(config.sampling, Size(*config.data.size_px), manifest.labels)
     check_shared(config, fabric.world_size)
+    model = build_model(config, manifest.labels, select(manifest, split, "train"), Ranks(fabric), source, on_loaded)
+    check_tunable(config, model, fabric.world_size)  # before the images are decoded, which may take long
     with fabric.rank_zero_first(local=True):  # the others of a machine find the decoded images there
         train_set, val_set = _decode_both(config, manifest, split, data_root, on_decode)
         index = patch_index(config, train_set, on_decode)
-    model = build_model(config, manifest.labels, train_set.rows, Ranks(fabric), source, on_loaded)
-    check_tunable(config, model)
     if config.train.compile == "always":
         model.compile_training()
     wrapped, optimizer = fabric.setup(model, make_optimizer(config.optim, model))
@@ -222,7 +222,7 @@ def build_training(
     return Training(config, fabric, wrapped, optimizer, train_set, val_set, weights, index, shares, average)
 
 
-def check_tunable(config: Config, model: Adapter) -> None:
+def check_tunable(config: Config, model: Adapter, world: int = 1) -> None:
     """ConfigError where the network has not the parts that the config's fine-tuning is of, or cannot learn from so few images at once."""
     if config.optim.head_lr_multiplier != 1 and not model.network.head:
         raise ConfigError("optim.head_lr_multiplier", f"{config.model.name} names no head", _name_parts(config, "head"))
@@ -231,9 +231,11 @@ def check_tunable(config: Config, model: Adapter) -> None:
     for key, wanted in wants.items():
         if wanted and not model.network.encoder:
             raise ConfigError(key, f"{config.model.name} names no encoder", _name_parts(config, "encoder"))
-    if config.train.batch_size < model.network.least_batch:
+    if config.train.batch_size // world < model.network.least_batch:
         rule = f"{config.model.name} needs {model.network.least_batch} images or more in a batch: it has batch norms of one value an image"
-        raise ConfigError("train.batch_size", rule, "raise it")
+        raise ConfigError("train.batch_size", rule + (f", and {world} processes share it" if world > 1 else ""), "raise it")
+    if config.model.weights is None and (wants["model.freeze"] or wants["model.batch_norm"]):
+        log.warning("model.freeze or model.batch_norm holds an encoder that starts at random: model.weights names nothing")
 
 
 def _name_parts(config: Config, key: str) -> str:

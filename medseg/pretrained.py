@@ -12,7 +12,7 @@ from torch.nn.functional import interpolate
 
 from medseg import palettes
 from medseg.data.decode import place_image
-from medseg.engine.infer import objects_to_original_grid, on_own_grid
+from medseg.engine.infer import objects_to_original_grid
 from medseg.errors import ConfigError, WeightsError
 from medseg.instances import class_mask, painted
 from medseg.models.contract import Adapter, SemanticNetwork, Task
@@ -23,11 +23,14 @@ from medseg.report.legend import overlay_with_legend
 from medseg.types import Letterbox, Size
 
 PREFIX = "zoo:"
+MOST_CLASSES = 256  # of a mask of bytes
+CLASSES_AT_ONCE = 8  # that are brought to the photograph's size: all of them at once would be gigabytes
 
 
 @dataclass(frozen=True)
 class Showcase:
-    """How a network is shown. short_px: the shorter side of what it sees; square_px: both sides, the aspect is given up.
+    """How a network is shown. short_px: the shorter side of what it sees, most_px: the longer one at most, four times the shorter where
+    not given; square_px: both sides, the aspect is given up.
 
     upsampling: of the logits to the photograph's size.
     """
@@ -35,6 +38,7 @@ class Showcase:
     weights: str
     classes: Literal["voc", "coco", "ade20k"]
     short_px: int | None = None
+    most_px: int | None = None
     square_px: int | None = None
     upsampling: Literal["bilinear", "bicubic"] = "bilinear"
 
@@ -43,18 +47,18 @@ class Showcase:
         if self.square_px:
             return Size(self.square_px, self.square_px)
         assert self.short_px is not None
-        scale = self.short_px / min(size)
-        return Size(round(size.height_px * scale), round(size.width_px * scale))
+        scale = min(self.short_px / min(size), (self.most_px or 4 * self.short_px) / max(size))
+        return Size(max(1, round(size.height_px * scale)), max(1, round(size.width_px * scale)))
 
 
 _VOC = Showcase("torchvision:DEFAULT", "voc", short_px=520)  # torchvision's own preset of these weights
-_COCO = Showcase("torchvision:DEFAULT", "coco", short_px=800)
+_COCO = Showcase("torchvision:DEFAULT", "coco", short_px=800, most_px=1333)
 SHOWCASES = {
     "fcn_resnet50": _VOC, "fcn_resnet101": _VOC, "deeplabv3_resnet50": _VOC, "deeplabv3_resnet101": _VOC,
     "deeplabv3_mobilenet_v3_large": _VOC, "lraspp_mobilenet_v3_large": _VOC,
     "dpt": Showcase("hf:Intel/dpt-large-ade", "ade20k", square_px=480, upsampling="bicubic"),
     "segformer": Showcase("hf:nvidia/segformer-b0-finetuned-ade-512-512", "ade20k", square_px=512),
-    "mask2former": Showcase("hf:facebook/mask2former-swin-small-ade-semantic", "ade20k", square_px=512),
+    "mask2former": Showcase("hf:facebook/mask2former-swin-small-ade-semantic", "ade20k", short_px=512, most_px=2048),
     "maskrcnn_resnet50_fpn": _COCO, "maskrcnn_resnet50_fpn_v2": _COCO,
 }  # fmt: skip
 
@@ -78,11 +82,10 @@ class Segmenter:
         letterbox = Letterbox(size, frame, frame, 0, 0)
         image = torch.from_numpy(place_image(image_HWC, letterbox)).to(self.device).float().div_(255.0)[None]
         if isinstance(self.model, SemanticNetwork):
-            logits = interpolate(self.model.logits(image).float(), size=tuple(size), mode=self.showcase.upsampling, align_corners=False)
-            return logits[0].argmax(dim=0).to(torch.uint8).cpu().numpy()
+            return largest_at(self.model.logits(image), size, self.showcase.upsampling)
         prediction = self.model(image)
         if prediction.found is None:
-            return on_own_grid(prediction, 0, letterbox).mask_HW
+            return largest_at(prediction.probs_BKHW, size, self.showcase.upsampling)
         found = [
             each._replace(patch=each.patch._replace(pixels_HW=ndimage.binary_fill_holes(each.patch.pixels_HW)))
             for each in objects_to_original_grid(prediction.found[0], letterbox)
@@ -92,6 +95,18 @@ class Segmenter:
     def overlay(self, image_HWC: np.ndarray, mask_HW: np.ndarray) -> np.ndarray:
         """The classes over the photograph, with a legend."""
         return overlay_with_legend(image_HWC, mask_HW, self.classes, self.palette[: len(self.classes)], self.background)
+
+
+def largest_at(values_1KHW: torch.Tensor, size: Size, mode: str) -> np.ndarray:
+    """uint8 (H, W): the class of the largest value once all are brought to `size`, a few classes at a time."""
+    best_HW, ids_HW = None, torch.zeros(tuple(size), dtype=torch.uint8, device=values_1KHW.device)
+    for first in range(0, values_1KHW.shape[1], CLASSES_AT_ONCE):
+        some = interpolate(values_1KHW[:, first : first + CLASSES_AT_ONCE].float(), size=tuple(size), mode=mode, align_corners=False)
+        top_HW, place_HW = some[0].max(dim=0)
+        better = top_HW > best_HW if best_HW is not None else torch.ones_like(top_HW, dtype=torch.bool)
+        ids_HW = torch.where(better, (place_HW + first).to(torch.uint8), ids_HW)
+        best_HW = top_HW if best_HW is None else torch.maximum(best_HW, top_HW)
+    return ids_HW.cpu().numpy()
 
 
 def segmenter(name: str, score_threshold: float | None = None, weights: str | None = None) -> Segmenter:
@@ -111,12 +126,14 @@ def segmenter(name: str, score_threshold: float | None = None, weights: str | No
     if source is None or source.classes is None:
         raise WeightsError(str(config.weights), "the weights do not say their classes", "name published ones, as `medseg zoo` lists them")
     config, task = with_source(config, source), Task(len(source.classes), (side, side))
-    network = build_network(config, task)
-    load(network, source, config, source.classes)
+    with torch.random.fork_rng():
+        network = build_network(config, task)
+    if (missing := load(network, source, config, source.classes).new) or len(source.classes) > MOST_CLASSES:
+        rule = f"{len(missing)} tensors of {name} are not among the weights" if missing else f"{len(source.classes)} classes are too many"
+        raise WeightsError(source.origin, rule, "name weights of the whole network, its head included")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     palette, background = _colours(showcase, len(source.classes))
-    names = tuple("background" if each == "__background__" else each for each in source.classes)
-    return Segmenter(adapt(network, config, task).to(device).eval(), showcase, names, palette, background, device)
+    return Segmenter(adapt(network, config, task).to(device).eval(), showcase, source.classes, palette, background, device)
 
 
 def _threshold(name: str, score_threshold: float | None) -> dict[str, float]:

@@ -97,15 +97,11 @@ def predict(
     would have one name, and for files that are there already (unless `overwrite`; the images themselves are never overwritten).
     """
     out, progress = Path(out), progress or Progress()
-    segment = (
-        _published(str(run), score_threshold, weights)
-        if str(run).startswith(PREFIX)
-        else _trained(run, checkpoint, score_threshold, weights)
-    )
     found = find_images([Path(path) for path in paths], out)
     names = [(path, name.with_suffix(".png"), Path(f"{name.with_suffix('')}_overlay.jpg")) for path, name in found]
     outputs = [Predicted(path, out / mask, out / overlay) for path, mask, overlay in names]
     _no_clash(outputs, overwrite)
+    segment = _segment(run, checkpoint, score_threshold, weights)
     with staged_files(out) as stage:
         for done, (path, mask_name, overlay_name) in enumerate(names, start=1):
             mask, overlay, palette = segment(images.read_image(path))
@@ -116,6 +112,21 @@ def predict(
 
 
 Segment = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]]  # photograph -> class ids, overlay, palette
+
+
+def _segment(run: PathLike, checkpoint: str, score_threshold: float | None, weights: str | None) -> Segment:
+    """By a run folder or by zoo:NAME; ConfigError for what belongs to the other."""
+    if str(run).startswith(PREFIX):
+        if checkpoint != "best":
+            raise ConfigError("--checkpoint", f"{run} has no checkpoints", "leave it out")
+        return _published(str(run), score_threshold, weights)
+    for option, value, whose in (
+        ("--score-threshold", score_threshold, "model.score_threshold"),
+        ("--weights", weights, "its own weights"),
+    ):
+        if value is not None:
+            raise ConfigError(option, "is of networks named zoo:NAME", f"leave it out: a run has {whose}")
+    return _trained(run, checkpoint)
 
 
 def _published(name: str, score_threshold: float | None, weights: str | None) -> Segment:
@@ -129,14 +140,8 @@ def _published(name: str, score_threshold: float | None, weights: str | None) ->
     return segment
 
 
-def _trained(run: PathLike, checkpoint: str, score_threshold: float | None, weights: str | None) -> Segment:
+def _trained(run: PathLike, checkpoint: str) -> Segment:
     """By a run of one's own."""
-    if score_threshold is not None:
-        raise ConfigError(
-            "--score-threshold", "is of networks named zoo:NAME", "a run has its own: model.score_threshold of its experiment"
-        )
-    if weights is not None:
-        raise ConfigError("--weights", "are of networks named zoo:NAME", "a run has its own")
     loaded = load_run(run, checkpoint)
     frame, palette = Size(*loaded.config.data.size_px), loaded.labels.palette
 

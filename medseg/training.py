@@ -148,6 +148,8 @@ def _train_in(
         if fresh:
             with ranks.fabric.rank_zero_first(local=True):  # one process fetches for all of a machine
                 source = read_source(config.model, task_of(config, manifest.labels))
+        if source and source.mean is None and config.model.mean is None:
+            log.warning("%s says no normalisation: 0.5 and 0.25 are taken; model.mean and model.deviation name another", source.origin)
         config = config.model_copy(update={"model": with_source(config.model, source)})
         config = ranks.same(resolve_length(config, len(select(manifest, split, "train"))) if ranks.first else config)
         on_decode = progress.on_decode if ranks.first else None

@@ -145,6 +145,7 @@ def test_the_zoo_is_listed_with_its_cost(tmp_path: Path) -> None:
     assert all(name in done.stdout for name in ("fcn_resnet101", "dpt", "mask2former", "maskrcnn_resnet50_fpn_v2", "smp:"))
 
 
+@pytest.mark.slow
 def test_a_run_folder_s_code_is_refused_and_a_word_lets_it_run(tmp_path: Path) -> None:
     """The word does not make a folder whole that is not: the next error comes."""
     from medseg.runfolder import create_run

@@ -97,6 +97,12 @@ def test_canonical_yaml_round_trips(tmp_path):
         ("model={name: segresnet, blocks_up: [1]}", "model: 4 blocks_down need 3 blocks_up, got 1"),
         ("model={name: segresnet, init_filters: 12}", "model.init_filters: Input should be a multiple of 8"),
         ("model={name: unetr, num_heads: 5}", "model: hidden_size 768 is not divisible by num_heads 5"),
+        ("model=fcn_resnet50", "model: must be a section with the key name, as in model.name=unet"),
+        ("model=null", "model: must be a section"),
+        (
+            "model={mean: [0.5, 0.5], deviation: [1, 1]}",
+            "model: mean and deviation are one number, or one of each of the three channels, got 2",
+        ),
         ("model.freeze_epochs=3", "model: freeze_epochs is of freeze: encoder"),
         ("model.mean=[0.5]", "model: mean and deviation are given together"),
         ("model={mean: [0.5], deviation: [1, 1, 1]}", "model: mean and deviation need one number a channel each"),

@@ -8,6 +8,8 @@ import runpy
 from pathlib import Path
 
 import pytest
+import torch
+from torchvision import models
 
 from medseg import api
 from medseg.config import Config, load_config
@@ -49,6 +51,12 @@ def test_each_experiment_comes_to_its_first_steps(path, tmp_path, monkeypatch):
     manifest = make_data(tmp_path, count=20, out=tmp_path / config.data.manifest)
     make_split(manifest, config.data.split, (0.6, 0.2, 0.2))
     short = ["train.epochs=1", "sampling.draws_per_epoch=8", "tracking.enabled=false"]
+    if config.model.weights:  # fetched in earnest: a file of the same form lies in the cache
+        monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+        (tmp_path / "torch/hub/checkpoints").mkdir(parents=True)
+        name = Path(models.ResNet18_Weights.IMAGENET1K_V1.url).name
+        torch.save(models.resnet18(weights=None).state_dict(), tmp_path / "torch/hub/checkpoints" / name)
+        short.append("train.batch_size=4")
     short += ["sampling.centre_ratios={disc: 1, anywhere: 1}"] if config.sampling.centre_ratios else []
     run = api.train(path, short, tmp_path / "data")
     assert json.loads(run.metrics_jsonl.read_text())["metrics"]["train/loss/total"] > 0

@@ -83,7 +83,8 @@ def test_a_finished_run_needs_its_weights_no_more(world, tmp_path):
     root, data_root, experiment, first = world
     path = tmp_path / "start.safetensors"
     safetensors.torch.save_file({name.removeprefix("net."): value.clone() for name, value in weights_of(first).items()}, path)
-    run = api.train(experiment, [*BRIEF, f"model.weights=file:{path}", "model={mean: [0.4], deviation: [0.3]}"][:2], data_root, root / "f")
+    run = api.train(experiment, [*BRIEF, f"model.weights=file:{path}"], data_root, root / "f")
+    assert len(json.loads(run.weights_json.read_text())["loaded"]) == len(weights_of(first))
     path.unlink()
     assert load_run(run.path).model.network is not None
     with pytest.raises(WeightsError, match="start.safetensors: there is no such file"):
@@ -121,9 +122,42 @@ def test_parts_that_a_network_does_not_name(world, labels, overrides, message):
 
 
 def test_a_batch_of_one_where_the_network_needs_two(world, labels):
-    config = load_config(world[2], ["model.name=deeplabv3_mobilenet_v3_large", "train.batch_size=1"])
-    with pytest.raises(ConfigError, match="train.batch_size: deeplabv3_mobilenet_v3_large needs 2 images or more in a batch"):
-        check_tunable(config, build_model(config, labels))
+    config = load_config(world[2], ["model.name=deeplabv3_mobilenet_v3_large", "train.batch_size=2"])
+    model = build_model(config, labels)
+    check_tunable(config, model)
+    with pytest.raises(
+        ConfigError, match="train.batch_size: deeplabv3_mobilenet_v3_large needs 2 images .*, and 2 processes share it; raise it"
+    ):
+        check_tunable(config, model, world=2)
+
+
+def test_an_encoder_that_is_held_at_random_is_told(world, labels, caplog):
+    config = load_config(world[2], ["model.freeze=encoder"])
+    check_tunable(config, build_model(config, labels))
+    assert "holds an encoder that starts at random" in caplog.text
+
+
+def test_weights_that_say_no_normalisation_are_told(world, tmp_path, caplog):
+    root, data_root, experiment, first = world
+    path = tmp_path / "start.safetensors"
+    safetensors.torch.save_file({name.removeprefix("net."): value.clone() for name, value in weights_of(first).items()}, path)
+    api.train(experiment, [*BRIEF, f"model.weights=file:{path}"], data_root, root / "said")
+    assert "start.safetensors" in caplog.text and "says no normalisation: 0.5 and 0.25 are taken" in caplog.text
+    caplog.clear()
+    api.train(experiment, [*BRIEF, f"model.weights=run:{first.path}"], data_root, root / "said")
+    assert "normalisation" not in caplog.text
+
+
+def test_a_network_that_cannot_be_built_is_told_before_anything_is_decoded(world):
+    root, data_root, experiment, _ = world
+
+    def decoded(*_):
+        raise AssertionError("decoding began")
+
+    with pytest.raises(ConfigError, match="model.name=nowhere:Net: cannot be imported"):
+        api.train(
+            experiment, [*BRIEF, "model.name=nowhere:Net", "data.size_px=[48, 32]"], data_root, root / "x", api.Progress(on_decode=decoded)
+        )
 
 
 def test_somebody_else_s_code_needs_a_word(world, monkeypatch):

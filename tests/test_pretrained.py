@@ -14,9 +14,10 @@ from torchvision import models
 
 from medseg import api, palettes, pretrained
 from medseg.errors import ConfigError, ImageError, WeightsError
-from medseg.pretrained import SHOWCASES, Segmenter, Showcase, segmenter
+from medseg.models.contract import Adapter, Network, Task
+from medseg.pretrained import SHOWCASES, Segmenter, Showcase, largest_at, segmenter
 from medseg.report.legend import overlay_with_legend
-from medseg.types import Size
+from medseg.types import Found, Prediction, Size
 
 LRASPP = "lraspp_mobilenet_v3_large"
 
@@ -92,11 +93,77 @@ def test_each_mistake_is_one_error(name, threshold, message):
         segmenter(name, threshold)
 
 
-def test_a_run_has_its_own_threshold_and_weights(tmp_path):
+def test_what_belongs_to_the_other_kind_is_refused(photograph, tmp_path):
     with pytest.raises(ConfigError, match="--score-threshold: is of networks named zoo:NAME"):
-        api.predict(tmp_path, [tmp_path], tmp_path / "out", score_threshold=0.5)
-    with pytest.raises(ConfigError, match="--weights: are of networks named zoo:NAME"):
-        api.predict(tmp_path, [tmp_path], tmp_path / "out", weights="hf:x")
+        api.predict(tmp_path, [photograph[0]], tmp_path / "out", score_threshold=0.5)
+    with pytest.raises(ConfigError, match="--weights: is of networks named zoo:NAME"):
+        api.predict(tmp_path, [photograph[0]], tmp_path / "out", weights="hf:x")
+    with pytest.raises(ConfigError, match="--checkpoint: zoo:dpt has no checkpoints"):
+        api.predict("zoo:dpt", [photograph[0]], tmp_path / "out", checkpoint="last")
+
+
+def test_an_image_that_is_not_there_is_told_before_anything_is_fetched(torch_home, tmp_path):
+    with pytest.raises(ImageError, match="typo.png"):
+        api.predict(f"zoo:{LRASPP}", [tmp_path / "typo.png"], tmp_path / "out")
+
+
+def test_a_network_whose_head_is_not_among_the_weights(published, torch_home):
+    path = torch_home / Path(models.get_model_weights(LRASPP)["DEFAULT"].url).name
+    state = {name: value for name, value in published.state_dict().items() if "low_classifier" not in name}
+    torch.save(state, path)
+    with pytest.raises(WeightsError, match=f"2 tensors of {LRASPP} are not among the weights; name weights of the whole network"):
+        segmenter(LRASPP)
+
+
+@pytest.mark.parametrize("classes", [3, 8, 9, 20])
+@pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
+def test_the_largest_a_few_classes_at_a_time_is_the_largest_of_all(classes, mode):
+    logits = torch.randn(1, classes, 6, 5, generator=torch.Generator().manual_seed(0))
+    wanted = interpolate(logits, size=(21, 17), mode=mode, align_corners=False)[0].argmax(0)
+    assert (largest_at(logits, Size(21, 17), mode) == wanted.numpy()).all()
+
+
+class Finds(Adapter):
+    """Finds one ring, with a score of 0.6."""
+
+    def _predict(self, image_BCHW):
+        soft = torch.zeros(1, 64, 64)
+        soft[0, 10:50, 10:50], soft[0, 20:40, 20:40] = 1.0, 0.0
+        boxes = torch.tensor([[10.0, 10.0, 50.0, 50.0]])
+        found = Found(torch.tensor([2]), torch.tensor([0.6]), soft, boxes, torch.tensor([True]))
+        return Prediction(None, torch.zeros(1, 64, 64, dtype=torch.int64), (found,))
+
+
+def test_the_holes_of_objects_are_filled():
+    adapter = Finds(Network(torch.nn.Identity()), Task(3, (64, 64))).eval()
+    shown = Segmenter(adapter, Showcase("x", "coco", square_px=64), ("background", "a", "b"), palettes.voc(256), 0, torch.device("cpu"))
+    mask = shown.mask(np.zeros((64, 64, 3), np.uint8))
+    assert (mask[10:50, 10:50] == 2).all() and mask.sum() == 2 * 40 * 40
+
+
+def test_dpt_is_the_library_s_own_with_bicubic_upsampling(photograph, tmp_path):
+    """A tiny network in a folder as save_pretrained writes it, by the library's processor and head, and by zoo:dpt."""
+    import transformers
+
+    config = transformers.DPTConfig(
+        hidden_size=24, num_hidden_layers=4, num_attention_heads=2, intermediate_size=32, backbone_out_indices=[0, 1, 2, 3], image_size=480,
+        neck_hidden_sizes=[8, 8, 8, 8], fusion_hidden_size=8, num_labels=150, id2label={place: f"thing {place}" for place in range(150)},
+    )  # fmt: skip
+    torch.manual_seed(0)
+    net = transformers.DPTForSemanticSegmentation(config).eval()
+    net.save_pretrained(tmp_path / "dpt")
+    mean = deviation = [0.5, 0.5, 0.5]
+    processor = transformers.DPTImageProcessor(
+        size={"height": 480, "width": 480}, keep_aspect_ratio=False, ensure_multiple_of=1, resample=2, image_mean=mean, image_std=deviation
+    )
+    processor.save_pretrained(tmp_path / "dpt")
+    [written] = api.predict("zoo:dpt", [photograph[0]], tmp_path / "out", weights=f"hf:{tmp_path}/dpt")
+    with torch.inference_mode():
+        logits = net(**processor(images=Image.fromarray(photograph[1]), return_tensors="pt")).logits
+        theirs = interpolate(logits, size=(300, 400), mode="bicubic", align_corners=False)[0].argmax(0).numpy()
+    with Image.open(written.mask) as image:
+        assert len(np.unique(theirs)) > 2 and (np.asarray(image) == theirs).mean() > 0.98
+        assert image.getpalette()[:3] == [120, 120, 120]
 
 
 def test_weights_that_do_not_say_their_classes(published, tmp_path):
@@ -113,6 +180,8 @@ def test_predictions_that_are_there_are_kept(published, photograph, tmp_path):
 
 def test_what_the_network_sees():
     assert Showcase("x", "voc", short_px=520).frame(Size(300, 400)) == (520, 693)
+    assert SHOWCASES["maskrcnn_resnet50_fpn"].frame(Size(1080, 1920)) == (750, 1333), "as torchvision's own min_size and max_size"
+    assert SHOWCASES["fcn_resnet50"].frame(Size(200, 10000)) == (42, 2080), "a strip does not fill the memory"
     assert Showcase("x", "ade20k", square_px=480).frame(Size(300, 400)) == (480, 480)
     assert {each.upsampling for name, each in SHOWCASES.items() if name == "dpt"} == {"bicubic"}
 

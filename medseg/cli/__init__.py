@@ -233,7 +233,7 @@ def experiment(
 def predict(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="a run folder below runs/, or zoo:NAME for published weights")],
     paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="images or folders of images")],
-    out: Annotated[Path, typer.Option(help="folder for masks and overlays")],
+    out: Annotated[Path, typer.Option(help="folder for masks and overlays")] = Path("predictions"),
     checkpoint: Checkpoint = "best",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace earlier predictions in OUT")] = False,
     score_threshold: Annotated[

@@ -26,6 +26,6 @@ def zoo(
     console = Console(width=None if Console().is_terminal else 200)
     console.print(table)
     console.print(
-        f"\nparameters and multiply-adds of {classes} classes, the latter of one image of 256 x 256 pixels with three channels. Weights beside "
-        "file:PATH and run:ID. Licences are of the code; published weights may have their own. docs/zoo.md tells how each differs from its paper."
+        f"\nparameters and multiply-adds of {classes} classes, the latter of one image of 256 x 256 pixels with three channels. Weights "
+        "beside file:PATH and run:ID. Licences are of the code; published weights may have their own. docs/zoo.md tells more."
     )

@@ -293,12 +293,14 @@ def validate_config(content: dict[str, Any], where: object, overrides: Mapping[s
         key, message = first_problem(cause)
         key = ".".join(part for part in key.split(".") if part not in _TAGS)
         if problem["type"] == "network":
-            key, message = "model.name", f"{message}; got {problem['input'].get('name')!r}"
+            given = problem["input"]
+            key, message = ("model.name", f"{message}; got {given.get('name')!r}") if isinstance(given, dict) else ("model", NO_SECTION)
         unknown = problem["type"] == "extra_forbidden"
         where = (overrides or {}).get(key, where)
         raise ConfigError(where, f"{key}: {'there is no such key' if unknown else message}", _way_out(problem)) from None
 
 
+NO_SECTION = "must be a section with the key name, as in model.name=unet"
 _TAGS = {network.__name__: network for network in EVERY}
 
 

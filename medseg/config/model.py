@@ -50,6 +50,8 @@ class NetworkConfig(Section):
             raise ValueError("mean and deviation are given together")
         if self.mean is not None and self.deviation is not None and len(self.mean) != len(self.deviation):
             raise ValueError("mean and deviation need one number a channel each")
+        if self.mean is not None and len(self.mean) not in (1, 3):
+            raise ValueError(f"mean and deviation are one number, or one of each of the three channels, got {len(self.mean)}")
         return self
 
 

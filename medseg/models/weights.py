@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -82,12 +83,18 @@ def read_source(config: NetworkConfig, task: Task) -> Source | None:
     return source  # type: ignore[no-any-return]
 
 
-def with_source(config: NetworkConfig, source: Source | None) -> NetworkConfig:
-    """The section as it is written down: what follows from the weights is in it, so that a run needs them no more."""
+def with_source(config: NetworkConfig, source: Source | None, in_channels: int = 3) -> NetworkConfig:
+    """The section as it is written down: what follows from the weights is in it, so that a run needs them no more.
+
+    A normalisation of other channels than the image has is taken as the mean over its channels.
+    """
     found: dict[str, Any] = dict(source.update or {}) if source else {}
     if config.mean is None:
         mean, deviation = (source.mean, source.deviation) if source else (None, None)
-        found |= {"mean": mean or (0.5,), "deviation": deviation or (0.25,)}
+        mean, deviation = mean or (0.5,), deviation or (0.25,)
+        if len(mean) not in (1, in_channels):
+            mean, deviation = (fmean(mean),), (fmean(deviation),)
+        found |= {"mean": mean, "deviation": deviation}
     return config.model_copy(update=found)
 
 
@@ -109,7 +116,7 @@ def load(network: Network, source: Source, config: NetworkConfig, classes: Seque
             skipped[name] = new[name] = "of other classes"
         elif value.shape == target.shape:
             taken[name] = value
-        elif network.first_conv is not None and name == f"{network.first_conv}.weight" and value.shape[2:] == target.shape[2:]:
+        elif name == f"{network.first_conv}.weight" and (value.shape[0], *value.shape[2:]) == (target.shape[0], *target.shape[2:]):
             taken[name] = other_channels(value, target.shape[1], config.first_conv)
         else:
             skipped[name] = new[name] = f"{tuple(value.shape)} there, {tuple(target.shape)} here"
@@ -171,14 +178,16 @@ def fetch_torch(url: str) -> dict[str, Tensor]:
 def _of_file(path: Path) -> Source:
     if not path.is_file():
         raise WeightsError(path, "there is no such file", "check the path (it is taken from the working folder)")
-    state = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+    state = _read_safetensors(path)[0] if path.suffix == ".safetensors" else _read_torch(path)
     return Source(state, f"file:{path} (sha256 {sha256_file(path)[:12]})")
 
 
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors and the header's texts."""
     try:
         with safe_open(path, framework="pt") as stream:
-            return {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 (safe_open is no dict)
+            tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 (safe_open is no dict)
+            return tensors, stream.metadata() or {}
     except (SafetensorError, OSError) as cause:
         raise WeightsError(path, f"is no safetensors file ({_first_line(cause)})", "fetch or save it again") from None
 
@@ -188,7 +197,7 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as cause:  # of many kinds from torch, which reads a damaged file as it comes
-        reason = "it holds more than tensors, which could run code" if "weights_only" in str(cause) else _first_line(cause)
+        reason = "it holds more than tensors, which could run code" if "Unsupported" in str(cause) else _first_line(cause)
         fix = "save its state dict alone, best as safetensors: safetensors.torch.save_file(net.state_dict(), path)"
         raise WeightsError(path, f"cannot be read as weights ({reason})", fix) from None
     for _ in range(3):  # a training script's checkpoint holds the weights beside other things
@@ -213,7 +222,7 @@ def _of_run(name: str) -> Source:
     if not path.is_file():
         raise WeightsError(path, "the run has no checkpoint yet", "wait for its first epoch, or name another run")
     config = read_config(run.config_yaml).model
-    with safe_open(path, framework="pt") as stream:
-        classes = next((json.loads(text).get("classes") for text in (stream.metadata() or {}).values()), None)
-    state = {name.removeprefix("net."): value for name, value in _read_safetensors(path).items()}
+    tensors, facts = _read_safetensors(path)
+    classes = next((json.loads(text).get("classes") for text in facts.values()), None)
+    state = {name.removeprefix("net."): value for name, value in tensors.items()}
     return Source(state, f"run:{run.id}", config.mean, config.deviation, tuple(classes) if classes else None)

@@ -46,7 +46,8 @@ def entries() -> list[Entry]:
 def build_network(config: NetworkConfig, task: Task) -> Network:
     """The bare network of a config, freshly initialised from torch's global generator. ConfigError where it cannot be of this task."""
     network: Network = family_of(config).build(config, task)
-    quick_norms(network.net)
+    if not config.runs_code:  # what a user has chosen stays
+        quick_norms(network.net)
     return network
 
 

@@ -1,3 +1,5 @@
+import pytest
+
 from medseg.config.model import (
     AttentionUnetConfig,
     BasicUnetConfig,
@@ -34,6 +36,7 @@ class TestAttentionUnet(NetworkContract):
     config = AttentionUnetConfig(name="attention_unet", channels=(8, 16, 32), strides=(2, 2))
 
 
+@pytest.mark.slow
 class TestAttentionUnetOfVolumes(NetworkContract):
     config = AttentionUnetConfig(name="attention_unet", channels=(8, 16), strides=(2,))
     grid = (16, 16, 24)
@@ -44,6 +47,7 @@ class TestBasicUnet(NetworkContract):
     config = BasicUnetConfig(name="basic_unet", features=SIX)
 
 
+@pytest.mark.slow
 class TestBasicUnetOfVolumes(NetworkContract):
     config = BasicUnetConfig(name="basic_unet", features=SIX)
     grid = (32, 32, 32)
@@ -82,6 +86,7 @@ class TestSegResNet(NetworkContract):
     config = SegResNetConfig(name="segresnet", init_filters=8)
 
 
+@pytest.mark.slow
 class TestSegResNetOfVolumes(NetworkContract):
     config = SegResNetConfig(name="segresnet", init_filters=8, blocks_down=(1, 2), blocks_up=(1,))
     grid = (16, 16, 24)
@@ -91,6 +96,7 @@ class TestUnetr(NetworkContract):
     config = UnetrConfig(name="unetr", feature_size=8, hidden_size=48, mlp_dim=96, num_heads=4)
 
 
+@pytest.mark.slow
 class TestUnetrOfVolumes(NetworkContract):
     config = UnetrConfig(name="unetr", feature_size=8, hidden_size=48, mlp_dim=96, num_heads=4)
     grid = (32, 32, 32)
@@ -100,6 +106,7 @@ class TestSwinUnetr(NetworkContract):
     config = SwinUnetrConfig(name="swin_unetr", feature_size=12)
 
 
+@pytest.mark.slow
 class TestSwinUnetrOfVolumes(NetworkContract):
     config = SwinUnetrConfig(name="swin_unetr", feature_size=12)
     grid = (32, 32, 32)

@@ -23,9 +23,11 @@ SIDE = 128
 BAR, COARSE_BAR = 0.95, 0.88
 COARSE = ("fcn_resnet18", "maskrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn_v2")  # a score for 32 x 32 pixels; masks of 28 x 28
 MOST_STEPS, LOOK_EVERY = 300, 20
-TRANSFORMERS = ("unetr", "swin_unetr", "dpt", "segformer", "mask2former")
+TRANSFORMERS = ("unetr", "swin_unetr", "dpt", "segformer", "mask2former", "smp:segformer/mit_b0", "smp:dpt/tu-vit_small_patch16_224")
 PAIRS = (
-    "smp:unet/resnet34", "smp:unetplusplus/mobilenet_v2", "smp:deeplabv3plus/resnet18", "smp:fpn/efficientnet-b0",
+    "smp:unet/resnet34", "smp:unetplusplus/resnet34", "smp:manet/resnet34", "smp:linknet/resnet34", "smp:fpn/efficientnet-b0",
+    "smp:pspnet/resnet34", "smp:deeplabv3/resnet34", "smp:deeplabv3plus/resnet34", "smp:pan/resnet34", "smp:upernet/resnet34",
+    "smp:segformer/mit_b0", "smp:dpt/tu-vit_small_patch16_224",
 )  # fmt: skip
 
 

@@ -67,13 +67,16 @@ def test_a_module_of_the_working_folder_with_arguments(written):
         ("my_nets:WIDTH", "is a int; name a class or a function"),
         ("my_nets:number", "gives a int; a torch module that takes float32"),
         ("my_nets:needy", r"cannot be made: TypeError.*it is called with num_classes and model.arguments"),
-        ("my_nets:Text", "gives a str; it must be a torch module"),
-        ("my_nets:Fewer", r"gives \(2, 2, 32, 32\) for \(2, 3, 32, 32\); the logits must be \(2, 3, h, w\)"),
+        ("my_nets:Text", "gives a str in eval mode; it must be a torch module"),
+        ("my_nets:Fewer", r"gives \(2, 2, 32, 32\) for \(2, 3, 32, 32\) in eval mode; the logits must be \(2, 3, h, w\)"),
         ("my_nets:Flat", r"gives \(2, 3\) for"),
         ("my_nets:Fails", "fails in eval mode on .*ValueError: no such thing"),
         ("my_nets:FailsLater", "fails in train mode on .*ValueError: not to be trained"),
         ("my_nets:Infinite", "gives logits that are not finite"),
         ("my_nets:Random", "gives two answers to one image in eval mode"),
+        ("my_nets:Deaf", "learns nothing: its logits depend on no parameter in train mode"),
+        ("my_nets:NoAux", "gives a NoneType in train mode; it must be"),
+        ("my_nets:NarrowAux", r"gives \(2, 1, 32, 32\) for .* in train mode; the logits must be \(2, 3, h, w\)"),
         ("my_nets:Idle", "has 1 parameters that get no gradient, first 'idle'"),
     ],
 )
@@ -98,6 +101,13 @@ def test_each_part_of_the_contract_has_its_own_error(name, message, written):
             def forward(self, x): return super().forward(x) / 0
         class Random(Net):
             def forward(self, x): return super().forward(x) + torch.rand(1)
+        class Deaf(Net):
+            def forward(self, x):
+                with torch.no_grad(): return super().forward(x)
+        class NoAux(Net):
+            def forward(self, x): return {"out": super().forward(x), "aux": None}
+        class NarrowAux(Net):
+            def forward(self, x): return {"out": super().forward(x), "aux": super().forward(x)[:, :1]}
         class Idle(Net):
             def __init__(self, num_classes):
                 super().__init__(num_classes)
@@ -125,3 +135,9 @@ def test_torchvision_s_way_of_several_outputs(written):
     image = torch.rand(2, 3, 8, 8)
     heads = network.call(network.net.train(), image)
     assert set(heads.auxiliary) == {"auxiliary"} and network.call(network.net.eval(), image).auxiliary == {}
+
+
+def test_being_looked_at_leaves_no_trace(written):
+    written("")
+    state = build().net.state_dict()
+    assert state["body.1.num_batches_tracked"] == 0 and not state["body.1.running_mean"].any()

@@ -15,6 +15,7 @@ from medseg.models.contract import Task
 from medseg.models.cost import cost_of
 from medseg.models.listing import config_of
 from medseg.models.zoo import entries
+from tests.models.test_overfit import PAIRS
 
 ENGINE = Path(__file__).parents[2] / "medseg" / "engine"
 
@@ -29,6 +30,7 @@ def test_every_network_is_listed_once_and_can_be_named(listed):
     assert len(set(names)) == len(names)
     assert {name for name in names if not name.startswith("smp:")} == set(CLASS_OF)
     assert all(ENCODERS.fullmatch(name) for name in names if name.startswith("smp:")) and any(name.startswith("smp:") for name in names)
+    assert {name for name in names if name.startswith("smp:")} == set(PAIRS), "each has its proof in test_overfit.py"
     assert all(entry.paper and entry.licence and entry.library and set(entry.dims) <= {2, 3} for entry in listed)
 
 

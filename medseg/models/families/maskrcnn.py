@@ -36,8 +36,8 @@ from medseg.config.model import MaskRcnnConfig
 from medseg.errors import ConfigError
 from medseg.instances import INSIDE, class_mask, found_objects, painted
 from medseg.models.contract import Adapter, Network, Task, is_below, padded
-from medseg.models.families.torchvision import IMAGENET_DEVIATION, IMAGENET_MEAN, LICENCE, put
-from medseg.models.weights import Source, fetch_torch
+from medseg.models.families.torchvision import LICENCE, named, put
+from medseg.models.weights import IMAGENET_DEVIATION, IMAGENET_MEAN, Source, fetch_torch
 from medseg.models.zoo import Entry
 from medseg.types import Found, Prediction, Size
 
@@ -218,7 +218,7 @@ def published(config: MaskRcnnConfig, spec: str, task: Task) -> Source | None:
     """torchvision:DEFAULT, trained on COCO, or torchvision:BACKBONE, the encoder trained on ImageNet."""
     if spec == "torchvision:DEFAULT":
         weights: Any = _WEIGHTS[config.name]
-        state, classes = fetch_torch(weights.url), tuple(weights.meta["categories"])
+        state, classes = fetch_torch(weights.url), named(weights.meta["categories"])
         return Source(state, f"{spec} ({weights})", IMAGENET_MEAN, IMAGENET_DEVIATION, classes)
     if spec == "torchvision:BACKBONE":
         weights = models.ResNet50_Weights.IMAGENET1K_V1  # what the library's own training started from

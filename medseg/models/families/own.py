@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -74,37 +76,45 @@ def _check_parts(config: OwnConfig, net: nn.Module) -> None:
 
 
 def _check(config: OwnConfig, network: Network, task: Task) -> None:
-    """One image's way through in eval mode, and one step's gradients in train mode."""
-    net, image = network.net, torch.rand(2, task.in_channels, *task.grid)
-    first, second = (_logits(config, network, image, training=False) for _ in range(2))
-    if first.ndim != image.ndim or first.shape[:2] != (2, task.num_classes):
-        rule = f"gives {tuple(first.shape)} for {tuple(image.shape)}"
-        raise _broken(config, rule, f"the logits must be (2, {task.num_classes}, h, w), one channel a class with the background")
+    """One image's way through in eval mode, and one step's gradients in train mode, on a copy that is thrown away."""
+    trial = replace(network, net=copy.deepcopy(network.net))
+    image = torch.rand(2, task.in_channels, *task.grid)
+    first, second = (_heads(config, trial, image, task, training=False).out for _ in range(2))
     if not torch.isfinite(first).all():
         raise _broken(config, "gives logits that are not finite", "look at its initialisation")
     if not torch.equal(first, second):
         raise _broken(config, "gives two answers to one image in eval mode", "switch off what is random when self.training is False")
-    _logits(config, network, image, training=True).float().square().mean().backward()
-    without = [name for name, parameter in net.named_parameters() if parameter.requires_grad and parameter.grad is None]
-    net.zero_grad(set_to_none=True)
+    heads = _heads(config, trial, image, task, training=True)
+    total = sum(each.float().square().mean() for each in _all_logits(heads))
+    if not (isinstance(total, Tensor) and total.requires_grad):
+        raise _broken(config, "learns nothing: its logits depend on no parameter in train mode", "let its forward run with gradients")
+    total.backward()
+    without = [name for name, parameter in trial.net.named_parameters() if parameter.requires_grad and parameter.grad is None]
     if without:
         fix = "leave the parameter out, or set requires_grad_(False) on it"
         raise _broken(config, f"has {len(without)} parameters that get no gradient, first {without[0]!r}", fix)
 
 
-def _logits(config: OwnConfig, network: Network, image: Tensor, training: bool) -> Tensor:
-    net = network.net.train(training)
+def _heads(config: OwnConfig, network: Network, image: Tensor, task: Task, training: bool) -> Heads:
+    """What the network says, each of its heads with the right number of axes and channels."""
+    mode = "train" if training else "eval"
     try:
         with torch.set_grad_enabled(training):
-            heads = network.call(net, image)
+            heads = network.call(network.net.train(training), image)
     except Exception as cause:  # of a user's code
-        mode = "train" if training else "eval"
-        raise _broken(
-            config, f"fails in {mode} mode on {tuple(image.shape)}: {type(cause).__name__}: {cause}", f"it must be {CONTRACT}"
-        ) from cause
-    if not isinstance(heads.out, Tensor):
-        raise _broken(config, f"gives a {type(heads.out).__name__}", f"it must be {CONTRACT}")
-    return sum([heads.out, *(0 * each.sum() for each in heads.levels), *(0 * each.sum() for _, each in heads.auxiliary.values())])  # type: ignore[return-value]
+        rule = f"fails in {mode} mode on {tuple(image.shape)}: {type(cause).__name__}: {cause}"
+        raise _broken(config, rule, f"it must be {CONTRACT}") from cause
+    for logits in _all_logits(heads):
+        if not isinstance(logits, Tensor):
+            raise _broken(config, f"gives a {type(logits).__name__} in {mode} mode", f"it must be {CONTRACT}")
+        if logits.ndim != image.ndim or logits.shape[:2] != (2, task.num_classes):
+            rule = f"gives {tuple(logits.shape)} for {tuple(image.shape)} in {mode} mode"
+            raise _broken(config, rule, f"the logits must be (2, {task.num_classes}, h, w), one channel a class with the background")
+    return heads
+
+
+def _all_logits(heads: Heads) -> list[Any]:
+    return [heads.out, *heads.levels, *(logits for _, logits in heads.auxiliary.values())]
 
 
 def _broken(config: OwnConfig, rule: str, fix: str) -> ConfigError:

@@ -6,12 +6,14 @@ ImageNet weights unless `model.weights` says so.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
 from torchvision import models
 
 from medseg.config.model import TorchvisionConfig
+from medseg.labels import BACKGROUND
 from medseg.models.contract import Heads, Network, Task
 from medseg.models.weights import IMAGENET_DEVIATION, IMAGENET_MEAN, Source, fetch_torch
 from medseg.models.zoo import Entry
@@ -85,7 +87,12 @@ def published(config: TorchvisionConfig, spec: str, task: Task) -> Source | None
 
 
 def _source(state: dict[str, Tensor], spec: str, weights: Any, classes: tuple[str, ...] | None) -> Source:
-    return Source(state, f"{spec} ({weights})", IMAGENET_MEAN, IMAGENET_DEVIATION, classes)
+    return Source(state, f"{spec} ({weights})", IMAGENET_MEAN, IMAGENET_DEVIATION, named(classes) if classes else None)
+
+
+def named(categories: Sequence[str]) -> tuple[str, ...]:
+    """torchvision's classes by medseg's name of the background."""
+    return tuple(BACKGROUND if each == "__background__" else each for each in categories)
 
 
 _WEIGHTS = ("torchvision:DEFAULT", "torchvision:BACKBONE")

@@ -16,6 +16,7 @@ from medseg.models.contract import Task
 from medseg.models.weights import Source, fetch_torch, load, other_channels, read_source, with_source
 from medseg.models.zoo import build_network
 from medseg.monai_parts import EFFICIENTNET_URLS
+from medseg.runfolder import create_run
 
 UNET = UnetConfig(channels=(8, 16, 32), strides=(2, 2))
 TASK = Task(3, (32, 32))
@@ -96,6 +97,21 @@ def test_the_first_convolution_of_published_weights_is_adapted(torch_home):
     assert set(loaded.new) == {"score.weight", "score.bias", "upsample.weight", "upsample.bias"}
 
 
+def test_a_first_convolution_of_another_width_is_made_afresh():
+    config = FcnResnet18Config(name="fcn_resnet18")
+    network = built(config, Task(3, (64, 64)))
+    state = network.net.state_dict() | {"trunk.conv1.weight": torch.rand(40, 3, 7, 7)}
+    loaded = load(network, Source(state, "here"), config)
+    assert loaded.new == {"trunk.conv1.weight": "(40, 3, 7, 7) there, (64, 3, 7, 7) here"}
+
+
+def test_weights_of_three_channels_normalise_an_image_of_one():
+    source = Source({}, "x", (0.4, 0.5, 0.6), (0.2, 0.2, 0.3))
+    found = with_source(UNET, source, in_channels=1)
+    assert found.mean == pytest.approx((0.5,)) and found.deviation == pytest.approx((0.7 / 3,))
+    assert with_source(UNET, source).mean == (0.4, 0.5, 0.6)
+
+
 @pytest.fixture
 def torch_home(tmp_path, monkeypatch):
     """torch.hub's cache."""
@@ -110,7 +126,7 @@ def test_published_weights_bring_their_normalisation_and_a_new_head(torch_home):
     theirs = models.get_model(config.name, weights=None, weights_backbone=None)
     torch.save(theirs.state_dict(), torch_home / Path(models.get_model_weights(config.name)["DEFAULT"].url).name)
     source = read_source(config, TASK)
-    assert source.classes[:2] == ("__background__", "aeroplane") and len(source.classes) == 21
+    assert source.classes[:2] == ("background", "aeroplane") and len(source.classes) == 21
     written = with_source(config, source)
     assert written.mean == (0.485, 0.456, 0.406) and written.deviation == (0.229, 0.224, 0.225)
     network = built(config)
@@ -220,6 +236,14 @@ def test_a_broken_safetensors_file_and_one_without_tensors(tmp_path):
     torch.save({"epoch": 3}, tmp_path / "b.pth")
     with pytest.raises(WeightsError, match="holds no named tensors"):
         loaded_from(f"file:{tmp_path}/b.pth")
+
+
+def test_a_run_whose_checkpoint_is_truncated(tmp_path):
+    run = create_run(tmp_path, "x", "y", 0, None)
+    run.config_yaml.write_text("name: y\ndata: {manifest: m}\n")
+    run.checkpoint("best").write_bytes(b"cut")
+    with pytest.raises(WeightsError, match="best.safetensors: is no safetensors file"):
+        read_source(UNET.model_copy(update={"weights": f"run:{run.path}"}), TASK)
 
 
 def test_weights_of_another_network(tmp_path):
