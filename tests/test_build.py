@@ -78,6 +78,7 @@ def test_what_is_not_chosen_is_not_tried(world):
         assert resolve_length(config, 12, pytest.fail).train.compile == "never"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compiler", [pytest.param("/nowhere/g++", marks=pytest.mark.slow), "/bin/false"])
 def test_without_a_working_compiler_auto_is_never_and_always_is_one_error(world, monkeypatch, caplog, tmp_path, compiler):
     """One that is missing and one that fails; CXX alone counts where it is set, as for torch. A g++ may stand on the PATH."""

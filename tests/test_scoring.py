@@ -115,6 +115,7 @@ def test_a_distance_that_equals_the_tolerance_is_within_it(tmp_path, spacing, to
     assert found.boundary["liver"][f"nsd_{tolerance}"].mean == 1.0
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_is_one_error():
     with pytest.raises(MedsegError, match="one of the processes was killed, .* memory ran out; take fewer of them: --jobs 1"):
         list(in_order(_die, list(range(2000)), 2))
@@ -192,6 +193,7 @@ def test_classes_come_from_nnunet_s_dataset_json_a_dataset_yaml_or_the_files(tmp
         score_folders(r, p, out, Asked(jobs=1))
 
 
+@pytest.mark.slow
 def test_any_number_of_processes_writes_the_same_bytes(tmp_path):
     for number, (truth, guess) in enumerate(masks(300)):
         write(tmp_path / f"r/{number // 2:03d}_{number % 2}.png", truth)

@@ -237,6 +237,7 @@ REFUSED = "from medseg.volumes import *\nfrom medseg.errors import ImageError\nf
 )
 
 
+@pytest.mark.slow
 def test_a_header_bomb_and_a_gzip_bomb_stay_small(tmp_path: Path) -> None:
     """A header of 500 million voxels before nothing; 2 GiB of zeros behind a header of 120 voxels."""
     claims = save(tmp_path / "header.nii.gz", bytes(block(dim=[3, 800, 800, 800, 1, 1, 1, 1])))

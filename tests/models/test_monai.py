@@ -21,6 +21,7 @@ class TestUnet(NetworkContract):
     grid = (32, 48)
 
 
+@pytest.mark.slow
 class TestUnetWithoutResidualUnits(NetworkContract):
     config = UnetConfig(channels=(8, 16), strides=(2,), num_res_units=0)
     grid = (16, 24)
@@ -53,6 +54,7 @@ class TestBasicUnetOfVolumes(NetworkContract):
     grid = (32, 32, 32)
 
 
+@pytest.mark.slow
 class TestUnetPlusPlus(NetworkContract):
     config = UnetPlusPlusConfig(name="unetplusplus", features=SIX)
 
@@ -78,6 +80,7 @@ class TestFlexibleUnet(NetworkContract):
     config = FlexibleUnetConfig(name="flexible_unet")
 
 
+@pytest.mark.slow
 class TestFlexibleUnetOfResNet(NetworkContract):
     config = FlexibleUnetConfig(name="flexible_unet", encoder="resnet10")
 

@@ -72,6 +72,7 @@ class TestUPerNet(NetworkContract):
     config = SmpConfig(name="smp:upernet/tu-convnext_atto")
 
 
+@pytest.mark.slow
 class TestSegformer(NetworkContract):
     config = SmpConfig(name="smp:segformer/mit_b0", arguments={"decoder_segmentation_channels": 32})
 
