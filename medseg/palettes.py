@@ -26,14 +26,24 @@ def ade20k() -> np.ndarray:
     return np.array([list(bytes.fromhex(colour)) for colour in _ADE20K.split()], np.uint8)
 
 
+def voc_colour(index: int) -> tuple[int, int, int]:
+    """PASCAL VOC's colour of an index (VOCdevkit, VOClabelcolormap): its bits dealt in turn to red, green and blue, from the highest bit
+    of each downwards.
+
+    >>> voc_colour(1), voc_colour(20), voc_colour(255)
+    ((128, 0, 0), (0, 64, 128), (224, 224, 192))
+    """
+    channels = [0, 0, 0]
+    for place in range(8):
+        for channel in range(3):
+            channels[channel] |= (index >> (3 * place + channel) & 1) << (7 - place)
+    return channels[0], channels[1], channels[2]
+
+
 def voc(classes: int = 21) -> np.ndarray:
-    """PASCAL VOC's colour map (VOCdevkit, VOClabelcolormap): the bits of the id go to the high bits of red, green and blue in turn.
+    """PASCAL VOC's colour map.
 
     >>> voc()[[0, 1, 15]].tolist()  # background, aeroplane, person
     [[0, 0, 0], [128, 0, 0], [192, 128, 128]]
     """
-    ids, colours = np.arange(classes), np.zeros((classes, 3), np.int64)
-    for level in range(8):
-        for channel in range(3):
-            colours[:, channel] |= ((ids >> (3 * level + channel)) & 1) << (7 - level)
-    return colours.astype(np.uint8)
+    return np.array([voc_colour(index) for index in range(classes)], np.uint8)

@@ -23,15 +23,6 @@ LRASPP = "lraspp_mobilenet_v3_large"
 
 
 @pytest.fixture
-def torch_home(tmp_path, monkeypatch):
-    """torch.hub's cache."""
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    folder = tmp_path / "torch" / "hub" / "checkpoints"
-    folder.mkdir(parents=True)
-    return folder
-
-
-@pytest.fixture
 def published(torch_home):
     """torchvision's LR-ASPP with weights that show several classes, in its cache: the module."""
     torch.manual_seed(0)

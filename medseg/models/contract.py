@@ -210,10 +210,19 @@ class SemanticNetwork(Adapter):
 
     def _fitted(self, image_BCHW: Tensor) -> Tensor:
         """On a grid that the network takes: scaled to its own, or padded with the mean at the right and below."""
-        network, size = self.network, image_BCHW.shape[2:]
+        network = self.network
         if network.grid is not None:
             return resized(image_BCHW, network.grid)
-        return padded(image_BCHW, tuple(max(network.least, -(-side // network.divisor) * network.divisor) for side in size), 0.0)
+        return padded(image_BCHW, fitting(tuple(image_BCHW.shape[2:]), network.divisor, network.least), 0.0)
+
+
+def fitting(size: tuple[int, ...], divisor: int, least: int) -> tuple[int, ...]:
+    """The smallest sides that hold these, are multiples of the divisor, and no smaller than the least.
+
+    >>> fitting((30, 70), 32, 64)
+    (64, 96)
+    """
+    return tuple(max(least, -(-side // divisor) * divisor) for side in size)
 
 
 def padded(values: Tensor, size: tuple[int, ...], fill: float) -> Tensor:

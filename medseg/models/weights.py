@@ -211,6 +211,11 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
+def first_words(cause: Exception | None) -> str:
+    """What a library says, on one line and no longer than one."""
+    return " ".join(str(cause).split())[:200] or type(cause).__name__
+
+
 def _first_line(cause: Exception) -> str:
     return (str(cause) or type(cause).__name__).splitlines()[0]
 

@@ -11,9 +11,10 @@ from PIL import Image
 
 from medseg.data.decode import read_original_mask
 from medseg.errors import AnnotationError, LabelError, ManifestError
-from medseg.manifest.importers.voc import VOC_CLASSES, import_voc, voc_colour
+from medseg.manifest.importers.voc import VOC_CLASSES, import_voc
 from medseg.manifest.schema import Manifest
 from medseg.manifest.table import read_manifest
+from medseg.palettes import voc_colour
 
 from .conftest import save_picture
 

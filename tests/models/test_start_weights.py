@@ -112,15 +112,6 @@ def test_weights_of_three_channels_normalise_an_image_of_one():
     assert with_source(UNET, source).mean == (0.4, 0.5, 0.6)
 
 
-@pytest.fixture
-def torch_home(tmp_path, monkeypatch):
-    """torch.hub's cache."""
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    folder = tmp_path / "torch" / "hub" / "checkpoints"
-    folder.mkdir(parents=True)
-    return folder
-
-
 def test_published_weights_bring_their_normalisation_and_a_new_head(torch_home):
     config = TorchvisionConfig(name="lraspp_mobilenet_v3_large", weights="torchvision:DEFAULT")
     theirs = models.get_model(config.name, weights=None, weights_backbone=None)

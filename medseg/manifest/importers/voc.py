@@ -17,7 +17,7 @@ from medseg.conventions import Content, Refusal, ValueMap, decide, packed, white
 from medseg.errors import AnnotationError, LabelError, MedsegError
 from medseg.files import leaves_root, nfc, posix, walk
 from medseg.images import IMAGE_SUFFIXES, MASK_SUFFIXES
-from medseg.labels import BACKGROUND, Colour, LabelSet
+from medseg.labels import BACKGROUND, LabelSet
 from medseg.manifest.importers.common import (
     ImportReport,
     Notes,
@@ -34,6 +34,7 @@ from medseg.manifest.importers.common import (
 from medseg.manifest.importers.masks import MASKS_FOLDER, Job, Pair, import_pairs, parse_map, stated_under
 from medseg.manifest.schema import SPLIT_NAMES, Dataset
 from medseg.manifest.table import DATASET_FILE
+from medseg.palettes import voc_colour
 
 VOC_CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog", "horse", "motorbike",
@@ -43,19 +44,6 @@ IMAGES, MASKS, LISTS = "JPEGImages", "SegmentationClass", "ImageSets/Segmentatio
 LISTS_FILE = "voc_lists.csv"
 VOID = 255
 MAX_LIST_BYTES = 64 * 1024**2
-
-
-def voc_colour(index: int) -> Colour:
-    """VOC's colour of an index: its bits dealt in turn to red, green and blue, from the highest bit of each downwards.
-
-    >>> voc_colour(1), voc_colour(20), voc_colour(255)
-    ((128, 0, 0), (0, 64, 128), (224, 224, 192))
-    """
-    channels = [0, 0, 0]
-    for place in range(8):
-        for channel in range(3):
-            channels[channel] |= (index >> (3 * place + channel) & 1) << (7 - place)
-    return channels[0], channels[1], channels[2]
 
 
 def import_voc(

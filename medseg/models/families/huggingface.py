@@ -29,8 +29,8 @@ from torch import Tensor, nn
 from medseg.config import NetworkConfig
 from medseg.config.model import DptConfig, HuggingFaceConfig, Mask2FormerConfig
 from medseg.errors import ConfigError, WeightsError
-from medseg.models.contract import Adapter, Heads, Network, Task, padded, resized, retire
-from medseg.models.weights import Source
+from medseg.models.contract import Adapter, Heads, Network, Task, fitting, padded, resized, retire
+from medseg.models.weights import Source, first_words
 from medseg.models.zoo import Entry
 from medseg.types import Prediction
 
@@ -91,7 +91,7 @@ def build(config: NetworkConfig, task: Task) -> Network:
     except Exception as cause:  # of many kinds: the library checks types only, and torch the rest
         if not config.architecture:
             raise
-        rule = f"{config.name} cannot be built of it ({_first_words(cause)})"
+        rule = f"{config.name} cannot be built of it ({first_words(cause)})"
         raise ConfigError("model.architecture", rule, f"see transformers.{kind.config}") from None
     return kind.wrap(net)
 
@@ -150,10 +150,6 @@ def _try(net: nn.Module, task: Task) -> None:
     with torch.inference_mode():
         net.eval()(torch.zeros(1, task.in_channels, 64, 64))
     net.train()
-
-
-def _first_words(cause: Exception) -> str:
-    return " ".join(str(cause).split())[:200] or type(cause).__name__
 
 
 @contextmanager
@@ -272,7 +268,7 @@ class Mask2FormerNetwork(Adapter):
         return Prediction(probs, probs.argmax(1))
 
     def _fitted(self, image_BCHW: Tensor) -> Tensor:
-        size = tuple(-(-side // self.network.divisor) * self.network.divisor for side in image_BCHW.shape[2:])
+        size = fitting(tuple(image_BCHW.shape[2:]), self.network.divisor, self.network.least)
         return padded(self._normalised(image_BCHW), size, 0.0)
 
 
@@ -327,7 +323,7 @@ def published(config: NetworkConfig, spec: str, task: Task) -> Source | None:
     except WeightsError:
         raise
     except Exception as cause:  # of many kinds, from a missing file to a tensor of the wrong shape
-        raise WeightsError(spec, f"cannot be read as {config.name} ({_first_words(cause)})", how_to_place(name)) from None
+        raise WeightsError(spec, f"cannot be read as {config.name} ({first_words(cause)})", how_to_place(name)) from None
     labels = tuple(str(library.id2label[place]) for place in range(library.num_labels))
     named = not all(re.fullmatch(r"LABEL_\d+", label) for label in labels)
     architecture = _merged(_plain(library, _keys(kind)), config.architecture)
@@ -343,7 +339,7 @@ def _fetched(name: str) -> tuple[Path, str]:
         if not list(folder.glob("*.safetensors")):
             folder = Path(huggingface_hub.snapshot_download(name, allow_patterns=[*FILES, *PICKLED]))
     except Exception as cause:  # of many kinds: no such repository, a name that cannot be one, no network, a proxy's refusal
-        raise WeightsError(f"hf:{name}", f"cannot be fetched ({_first_words(cause)})", how_to_place(name)) from None
+        raise WeightsError(f"hf:{name}", f"cannot be fetched ({first_words(cause)})", how_to_place(name)) from None
     return folder, f" (commit {folder.name[:12]})"
 
 

@@ -35,7 +35,7 @@ from torchvision.ops.misc import FrozenBatchNorm2d
 from medseg.config.model import MaskRcnnConfig
 from medseg.errors import ConfigError
 from medseg.instances import INSIDE, class_mask, found_objects, painted
-from medseg.models.contract import Adapter, Network, Task, is_below, padded
+from medseg.models.contract import Adapter, Network, Task, fitting, is_below, padded
 from medseg.models.families.torchvision import LICENCE, named, put
 from medseg.models.weights import IMAGENET_DEVIATION, IMAGENET_MEAN, Source, fetch_torch
 from medseg.models.zoo import Entry
@@ -156,8 +156,7 @@ class MaskRcnnNetwork(Adapter):
     def _features(self, image_BCHW: Tensor) -> tuple[ImageList, dict[str, Tensor]]:
         """The padded images with their own sizes, to which boxes are cut, and the levels of the pyramid."""
         size = (int(image_BCHW.shape[2]), int(image_BCHW.shape[3]))
-        fitted = tuple(max(LEAST_PX, -(-side // DIVISOR) * DIVISOR) for side in size)
-        image = padded(self._normalised(image_BCHW), fitted, 0.0)
+        image = padded(self._normalised(image_BCHW), fitting(size, DIVISOR, LEAST_PX), 0.0)
         features = {name: _in_full(level) for name, level in self.net.backbone(image).items()}
         return ImageList(image, [size] * len(image)), features
 

@@ -25,7 +25,7 @@ from medseg.config import NetworkConfig
 from medseg.config.model import SmpConfig
 from medseg.errors import ConfigError, WeightsError
 from medseg.models.contract import Network, Task, is_below, retire
-from medseg.models.weights import Source
+from medseg.models.weights import Source, first_words
 from medseg.models.zoo import Entry
 
 ARCHITECTURES: dict[str, type] = smp.MODEL_ARCHITECTURES_MAPPING
@@ -68,7 +68,7 @@ def _made(config: SmpConfig, task: Task) -> tuple[Any, tuple[int, ...] | None]:
         except Exception as cause:  # of many kinds: each architecture, encoder and timm check in ways of their own
             trouble = cause
     where = "model.arguments" if config.arguments else "model.name"
-    rule = f"{config.name} cannot be built ({_first_words(trouble)})"
+    rule = f"{config.name} cannot be built ({first_words(trouble)})"
     raise ConfigError(where, rule, "take another pair, or see smp.readthedocs.io for what each architecture takes") from None
 
 
@@ -130,10 +130,6 @@ def _current_name(encoder: str) -> str:
     if not smp.encoders.is_equivalent_to_timm_universal(encoder):
         return encoder
     return encoder.replace("timm-", "tu-").replace("tu-mobilenetv3", "tu-tf_mobilenetv3")
-
-
-def _first_words(cause: Exception | None) -> str:
-    return " ".join(str(cause).split())[:200] or type(cause).__name__
 
 
 def _first_conv(net: Any, channels: int) -> str | None:
@@ -258,7 +254,7 @@ def published(config: NetworkConfig, spec: str, task: Task) -> Source | None:
             net = _create(config, 3, task.num_classes, arguments, name)
             looks = smp.encoders.get_preprocessing_params(_current_name(config.encoder), name)
         except Exception as cause:  # of many kinds: no network, a file that is not there or is damaged
-            raise WeightsError(spec, f"{place.repository} cannot be fetched ({_first_words(cause)})", place.how) from None
+            raise WeightsError(spec, f"{place.repository} cannot be fetched ({first_words(cause)})", place.how) from None
     mean, deviation = _normalisation(looks, task.in_channels, spec)
     state = {f"encoder.{key}": value for key, value in net.encoder.state_dict().items()}
     return Source(state, f"{spec} ({place.repository} {place.revision[:12]})", mean, deviation)
