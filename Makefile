@@ -119,8 +119,9 @@ record: need-RUNS $(INSTALLED) ## add evaluated runs to bench/results: RUNS="run
 results: $(INSTALLED) ## write docs/results.md anew from bench/results
 	$(BIN)/python bench/results.py
 
-reference: $(INSTALLED) ## write the table of keys in docs/experiments.md anew
+reference: $(INSTALLED) ## write the table of keys in docs/experiments.md and the networks' costs anew
 	$(BIN)/python docs/reference.py
+	$(BIN)/python docs/costs.py
 
 mlflow-ui: $(INSTALLED) ## browse the tracked runs: [PORT=5000] [MLFLOW_TRACKING_URI=]
 	@case '$(MLFLOW_TRACKING_URI)' in http*) echo 'these runs are on a server, open $(MLFLOW_TRACKING_URI)'; exit 1;; esac

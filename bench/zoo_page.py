@@ -8,6 +8,7 @@ from statistics import fmean
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator, ScalarFormatter
 
 from medseg.publishing.look import COLOURS, INK, QUIET, save_figure
 from medseg.report.tables import markdown_table
@@ -89,6 +90,11 @@ def write_figure(path: Path, zoo: Sequence[Line], costs: Sequence[Line]) -> None
         axes.errorbar(price[name]["images_per_s"], value, [[value - low], [high - value]], fmt="o", color=COLOURS[0], ecolor=QUIET, ms=4)
         axes.annotate(name, (price[name]["images_per_s"], value), xytext=(4, 3), textcoords="offset points", fontsize=7, color=INK)
     axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(ScalarFormatter())
+    axes.xaxis.set_minor_locator(NullLocator())
+    left, right = axes.get_xlim()
+    axes.set_xlim(left, right * 2)  # room for the fastest one's name
     axes.set_xlabel("images/s of training, 8 x 192 x 192, float32", color=INK)
     axes.set_ylabel("IoU of the tongue, pooled, 95 % interval", color=INK)
     axes.set_title("300 steps from scratch on tongue600", fontsize=10, color=INK)

@@ -28,6 +28,7 @@ from zoo_page import best_first, latest, write_figure
 from medseg.config import Config, load_config, read_config
 from medseg.environment import describe_git
 from medseg.errors import MedsegError
+from medseg.models.listing import counted
 from medseg.models.zoo import entries
 
 ROOT = Path(__file__).parents[1]
@@ -167,16 +168,16 @@ def train_all(names: Sequence[str], seed: int, steps: int, work: Path, data: Pat
 
 def go(options: argparse.Namespace) -> None:
     """Everything that is missing, the cheapest first; then the figure."""
-    data, work = options.data_root.resolve(), options.work.resolve()
     names = options.only or [entry.name for entry in entries() if 2 in entry.dims]
+    price = counted()
+    names.sort(key=lambda name: price[name].multiply_adds)
     priced = {(line["network"], line["machine"]) for line in recorded("zoo-cost")}
     if not options.skip_costs:
         for name in [name for name in names if (name, machine()) not in priced]:
             print(f"{name}: cost", file=sys.stderr, flush=True)
             costs(name)
-    prices = {line["network"]: line["multiply_adds"] for line in recorded("zoo-cost")}
-    names.sort(key=lambda name: prices.get(name, 0))
     if not options.skip_trainings:
+        data, work = options.data_root.resolve(), options.work.resolve()
         prepared(work, data)
         train_all(missing(names, 0, options.steps), 0, options.steps, work, data)
         second = best_first(latest(recorded("zoo"), options.steps))[:SECOND_SEED]

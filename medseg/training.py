@@ -26,11 +26,12 @@ from medseg.files import write_json, write_text
 from medseg.labels import LabelSet
 from medseg.manifest.schema import Manifest, Split
 from medseg.manifest.table import check_data_root, dataset_text, read_manifest, read_split, select
-from medseg.models.weights import Loaded, read_source, with_source
+from medseg.models.weights import Loaded, Source, read_source, with_source
 from medseg.report.sampling import sampling_figure
 from medseg.runfolder import RunFolder, create_run, open_run
 from medseg.stopping import Asked, Stopped, stop_between_steps
 from medseg.trust import check_trusted, trust
+from medseg.types import by
 from medseg.yamlio import read_yaml
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def train(
     """
     config = resolve(load_config(Path(experiment), overrides))
     if config.model.runs_code:
-        trust(config.model.name)  # the user's own words
+        _trust_experiment(Path(experiment), config.model.name)
     root = check_data_root(as_path(data_root))
     manifest = read_manifest(Path(config.data.manifest))
     split = read_split(manifest, config.data.split, config.data.fold)
@@ -82,6 +83,15 @@ def train(
         return run
 
     return _train_in(begin, config, manifest, split, root, progress or Progress(), fresh=True)
+
+
+def _trust_experiment(experiment: Path, import_path: str) -> None:
+    """An experiment is the user's own words; the config.yaml of a run folder may be somebody else's."""
+    folder = RunFolder(experiment.absolute().parent)
+    if experiment.absolute() == folder.config_yaml and (folder.path / "run.json").exists():
+        check_trusted(import_path, folder.path)
+    else:
+        trust(import_path)
 
 
 def resume(run: PathLike, data_root: PathLike | None = None, progress: Progress | None = None) -> RunFolder:
@@ -148,9 +158,7 @@ def _train_in(
         if fresh:
             with ranks.fabric.rank_zero_first(local=True):  # one process fetches for all of a machine
                 source = read_source(config.model, task_of(config, manifest.labels))
-        if source and source.mean is None and config.model.mean is None:
-            log.warning("%s says no normalisation: 0.5 and 0.25 are taken; model.mean and model.deviation name another", source.origin)
-        config = config.model_copy(update={"model": with_source(config.model, source)})
+        config = _normalised_as(config, source)
         config = ranks.same(resolve_length(config, len(select(manifest, split, "train"))) if ranks.first else config)
         on_decode = progress.on_decode if ranks.first else None
         training = build_training(config, manifest, split, root, ranks.fabric, on_decode, source, loaded.append)
@@ -170,6 +178,16 @@ def _train_in(
             if late := asked():  # after the last step: the run is whole, and what was to follow is not begun
                 raise late
     return run
+
+
+def _normalised_as(config: Config, source: Source | None) -> Config:
+    """The config with the mean and deviation that the network takes from photographs written down; volumes come normalised."""
+    model = with_source(config.model, source)
+    if config.data.volume is not None:
+        model = model.model_copy(update={"mean": None, "deviation": None})
+    elif source and source.mean is None and config.model.mean is None:
+        log.warning("%s says no normalisation: 0.5 and 0.25 are taken; model.mean and model.deviation name another", source.origin)
+    return config.model_copy(update={"model": model})
 
 
 def tell_loaded(run: RunFolder, loaded: Loaded) -> None:
@@ -228,8 +246,8 @@ def _draw_sampling(run: RunFolder, config: Config, labels: LabelSet) -> None:
     epochs = {record["epoch"]: record["metrics"] for record in run.metrics()}
     if epochs:
         constant = next(iter(epochs.values()))  # what was asked and what the set holds stands in every epoch
-        patch = config.sampling.patch
-        how = f"drawn by {config.sampling.name}" + (f", crops of {patch.height_px} x {patch.width_px} px" if patch else "")
+        patch = config.sampling.patch_px
+        how = f"drawn by {config.sampling.name}" + (f", crops of {by(patch)} px" if patch else "")
         sampling_figure(run.sampling_png, constant, constant, epochs, labels, patch is not None, f"{run.id}: {how}")
 
 

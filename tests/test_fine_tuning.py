@@ -160,6 +160,11 @@ def test_a_network_that_cannot_be_built_is_told_before_anything_is_decoded(world
         )
 
 
+def train_again(run):
+    """By the config of a run folder, which is no more the user's own than the folder is."""
+    api.train(run / "config.yaml", [], run)
+
+
 def test_somebody_else_s_code_needs_a_word(world, monkeypatch):
     root, data_root, experiment, _ = world
     monkeypatch.setattr("medseg.trust._trusted", set())
@@ -168,7 +173,7 @@ def test_somebody_else_s_code_needs_a_word(world, monkeypatch):
     assert load_run(run.path), "the user has named it in this process"
     monkeypatch.setattr("medseg.trust._trusted", set())
     sys.modules.pop("tests.models.test_own", None)
-    for verb in (load_run, resume):
+    for verb in (load_run, train_again, resume):
         if verb is resume:
             (run.path / "run.json").write_text((run.path / "run.json").read_text().replace("finished", "failed"))
         with pytest.raises(

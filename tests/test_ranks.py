@@ -66,6 +66,7 @@ def largest_difference(one: RunFolder, two: RunFolder) -> float:
         pytest.param(["loss.reduction=image"], marks=pytest.mark.slow),
         pytest.param(["loss.reduction=batch"], marks=pytest.mark.slow),
         pytest.param(["loss.name=unified_focal"], marks=pytest.mark.slow),
+        pytest.param(["model.freeze=encoder", "model.freeze_epochs=8"], marks=pytest.mark.slow),
         pytest.param(["loss.name=focal_tversky", "loss.reduction=batch", "optim.lr=0.01"], marks=pytest.mark.slow),
         pytest.param(["loss.name=dice_focal", "loss.class_weights=median_frequency", "train.accumulate=3"], marks=pytest.mark.slow),
     ],

@@ -23,13 +23,15 @@ _LINEAR = {1: "linear", 2: "bilinear", 3: "trilinear"}
 class Task:
     """What a network is built for. grid: (H, W) or (D, H, W) of what it learns from.  num_classes: the background included.
 
-    ignore_id: of the masks, pixels that nothing is learned from.
+    ignore_id: of the masks, pixels that nothing is learned from.  normalised: the images come normalised, as volumes do, each by its own
+    numbers; else the network takes them in [0, 1] and normalises them itself.
     """
 
     num_classes: int
     grid: tuple[int, ...]
     in_channels: int = 3
     ignore_id: int = 255
+    normalised: bool = False
 
     @property
     def spatial_dims(self) -> int:

@@ -60,8 +60,10 @@ def quick_norms(net: nn.Module) -> None:
 
 
 def adapt(network: Network, config: NetworkConfig, task: Task, loss: Loss | None = None) -> Adapter:
-    """The network behind the contract, its image normalised as the config says."""
+    """The network behind the contract, its image normalised as the config says, where it does not come normalised."""
     numbers = {} if config.mean is None or config.deviation is None else {"mean": config.mean, "deviation": config.deviation}
+    if task.normalised:
+        numbers = {"mean": (0.0,), "deviation": (1.0,)}
     adapter = (network.adapter or SemanticNetwork)(network, task, loss, **numbers)
     adapter.norms_held = config.batch_norm == "frozen"
     return adapter

@@ -110,6 +110,13 @@ class NetworkContract:
         if fine.probs_BKHW is not None:
             assert rough.probs_BKHW.dtype == torch.float32 and torch.allclose(rough.probs_BKHW, fine.probs_BKHW, atol=self.tolerance)
 
+    def test_it_learns_in_bfloat16(self):
+        net, batch = self.network().train(), self.batch()
+        with torch.autocast("cpu", torch.bfloat16):
+            net(batch).total.backward()
+        for name, parameter in net.learning_parameters():
+            assert parameter.grad is not None and torch.isfinite(parameter.grad).all(), name
+
     def test_building_leaves_the_global_random_state(self):
         """Under a fork, as build.py has it: a library that seeds by itself would show in numpy's or python's state too."""
         import random

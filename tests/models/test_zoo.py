@@ -13,7 +13,7 @@ from torchvision import models
 from medseg.config.model import CLASS_OF, ENCODERS
 from medseg.models.contract import Task
 from medseg.models.cost import cost_of
-from medseg.models.listing import config_of
+from medseg.models.listing import GRID, config_of, count, counted
 from medseg.models.zoo import entries
 from tests.models.test_overfit import PAIRS
 
@@ -47,6 +47,16 @@ def test_multiply_adds_of_one_convolution_by_hand():
 
     cost = cost_of(OwnConfig(name="tests.models.test_zoo:one_convolution"), Task(2, (32, 48)))
     assert cost.parameters == 3 * 2 * 9 + 2 and cost.multiply_adds == 32 * 48 * 3 * 2 * 9
+
+
+def test_what_is_listed_was_counted():
+    """The cheapest here, all in the slow test below."""
+    assert counted()["lraspp_mobilenet_v3_large"] == cost_of(config_of("lraspp_mobilenet_v3_large"), Task(2, GRID))
+
+
+@pytest.mark.slow
+def test_all_that_is_listed_was_counted():
+    assert count(2) == counted(), "run `make reference`"
 
 
 def one_convolution(num_classes):
