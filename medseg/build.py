@@ -20,12 +20,25 @@ from lightning.fabric.strategies import DDPStrategy
 from lightning.fabric.utilities.rank_zero import rank_zero_module
 
 from medseg.config import Config, NetworkConfig
+from medseg.config.volume import VolumeConfig
 from medseg.data.cache import CHANNELS, Cache
+from medseg.data.decode import refuse_volumes
 from medseg.data.decoded import DecodedSet, decode_all, undecoded
 from medseg.data.patches import VERSION as INDEX_VERSION
 from medseg.data.patches import PatchIndex, build_index, most_bytes, read_index
 from medseg.data.realised import asked, set_shares
-from medseg.data.sampling import check_centres, check_patches, equals_uniform, image_weights, pixel_counts, presence, rank_places
+from medseg.data.sampling import (
+    check_centres,
+    check_names,
+    check_patches,
+    equals_uniform,
+    image_weights,
+    pixel_counts,
+    presence,
+    rank_places,
+)
+from medseg.data.volume.store import VolumeStore
+from medseg.data.volume.volumeset import VolumeSet, check_patch, unprepared
 from medseg.engine.average import WeightAverage
 from medseg.engine.optim import make_optimizer
 from medseg.engine.ranks import Ranks
@@ -50,6 +63,7 @@ COMPILE_REPAYS_PX = {"cpu": 4e8, "cuda": 2e10}
 rank_zero_module.log.setLevel(logging.WARNING)
 logging.getLogger("lightning.fabric.utilities.distributed").setLevel(logging.WARNING)
 FABRIC_PRECISION = {"float32": "32-true", "bfloat16": "bf16-mixed", "float64": "64-true"}
+PHOTOGRAPH_CHANNELS = 3
 LONGEST_WAIT = timedelta(days=1)  # of a process for the others: the first may decode for hours; torchrun ends the others where one dies
 OnDecode = Callable[[str, int, int], None]  # (part of the split or "class positions", done, total)
 
@@ -106,8 +120,8 @@ def compile_trouble(device: str) -> str | None:
     return None
 
 
-def _shown(config: Config) -> tuple[int, int]:
-    """Height and width of what the network learns from."""
+def _shown(config: Config) -> tuple[int, ...]:
+    """The sides of what the network learns from."""
     return config.sampling.patch_px or config.data.size_px
 
 
@@ -162,7 +176,9 @@ def deterministic_kernels(config: Config) -> Iterator[None]:
 
 def task_of(config: Config, labels: LabelSet) -> Task:
     """What the network is built for."""
-    return Task(labels.num_classes, _shown(config), ignore_id=labels.ignore_id)
+    volume = config.data.volume
+    channels = len(volume.channels) if volume else PHOTOGRAPH_CHANNELS
+    return Task(labels.num_classes, _shown(config), channels, labels.ignore_id, normalised=volume is not None)
 
 
 def build_model(
@@ -188,7 +204,11 @@ def build_model(
             on_loaded(loaded)
     loss = None if rows is None else make_loss(config.loss, labels, class_weights(config.loss, rows, labels), ranks.world if ranks else 1)
     model = adapt(network, config.model, task, loss)
-    return model.to(memory_format=torch.channels_last) if config.train.channels_last else model  # type: ignore[call-overload, no-any-return]
+    if not config.train.channels_last:
+        return model
+    layout = torch.channels_last if task.spatial_dims == 2 else torch.channels_last_3d
+    model.net.to(memory_format=layout)  # type: ignore[call-overload]
+    return model
 
 
 def build_training(
@@ -206,7 +226,7 @@ def build_training(
     source: what the network starts from; on_loaded is told what became of it.
     """
     check_objects(config)
-    check_patches(config.sampling, Size(*config.data.size_px), manifest.labels)
+    check_grid(config, manifest)
     check_shared(config, fabric.world_size)
     model = build_model(config, manifest.labels, select(manifest, split, "train"), Ranks(fabric), source, on_loaded)
     check_tunable(config, model, fabric.world_size)  # before the images are decoded, which may take long
@@ -258,6 +278,21 @@ def check_objects(config: Config) -> None:
         raise ConfigError("sampling.patch_px", f"{rule} mean of overlapping windows", "leave it out; augment.crop shows parts, too")
 
 
+def check_grid(config: Config, manifest: Manifest) -> None:
+    """ConfigError or ManifestError where the config is of photographs and the manifest of volumes, or the other way round, or where the
+    patches are not of this grid."""
+    if config.data.volume is None:
+        refuse_volumes(manifest, list(manifest))
+        check_patches(config.sampling, Size(*config.data.size_px), manifest.labels)
+        return
+    check_patch(config.sampling.patch_px)
+    check_names(config.sampling.centre_ratios, manifest.labels.names)
+    if config.model.objects:
+        raise ConfigError("model.name", f"{config.model.name} finds objects in photographs", "choose a network of per-pixel classes")
+    if config.model.mean is not None:
+        raise ConfigError("model.mean", "volumes come normalised, each by its own numbers", "leave it out; data.volume.channels says how")
+
+
 def check_shared(config: Config, world: int) -> None:
     """ConfigError where several processes cannot train this: a batch not shared evenly, a loss that has no sums to add up."""
     rank_places(config.train.batch_size, 0, world, config.train.batch_size)
@@ -268,16 +303,41 @@ def check_shared(config: Config, world: int) -> None:
 
 def decode_part(
     config: Config, manifest: Manifest, split: Split, part: str, data_root: Path, on_decode: OnDecode | None = None
-) -> DecodedSet:
+) -> DecodedSet | VolumeSet:
     """One part of a split on the network's grid, from the cache where it is there."""
     rows, frame = select(manifest, split, part), Size(*config.data.size_px)
+    if config.data.volume is not None:
+        volumes = unprepared(manifest, rows, data_root, _store(config), config.data.volume)
+        volumes.store.make_room(volumes.most)
+        volumes.fill(_named(on_decode, part))
+        return volumes
     return decode_all(manifest, rows, data_root, frame, Path(config.data.cache), config.data.cache_gib, _named(on_decode, part))
+
+
+def _store(config: Config) -> VolumeStore:
+    return VolumeStore(Path(config.data.cache), int(config.data.cache_gib * 2**30))
+
+
+def _prepare_both(
+    config: Config, volume: VolumeConfig, manifest: Manifest, split: Split, data_root: Path, on_decode: OnDecode | None
+) -> tuple[VolumeSet, VolumeSet]:
+    """The same of volumes."""
+    store = _store(config)
+    train_set, val_set = (unprepared(manifest, select(manifest, split, part), data_root, store, volume) for part in ("train", "val"))
+    positions = _positions_file(config, train_set)
+    most = most_bytes(len(train_set), manifest.labels.num_classes, train_set.largest) if positions else 0
+    store.make_room(train_set.most | val_set.most, positions, most)
+    train_set.fill(_named(on_decode, "train"))
+    val_set.fill(_named(on_decode, "val"))
+    return train_set, val_set
 
 
 def _decode_both(
     config: Config, manifest: Manifest, split: Split, data_root: Path, on_decode: OnDecode | None
-) -> tuple[DecodedSet, DecodedSet]:
+) -> tuple[DecodedSet, DecodedSet] | tuple[VolumeSet, VolumeSet]:
     """Train and val; that the split has both and the cache can hold all of them is told before an hour of decoding."""
+    if config.data.volume is not None:
+        return _prepare_both(config, config.data.volume, manifest, split, data_root, on_decode)
     channels = CHANNELS + (trained_on(config.model) == "annotated")
     cache = Cache(Path(config.data.cache), Size(*config.data.size_px), int(config.data.cache_gib * 2**30), channels)
     train_set, val_set = (undecoded(manifest, select(manifest, split, part), data_root, cache) for part in ("train", "val"))
@@ -293,7 +353,7 @@ def _named(on_decode: OnDecode | None, part: str) -> Callable[[int, int], None] 
     return None if on_decode is None else partial(on_decode, part)
 
 
-def sampling_weights(config: Config, train_set: DecodedSet) -> np.ndarray:
+def sampling_weights(config: Config, train_set: DecodedSet | VolumeSet) -> np.ndarray:
     """The sampler's weight of each training image; warns where a balanced sampler would draw like a uniform one."""
     present = presence(train_set.rows, train_set.labels)
     weights = image_weights(config.sampling, present)
@@ -303,9 +363,9 @@ def sampling_weights(config: Config, train_set: DecodedSet) -> np.ndarray:
     return weights
 
 
-def patch_index(config: Config, train_set: DecodedSet, on_decode: OnDecode | None = None) -> PatchIndex | None:
+def patch_index(config: Config, train_set: DecodedSet | VolumeSet, on_decode: OnDecode | None = None) -> PatchIndex | None:
     """Where the pixels of each class lie, for crops around them; made once for the same masks, and kept beside the decoded images."""
-    if config.sampling.patch is None:
+    if config.sampling.patch_px is None:
         return None
     path, labels, frame = _positions_file(config, train_set), train_set.labels, train_set.frame
     if path is None:
@@ -317,21 +377,24 @@ def patch_index(config: Config, train_set: DecodedSet, on_decode: OnDecode | Non
     return index
 
 
-def _positions_file(config: Config, train_set: DecodedSet) -> Path | None:
+def _positions_file(config: Config, train_set: DecodedSet | VolumeSet) -> Path | None:
     """Where the index of this set is kept; None where crops are laid around no class."""
-    if config.sampling.patch is None or not config.sampling.centre_ratios:
+    if config.sampling.patch_px is None or not config.sampling.centre_ratios:
         return None
     labels = train_set.labels
-    facts = (INDEX_VERSION, _mask_keys(train_set), labels.names, labels.ignore_id, tuple(train_set.frame))
-    return train_set.cache.positions_path(hashlib.sha256(repr(facts).encode()).hexdigest()[:32])
+    grid = (train_set.keys,) if isinstance(train_set, VolumeSet) else tuple(train_set.frame)
+    facts = (INDEX_VERSION, _mask_keys(train_set), labels.names, labels.ignore_id, grid)
+    folder = train_set.store if isinstance(train_set, VolumeSet) else train_set.cache
+    return folder.positions_path(hashlib.sha256(repr(facts).encode()).hexdigest()[:32])
 
 
-def _mask_keys(train_set: DecodedSet) -> list[str]:
+def _mask_keys(train_set: DecodedSet | VolumeSet) -> list[str]:
     return [str(row.mask_sha256) for row in train_set.rows]
 
 
-def _shares(config: Config, train_set: DecodedSet, weights: np.ndarray) -> dict[str, float]:
+def _shares(config: Config, train_set: DecodedSet | VolumeSet, weights: np.ndarray) -> dict[str, float]:
     """What the training set holds and what the sampler is asked for, beside which an epoch's realised shares are read."""
     present, labels = presence(train_set.rows, train_set.labels), train_set.labels
-    held = set_shares(present, pixel_counts(train_set.rows, labels, train_set.frame), labels)
+    pixels = train_set.pixel_counts() if isinstance(train_set, VolumeSet) else pixel_counts(train_set.rows, labels, train_set.frame)
+    held = set_shares(present, pixels, labels)
     return held | asked(config.sampling, weights, present, labels)

@@ -12,11 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medseg import images
 from medseg.build import decode_part, deterministic_kernels, trained_on
-from medseg.data.decode import read_original_image, read_original_mask
 from medseg.data.decoded import DecodedSet
 from medseg.data.objects import annotated_objects
+from medseg.data.volume.volumeset import VolumeSet
 from medseg.engine.evaluate import on_original_grid
 from medseg.engine.infer import OnGrid
 from medseg.errors import ManifestError, RunError
@@ -32,11 +31,12 @@ from medseg.metrics.detection import Objects
 from medseg.metrics.measure import Measures
 from medseg.metrics.protocol import Protocol, boundary_rules, region_rules
 from medseg.metrics.scores import Scores, score
+from medseg.report.casefiles import CaseFiles, case_files
 from medseg.report.evaluation import CALIBRATION_RULE, EvaluationFiles, Extras, objects_rule
 from medseg.report.figures import overlay_sheet
 from medseg.run import LoadedRun, load_run
 from medseg.training import PathLike, Progress, as_path, same_data
-from medseg.types import CaseResult, Row
+from medseg.types import CaseResult, Row, by
 from medseg.yamlio import read_yaml
 
 log = logging.getLogger(__name__)
@@ -73,15 +73,16 @@ class Scene:
     manifest: Manifest
     split: Split
     part: str
-    data: DecodedSet
+    data: DecodedSet | VolumeSet
     root: Path
+    files: CaseFiles
     measures: Measures
     asked: Asked
     observer: tuple[Manifest, Mapping[str, Row]] | None
 
     def reference(self, row: Row) -> np.ndarray:
         """The class ids on the image's own grid."""
-        return read_original_mask(self.manifest, row, self.root)
+        return self.files.reference(row)
 
     @property
     def finds_objects(self) -> bool:
@@ -96,6 +97,8 @@ class Scene:
     def scored(self, objects: Mapping[str, Objects], reference_HW: np.ndarray, grid: OnGrid) -> dict[str, ScoredObjects]:
         """The same with scores, for average precision."""
         labels = self.loaded.labels
+        if grid.mask_HW.ndim == 3:  # COCO's average precision is of pictures
+            return {}
         if grid.probs_KHW is not None:
             return {name: _scored(one, grid.probs_KHW[labels.id_of(name)]) for name, one in objects.items()}
         assert grid.objects is not None
@@ -162,7 +165,8 @@ def _set_up(loaded: LoadedRun, part: str, data_root: Path | None, progress: Prog
     unit = unit_of(row.spacing_mm for row in manifest if row.mask)  # of all parts, so that folds and parts have one unit
     boundary = Boundary.of(unit, asked.tolerances) if asked.boundary else None
     measures = Measures(loaded.labels, boundary, asked.instances is not None)
-    return Scene(loaded, manifest, split, part, data, root, measures, asked, observer)
+    files = case_files(manifest, root, isinstance(data, VolumeSet))
+    return Scene(loaded, manifest, split, part, data, root, files, measures, asked, observer)
 
 
 def _observer(path: PathLike, manifest: Manifest, split: Split, part: str) -> tuple[Manifest, dict[str, Row]]:
@@ -189,7 +193,7 @@ def _score(scene: Scene, folder: Path, progress: Progress) -> tuple[Scores, int 
     calibration: CalibrationCounts | None = None
     with EvaluationFiles(folder, scene.measures, total, scene.asked.conventions) as files:
         for row, looked in _looked(scene):
-            images.write_mask(_prediction(folder, row.sample_id), looked.mask_HW, loaded.labels.palette)
+            scene.files.write(folder, row, looked.mask_HW)
             files.add(looked.case)
             cases.append(looked.case)
             if looked.calibration:
@@ -215,10 +219,8 @@ def _looked(scene: Scene) -> Iterator[tuple[Row, Looked]]:
 
     def look(row: Row, grid: OnGrid) -> Looked:
         reference_HW = scene.reference(row)
-        x_mm, y_mm, _ = row.spacing_mm
-        spacing_mm = (y_mm, x_mm) if x_mm and y_mm else None
         objects = scene.objects(row, reference_HW, grid) if scene.asked.instances else {}
-        case = scene.measures.case(row.sample_id, row.group_id, reference_HW, grid.mask_HW, spacing_mm, objects)
+        case = scene.measures.case(row.sample_id, row.group_id, reference_HW, grid.mask_HW, scene.files.spacing_mm(row), objects)
         counts = None
         if scene.asked.calibration and grid.probs_KHW is not None:
             counts = _calibration(grid.probs_KHW, reference_HW, scene)
@@ -251,7 +253,7 @@ def _observers(scene: Scene, folder: Path, cases: Sequence[CaseResult]) -> dict[
     labels, measures = scene.loaded.labels, Measures(scene.loaded.labels)
     against_second, between = [], []
     for row in scene.data.rows:
-        second, mask = read_original_mask(other, rows[row.sample_id], scene.root), images.read_mask(_prediction(folder, row.sample_id))
+        second, mask = replace(scene.files, manifest=other).reference(rows[row.sample_id]), scene.files.read(folder, row)
         against_second.append(measures.case(row.sample_id, row.group_id, second, mask))
         valid = labels.valid(second)  # what the second observer has not judged is not counted, as in a reference
         first = np.where(valid, scene.reference(row), labels.ignore_id)
@@ -263,16 +265,13 @@ def _observers(scene: Scene, folder: Path, cases: Sequence[CaseResult]) -> dict[
     }
 
 
-def _prediction(folder: Path, sample_id: str) -> Path:
-    return folder / "predictions" / f"{sample_id}.png"
-
-
 def _write_overlays(scene: Scene, cases: Sequence[CaseResult], folder: Path) -> None:
     rows = {row.sample_id: row for row in scene.data.rows}
 
     def read(case: CaseResult) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        row, mask = rows[case.sample_id], images.read_mask(_prediction(folder, case.sample_id))
-        return read_original_image(scene.manifest, row, scene.root), scene.reference(row), mask
+        row = rows[case.sample_id]
+        picture, (reference, mask) = scene.files.pictures(row, [scene.reference(row), scene.files.read(folder, row)])
+        return picture, reference, mask
 
     overlay_sheet(folder / "overlays.jpg", cases, scene.manifest.labels, read)
 
@@ -281,7 +280,7 @@ def _protocol(scene: Scene) -> Protocol:
     loaded, boundary = scene.loaded, scene.measures.boundary
     passes = "mean over the image and its mirror image" if loaded.config.infer.flip_tta else "single forward pass"
     if window := loaded.passes.window:
-        passes += f", in windows of {window.height_px} x {window.width_px} pixels that overlap by {loaded.passes.overlap:.0%}"
+        passes += f", in windows of {by(window)} {'voxels' if len(window) == 3 else 'pixels'} that overlap by {loaded.passes.overlap:.0%}"
     asked, finds, pixels = scene.asked.instances, scene.finds_objects, "each pixel has its most probable class"
     if finds:
         least = getattr(loaded.config.model, "score_threshold", 0.0)

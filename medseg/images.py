@@ -30,7 +30,7 @@ from medseg.types import Size
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif")
 MASK_SUFFIXES = (*IMAGE_SUFFIXES, ".npy")
-VOLUME_SUFFIXES = (".nii", ".nii.gz")  # `volumes` reads these
+VOLUME_SUFFIXES = (".nii", ".nii.gz", ".mha", ".nrrd")  # `volumes` reads these
 MAX_PIXELS = 120_000_000  # a photograph of 7 bytes a pixel (Pillow's 4 and the array's 3) then takes 800 MiB
 MAX_DECODED_BYTES = 7 * MAX_PIXELS  # what decoding takes at one time, over all threads
 LARGE_PIXELS = 25_000_000  # of which no two are worked on at one time, see `one_at_a_time`

@@ -53,7 +53,7 @@ class LoadedRun:
     def passes(self) -> Passes:
         """How the run's config has images predicted."""
         infer = self.config.infer
-        return Passes(self.labels if infer.flip_tta else None, self.config.sampling.patch, infer.overlap)
+        return Passes(self.labels if infer.flip_tta else None, self.config.sampling.patch_px, infer.overlap)
 
 
 def load_run(path: PathLike, checkpoint: str = "best") -> LoadedRun:

@@ -29,6 +29,15 @@ class Size(NamedTuple):
     width_px: int
 
 
+def by(sides: Sequence[int]) -> str:
+    """Sides as one reads them.
+
+    >>> by((32, 64, 48))
+    '32 x 64 x 48'
+    """
+    return " x ".join(map(str, sides))
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
     """One line of a manifest. `mask` is None for an unlabelled image; `px` holds its pixels per class, empty if unlabelled.

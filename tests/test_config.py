@@ -77,7 +77,7 @@ def test_canonical_yaml_round_trips(tmp_path):
         ("sampling.centre_ratios={lesion: 1}", "sampling: centre_ratios are of patches: give patch_px too"),
         ("sampling={patch_px: [64, 64], centre_ratios: {lesion: 0, anywhere: 0}}", "sampling: centre_ratios are all 0"),
         ("sampling={patch_px: [64, 64], centre_ratios: {lesion: -1}}", "sampling.centre_ratios.lesion: Input should be greater than or eq"),
-        ("sampling.patch_px=[8, 64]", r"sampling.patch_px.0: Input should be greater than or equal to 16"),
+        ("sampling.patch_px=[8, 64]", r"sampling.patch_px: the sides should be 16 pixels or more"),
         ("data.cache_gib=0", "data.cache_gib: Input should be greater than 0"),
         ("train.compile=true", "train.compile: must not be true or false"),
         ("train.compile=maybe", "train.compile: Input should be 'auto', 'always' or 'never'"),

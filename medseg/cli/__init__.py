@@ -108,20 +108,33 @@ def _mark_dead(*folders: Path, resumed: Path | None = None) -> None:
 
 @app.command()
 def phantom(
-    out: Annotated[Path, typer.Option(help="folder for the photographs and their labelme JSON")],
-    count: Annotated[int, typer.Option(min=1, help="how many")] = 1000,
+    out: Annotated[Path, typer.Option(help="folder for the photographs and their labelme JSON, or the volumes and dataset.json")],
+    kind: Annotated[Literal["tongue", "organ"], typer.Option(help="tongue: photographs; organ: MR-like volumes of an abdomen")] = "tongue",
+    count: Annotated[int | None, typer.Option(min=1, help="how many (1000 tongues, 60 abdomens)")] = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
-    height_px: Annotated[int, typer.Option(min=64, max=2048)] = 256,
-    width_px: Annotated[int, typer.Option(min=64, max=2048)] = 256,
+    height_px: Annotated[int | None, typer.Option(min=64, max=2048, help="of a tongue's photograph (256)")] = None,
+    width_px: Annotated[int | None, typer.Option(min=64, max=2048, help="of a tongue's photograph (256)")] = None,
 ) -> None:
-    """Draw tongue photographs with truth: tongue, coating, and in one of ten a small lesion."""
-    from medseg.phantom.write import write_phantoms
+    """Draw images with truth: tongue, coating, in one of ten a small lesion; or liver, kidneys and gallbladder in a volume."""
     from medseg.progress import bar
+
+    if kind == "organ" and (height_px or width_px):
+        raise ConfigError("--height-px, --width-px", "an abdomen's grid is drawn with it", "leave them out, or draw --kind tongue")
+    number = count or (1000 if kind == "tongue" else 60)
+    with bar("drawing") as show:
+        _draw(kind, out, number, seed, (height_px or 256, width_px or 256), lambda done: show(done, number))
+    print(f"{number} {'photographs' if kind == 'tongue' else 'volumes'} and their annotations are in {out}")
+
+
+def _draw(kind: str, out: Path, count: int, seed: int, size: tuple[int, int], on_done: Callable[[int], None]) -> None:
+    from medseg.phantom.write import write_phantoms
+    from medseg.phantom.write_organ import write_organs
     from medseg.types import Size
 
-    with bar("drawing") as show:
-        write_phantoms(out, count, seed, Size(height_px, width_px), jobs=0, on_done=lambda done: show(done, count))
-    print(f"{count} photographs and their annotations are in {out}")
+    if kind == "organ":
+        write_organs(out, count, seed, jobs=0, on_done=on_done)
+    else:
+        write_phantoms(out, count, seed, Size(*size), jobs=0, on_done=on_done)
 
 
 @app.command()

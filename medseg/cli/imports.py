@@ -93,8 +93,8 @@ def import_voc_command(
 
 @import_app.command("nifti")
 def import_nifti_command(
-    images: Annotated[Path, typer.Option(help="folder of volumes (.nii, .nii.gz)")],
-    masks: Annotated[Path, typer.Option(help="folder of label volumes, matched by stem")],
+    images: Annotated[Path, typer.Option(help="folder of volumes (.nii, .nii.gz, .mha, .nrrd)")],
+    masks: Annotated[Path, typer.Option(help="folder of label volumes, of the same formats, matched by stem")],
     out: Out,
     classes: Classes = None,
     mask_suffix: Annotated[str, typer.Option(help="what a mask's stem has after the image's, e.g. _seg")] = "",
@@ -103,7 +103,7 @@ def import_nifti_command(
     group_pattern: GroupPattern = None,
     skip_refused: SkipRefused = False,
 ) -> None:
-    """Import NIfTI volumes and label volumes; grid, orientation and affine of each pair are compared."""
+    """Import volumes and label volumes (NIfTI, MetaImage .mha, NRRD); grid, orientation and affine of each pair are compared."""
     from medseg.manifest.importers.nifti import import_nifti
 
     _import(
@@ -121,11 +121,14 @@ def import_decathlon_command(
     name: SetName = None,
     group_pattern: GroupPattern = None,
     skip_refused: SkipRefused = False,
+    left_right: Annotated[
+        list[str] | None, typer.Option(metavar="LEFT=RIGHT", help="classes that change places in a mirror image; repeatable")
+    ] = None,
 ) -> None:
     """Import a set in the Medical Segmentation Decathlon's layout."""
     from medseg.manifest.importers.decathlon import import_decathlon
 
-    _import(lambda show: import_decathlon(src, out, name, group_pattern, skip_refused, on_progress=show))
+    _import(lambda show: import_decathlon(src, out, name, group_pattern, skip_refused, show, left_right or ()))
 
 
 @import_app.command("nnunet")

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from medseg.config.model import EVERY, ModelConfig, UnetConfig
 from medseg.config.model import NetworkConfig as NetworkConfig  # what others take a network's settings as
-from medseg.config.section import Count, PixelSize, Positive, Section, Share
+from medseg.config.section import LEAST_PX, Count, PixelSize, Positive, Section, Share
+from medseg.config.volume import Axis, PatchSide, VolumeConfig
 from medseg.errors import ConfigError
-from medseg.types import Size
 from medseg.yamlio import dump_yaml, first_problem, parse_value, read_yaml
 
 
@@ -27,7 +27,8 @@ class DataConfig(Section):
     manifest: str
     split: str = "main"
     fold: Annotated[int, Field(ge=0)] | None = Field(None, description="which fold of a split with folds is val, and the others train")
-    size_px: tuple[PixelSize, PixelSize] = Field((256, 256), description="height, width of the network's grid")
+    size_px: tuple[PixelSize, PixelSize] = Field((256, 256), description="height, width of the network's grid; photographs")
+    volume: VolumeConfig | None = Field(None, description="how volumes come onto the network's grid; `medseg plan` writes it")
     cache: str = Field("cache", description="folder of decoded images; may be removed at any time")
     cache_gib: Positive = Field(20.0, description="size of that folder up to which images not used the longest are kept")
 
@@ -99,17 +100,23 @@ class SamplingConfig(Section):
     draws_per_epoch: Count | None = Field(
         None, description="draws in an epoch; the number of training images where not given. A rest that fills no step is not drawn"
     )
-    patch_px: tuple[PixelSize, PixelSize] | None = Field(
-        None, description="height, width of the crops the network learns from; whole images where not given"
+    patch_px: tuple[PatchSide, ...] | None = Field(
+        None,
+        description="height, width of the crops the network learns from; whole images where not given. Of volumes: D, H, W, "
+        "or H, W for a network of two dimensions that learns from slices across D",
     )
     centre_ratios: dict[str, Annotated[float, Field(ge=0)]] = Field(
         {}, description="patches: class -> ratio of crops centred on it; `anywhere` for crops without a wish. All anywhere where not given"
     )
 
-    @property
-    def patch(self) -> Size | None:
-        """The size of the crops; None where whole images are shown."""
-        return None if self.patch_px is None else Size(*self.patch_px)
+    @field_validator("patch_px")
+    @classmethod
+    def _two_or_three_sides(cls, value: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        if value is not None and len(value) not in (2, 3):
+            raise ValueError(f"a patch has two sides, of a volume three, got {list(value)}")
+        if value is not None and len(value) == 2 and min(value) < LEAST_PX:
+            raise ValueError(f"the sides should be {LEAST_PX} pixels or more, got {list(value)}")
+        return value
 
     @model_validator(mode="after")
     def _ratios_need_patches(self) -> SamplingConfig:
@@ -121,9 +128,16 @@ class SamplingConfig(Section):
 
 
 class AugmentConfig(Section):
-    """Ranges of the random changes of a training image. 0 (or probability 0) switches one off."""
+    """Ranges of the random changes of a training image. 0 (or probability 0) switches one off.
 
-    flip_probability: Share = Field(0.5, description="left-right; named left-right pairs of classes are swapped")
+    Volumes are turned (in their plane alone, where they are very anisotropic or shown as slices), zoomed, mirrored, blurred, changed in
+    brightness, contrast and gamma, and given noise; the rest is of photographs.
+    """
+
+    flip_probability: Share = Field(0.5, description="of a mirror image; left-right pairs of classes that are named are then exchanged")
+    flip_axes: tuple[Axis, ...] = Field(
+        ("x",), description="volumes: along which axes of RAS, each by itself; x is left-right, the only one of photographs"
+    )
     rotate_deg: Annotated[float, Field(ge=0, le=180)] = 20.0
     scale: Annotated[float, Field(ge=0, lt=1)] = Field(0.2, description="zoom drawn log-uniformly in [1 - scale, 1 / (1 - scale)]")
     shift: Share = Field(0.1, description="share of the height and width")

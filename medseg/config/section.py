@@ -9,7 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
-PixelSize = Annotated[int, Field(ge=16, le=4096)]
+LEAST_PX = 16
+PixelSize = Annotated[int, Field(ge=LEAST_PX, le=4096)]
 
 
 class Section(BaseModel):

@@ -12,7 +12,7 @@ import mmap
 import os
 import time
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -84,37 +84,46 @@ class Cache:
         positions: a file of class positions that is used beside them, and the most it may take.  Raises ConfigError where all this alone
         is larger than the limit.
         """
-        kept = {self.path(key) for key in keys}
-        needed = len(kept) * self.record_bytes + positions_bytes
-        if needed > self.limit_bytes:
-            what = f"these {len(kept):,} images{' and the positions of their classes' if positions else ''}"
-            rule = f"{what} take {in_units(needed)} decoded, the limit is {in_units(self.limit_bytes)}"
-            raise ConfigError("data.cache_gib", rule, "raise it, or choose a smaller data.size_px")
+        needed = {self.path(key): self.record_bytes for key in keys}
+        what = f"these {len(needed):,} images{' and the positions of their classes' if positions else ''}"
         if positions:
-            kept.add(positions)
-        missing = [path for path in kept if not _touched(path)]
-        if missing:
-            self._shrink_others(self.limit_bytes - needed, kept)
+            needed[positions] = positions_bytes
+        make_room(self.folder, self.limit_bytes, needed, what, "raise it, or choose a smaller data.size_px")
 
-    def _shrink_others(self, size_bytes: int, kept: set[Path]) -> None:
-        found = [(status.st_mtime, status.st_size, path) for path, status in self._files() if path not in kept]
-        excess = sum(size for _, size, _ in found) - size_bytes
-        for _, size, path in sorted(found):
-            if excess <= 0:
-                return
-            path.unlink(missing_ok=True)
-            excess -= size
 
-    def _files(self) -> Iterator[tuple[Path, os.stat_result]]:
-        """What counts. A temporary is its writer's, who will rename it: only one that a killed process left behind is removed."""
-        for folder in (*self.folder.glob("??"), self.folder / "positions"):
-            for path in _listed(folder):
-                if path.suffix not in SUFFIXES or (status := _stat(path)) is None:
-                    continue
-                if not path.match(".*.part.*"):
-                    yield path, status
-                elif time.time() - status.st_mtime > ORPHANED_S:
-                    path.unlink(missing_ok=True)
+def make_room(folder: Path, limit_bytes: int, needed: Mapping[Path, int], what: str, fix: str) -> None:
+    """Mark the files that will be used, and where some are missing remove what was not used the longest, as far as the limit asks.
+
+    needed: path -> the most bytes it may take.  ConfigError, which says `what` and the `fix`, where all this alone is over the limit.
+    """
+    total = sum(needed.values())
+    if total > limit_bytes:
+        raise ConfigError("data.cache_gib", f"{what} take {in_units(total)} decoded, the limit is {in_units(limit_bytes)}", fix)
+    missing = [path for path in needed if not _touched(path)]
+    if missing:
+        _shrink_others(folder, limit_bytes - total, needed.keys())
+
+
+def _shrink_others(folder: Path, size_bytes: int, kept: Container[Path]) -> None:
+    found = [(status.st_mtime, status.st_size, path) for path, status in _files(folder) if path not in kept]
+    excess = sum(size for _, size, _ in found) - size_bytes
+    for _, size, path in sorted(found):
+        if excess <= 0:
+            return
+        path.unlink(missing_ok=True)
+        excess -= size
+
+
+def _files(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
+    """What counts. A temporary is its writer's, who will rename it: only one that a killed process left behind is removed."""
+    for inner in (*folder.glob("??"), folder / "positions"):
+        for path in _listed(inner):
+            if path.suffix not in SUFFIXES or (status := _stat(path)) is None:
+                continue
+            if not path.match(".*.part.*"):
+                yield path, status
+            elif time.time() - status.st_mtime > ORPHANED_S:
+                path.unlink(missing_ok=True)
 
 
 @contextmanager

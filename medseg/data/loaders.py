@@ -16,7 +16,7 @@ from medseg.data.augment import apply_changes, draw_change
 from medseg.data.cache import CHANNELS
 from medseg.data.decoded import DecodedSet
 from medseg.data.patches import crop_window
-from medseg.types import Batch, Draws, Size
+from medseg.types import Batch, Draws
 
 T = TypeVar("T")
 
@@ -29,7 +29,7 @@ class Loading:
     augment: AugmentConfig
     seed: int
     device: torch.device
-    patch: Size | None = None
+    patch: tuple[int, ...] | None = None
     channels_last: bool = False
     prefetch: int = 0
 
@@ -58,14 +58,14 @@ def train_batches(data: DecodedSet, draws: Draws, epoch: int, loading: Loading) 
         yield apply_changes(batch, changes, data.labels)
 
 
-def _gather(data: DecodedSet, draws: Draws, patch: Size | None) -> np.ndarray:
+def _gather(data: DecodedSet, draws: Draws, patch: tuple[int, ...] | None) -> np.ndarray:
     """uint8 (N, 4 or 5, H, W): whole records, or the crop of each around its centre."""
     if patch is None or draws.centres is None:
         return data.records(draws.images)
     crops = np.empty((len(draws), data.cache.channels, *patch), np.uint8)
     for place, (position, centre) in enumerate(zip(draws.images, draws.centres, strict=True)):
-        top, left = crop_window((int(centre[0]), int(centre[1])), data.frame, patch)
-        crops[place] = data.record(int(position))[:, top : top + patch.height_px, left : left + patch.width_px]
+        top, left = crop_window(centre, data.frame, patch)
+        crops[place] = data.record(int(position))[:, top : top + patch[0], left : left + patch[1]]
     return crops
 
 

@@ -1,4 +1,4 @@
-"""Crops: where the pixels of each class lie, drawn once per training set, and the window around a centre.
+"""Crops: where the pixels (of a volume: voxels) of each class lie, drawn once per training set, and the window around a centre.
 
 A crop centred on a class needs one of its pixels. Searching a mask at each draw would cost a pass over it; all positions would fill the
 memory. So an index holds for each image and class some of its pixels, LIMIT at the most, drawn uniformly without replacement by a
@@ -10,10 +10,12 @@ positions, then how many pixels each image has of each class (from which follows
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TypeAlias
 
 import numpy as np
 
@@ -29,21 +31,24 @@ LIMIT = 2_000  # positions of a class in an image: more than a training draws th
 MAX_BYTES = 580_000_000  # of positions, four bytes each: 24,000 images of 3 classes at LIMIT
 MaskOf = Callable[[int], np.ndarray]
 Progress = Callable[[int, int], None]
+Shape: TypeAlias = tuple[int, ...]
+Grids: TypeAlias = "Size | Sequence[Shape]"  # the one (H, W) of photographs, or the (D, H, W) of each volume
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PatchIndex:
     """Some pixels of each class of each of N training images on the network's grid.
 
-    names: the K classes, background first.  positions: int32 (M,), row * width + column, image by image and class by class, ascending
-    within a class.  offsets: int64 (N * K + 1,), where each image's class begins in them.  pixels_NK: int32, how many pixels there are.
+    names: the K classes, background first.  positions: int32 (M,), flat in the image's grid (row * width + column of a photograph), image
+    by image and class by class, ascending within a class.  offsets: int64 (N * K + 1,), where each image's class begins in them.
+    pixels_NK: int32, how many pixels there are.
 
     Costs 8 bytes of memory an image and class, and mapped pages: 4 bytes a position and pixel count, 577 MB for 24,000 images of 3
     classes, and never above about MAX_BYTES.
     """
 
     names: tuple[str, ...]
-    frame: Size
+    frame: Grids
     positions: np.ndarray
     offsets: np.ndarray
     pixels_NK: np.ndarray
@@ -52,7 +57,7 @@ class PatchIndex:
         return len(self.pixels_NK)
 
     @classmethod
-    def anywhere(cls, frame: Size) -> PatchIndex:
+    def anywhere(cls, frame: Grids) -> PatchIndex:
         """An index of no image, for crops without a wish: they need the frame only, so no mask is read."""
         return cls((), frame, np.empty(0, np.int32), np.zeros(1, np.int64), np.empty((0, 0), np.int32))
 
@@ -66,11 +71,22 @@ class PatchIndex:
         return self.positions[self.offsets[cell] : self.offsets[cell + 1]]
 
     def draw(self, images: np.ndarray, class_id: int, generator: np.random.Generator) -> np.ndarray:
-        """int32 (D, 2): for each of the images (int64 (D,), all holding the class) the row and column of one of its pixels."""
+        """int32 (D, 2 or 3): for each of the images (int64 (D,), all holding the class) the row and column (of a volume: plane, row,
+        column) of one of its pixels."""
         cells = images * len(self.names) + class_id
         start, stop = self.offsets[cells], self.offsets[cells + 1]
-        chosen = self.positions[generator.integers(start, stop)]
-        return np.stack(np.divmod(chosen, np.int32(self.frame.width_px)), axis=1)
+        chosen = self.positions[generator.integers(start, stop)].astype(np.int64)
+        shapes, centres = self.shapes(images), []
+        for axis in range(shapes.shape[1] - 1, 0, -1):
+            chosen, along = np.divmod(chosen, shapes[:, axis])
+            centres.append(along)
+        return np.stack([chosen, *reversed(centres)], axis=1).astype(np.int32)
+
+    def shapes(self, images: np.ndarray) -> np.ndarray:
+        """int64 (D, 2 or 3): the sides of the grids of these images."""
+        if isinstance(self.frame, Size):
+            return np.broadcast_to(np.asarray(self.frame, np.int64), (len(images), 2))
+        return np.asarray([self.frame[int(image)] for image in images], np.int64)
 
 
 def limit_for(images: int, classes: int) -> int:
@@ -82,22 +98,23 @@ def limit_for(images: int, classes: int) -> int:
     return max(1, min(LIMIT, MAX_BYTES // (4 * max(1, images * classes))))
 
 
-def most_bytes(images: int, classes: int, frame: Size) -> int:
+def most_bytes(images: int, classes: int, frame: Grids) -> int:
     """What an index's file takes at the most: as if each image held `limit_for` pixels of each class, or had no others.
 
     >>> most_bytes(24_000, 3, Size(256, 256))
     576288004
     """
-    positions = min(classes * limit_for(images, classes), frame.height_px * frame.width_px)
-    return 4 * images * (positions + classes) + SEAL_BYTES
+    limit = classes * limit_for(images, classes)
+    grids = [(images, frame)] if isinstance(frame, Size) else [(1, shape) for shape in frame]
+    return 4 * sum(number * (min(limit, math.prod(shape)) + classes) for number, shape in grids) + SEAL_BYTES
 
 
 def build_index(
-    keys: Sequence[str], mask_of: MaskOf, labels: LabelSet, frame: Size, progress: Progress | None = None, path: Path | None = None
+    keys: Sequence[str], mask_of: MaskOf, labels: LabelSet, frame: Grids, progress: Progress | None = None, path: Path | None = None
 ) -> PatchIndex:
     """Read each mask once, one at a time, and index the pixels of every class, background included; the ignore id is no class.
 
-    keys: what names each image's file, such as its mask's hash.  mask_of: place in `keys` -> uint8 (H, W) on the frame.
+    keys: what names each image's file, such as its mask's hash.  mask_of: place in `keys` -> uint8, on its grid of `frame`.
     progress: called with (done, total) after each mask.  path: where to keep it for `read_index`; by default it is gone with the index.
     """
     if path is None:
@@ -115,12 +132,12 @@ def build_index(
     return index
 
 
-def _write_index(path: Path, keys: Sequence[str], mask_of: MaskOf, classes: int, frame: Size, progress: Progress | None) -> None:
+def _write_index(path: Path, keys: Sequence[str], mask_of: MaskOf, classes: int, frame: Grids, progress: Progress | None) -> None:
     limit, pixels_NK = limit_for(len(keys), classes), np.zeros((len(keys), classes), np.int32)
     with sealed(path) as write:
         for image, key in enumerate(keys):
-            mask = mask_of(image)
-            assert mask.shape == tuple(frame), f"mask {image} is {mask.shape}, the frame {tuple(frame)}"
+            mask, grid = mask_of(image), tuple(frame if isinstance(frame, Size) else frame[image])
+            assert mask.shape == grid, f"mask {image} is {mask.shape}, its grid {grid}"
             pixels_NK[image] = np.bincount(mask.ravel(), minlength=256)[:classes]
             for class_id in range(classes):
                 if pixels_NK[image, class_id]:
@@ -130,7 +147,7 @@ def _write_index(path: Path, keys: Sequence[str], mask_of: MaskOf, classes: int,
         write(pixels_NK)
 
 
-def read_index(path: Path, images: int, names: tuple[str, ...], frame: Size) -> PatchIndex | None:
+def read_index(path: Path, images: int, names: tuple[str, ...], frame: Grids) -> PatchIndex | None:
     """The index that `build_index` kept, memory-mapped; None where the file is not there or damaged, so that it is made again.
 
     That the file is of these masks is the caller's care: name it by a digest of VERSION, the masks' hashes in order, the classes and
@@ -155,15 +172,17 @@ def _some_positions(mask: np.ndarray, class_id: int, limit: int, key: str) -> np
     return every[np.sort(generator.choice(len(every), limit, replace=False, shuffle=False))]
 
 
-def crop_window(centre: tuple[int, int] | np.ndarray, frame: Size, patch: Size) -> tuple[int, int]:
-    """(top, left) of the patch around a pixel (row, column), moved inside the frame; it always contains the pixel.
+def crop_window(centre: Sequence[int] | np.ndarray, grid: Shape, patch: Shape) -> Shape:
+    """The corner of the patch around a pixel or voxel, moved inside the grid; the patch always contains the pixel.
 
-    The patch must fit in the frame: `sampling.check_patches` refuses it otherwise.
+    Along a side that is shorter than the patch it is laid around the grid, its corner not above 0: what sticks out is padding.
+    `sampling.check_patches` refuses that of photographs.
 
-    >>> crop_window((5, 9), Size(10, 10), Size(4, 4)), crop_window((0, 5), Size(10, 10), Size(4, 4))
-    ((3, 6), (0, 3))
+    >>> crop_window((5, 9), (10, 10), (4, 4)), crop_window((0, 5), (10, 10), (4, 4)), crop_window((1, 5), (3, 10), (8, 4))
+    ((3, 6), (0, 3), (-2, 3))
     """
-    assert patch.height_px <= frame.height_px and patch.width_px <= frame.width_px, f"{patch} is larger than {frame}"
-    top = min(max(int(centre[0]) - patch.height_px // 2, 0), frame.height_px - patch.height_px)
-    left = min(max(int(centre[1]) - patch.width_px // 2, 0), frame.width_px - patch.width_px)
-    return top, left
+    return tuple(_start(int(at), side, wanted) for at, side, wanted in zip(centre, grid, patch, strict=True))
+
+
+def _start(at: int, side: int, wanted: int) -> int:
+    return (side - wanted) // 2 if side < wanted else min(max(at - wanted // 2, 0), side - wanted)

@@ -27,7 +27,7 @@ from medseg.data.patches import ANYWHERE, PatchIndex
 from medseg.errors import ConfigError
 from medseg.labels import LabelSet
 from medseg.seeding import numpy_generator
-from medseg.types import Draws, Row, Size
+from medseg.types import Draws, Row, Size, by
 
 
 def presence(rows: Sequence[Row], labels: LabelSet) -> np.ndarray:
@@ -79,9 +79,8 @@ def draw_epoch(config: SamplingConfig, weights: np.ndarray, index: PatchIndex | 
     assert index is not None, "crops need a PatchIndex; PatchIndex.anywhere(frame) where centre_ratios are not given"
     generator = numpy_generator(seed, epoch, "crops")
     if not config.centre_ratios:
-        return Draws(
-            epoch_draws(weights, draws, seed, epoch), _centres_anywhere(index.frame, draws, generator), np.full(draws, -1, np.int16)
-        )
+        images = epoch_draws(weights, draws, seed, epoch)
+        return Draws(images, _centres_anywhere(images, index, generator), np.full(draws, -1, np.int16))
     assert len(weights) == len(index), f"{len(weights)} weights for an index of {len(index)} images"
     ids, ratios = _wishes(config.centre_ratios, index)
     wanted = ids[_systematic(ratios, draws, generator)]
@@ -107,36 +106,39 @@ def _systematic(weights: np.ndarray, draws: int, generator: np.random.Generator)
 
 def _draw_crops(wanted: np.ndarray, weights: np.ndarray, index: PatchIndex, generator: np.random.Generator) -> Draws:
     """For each wanted class an image among those that hold it, by their weights, and one of its indexed pixels there."""
-    images, centres = np.empty(len(wanted), np.int64), np.empty((len(wanted), 2), np.int32)
+    dims = index.shapes(np.zeros(1, np.int64)).shape[1]
+    images, centres = np.empty(len(wanted), np.int64), np.empty((len(wanted), dims), np.int32)
     for class_id in np.unique(wanted):
         places = np.flatnonzero(wanted == class_id)
         held = np.arange(len(index)) if class_id < 0 else index.holding(class_id)
         images[places] = held[_systematic(weights[held], len(places), generator)]
         if class_id < 0:
-            centres[places] = _centres_anywhere(index.frame, len(places), generator)
+            centres[places] = _centres_anywhere(images[places], index, generator)
         else:
             centres[places] = index.draw(images[places], class_id, generator)
     return Draws(images, centres, wanted)
 
 
-def _centres_anywhere(frame: Size, draws: int, generator: np.random.Generator) -> np.ndarray:
-    """int32 (draws, 2), uniform over the frame.
+def _centres_anywhere(images: np.ndarray, index: PatchIndex, generator: np.random.Generator) -> np.ndarray:
+    """int32 (D, 2 or 3), uniform over the grid of each of the images.
 
     Over the pixels, not over the places of the window: the window is moved inside afterwards, so that pixels near the border are
     shown too, where windows drawn uniformly would show the corner in one place only.
     """
-    return generator.integers(0, tuple(frame), size=(draws, 2), dtype=np.int32)
+    return generator.integers(0, index.shapes(images), dtype=np.int32)
 
 
 def check_patches(config: SamplingConfig, frame: Size, labels: LabelSet) -> None:
     """What can be refused before any image is read: ConfigError where a patch is larger than the frame or a ratio's name is no class."""
-    patch = config.patch
+    patch = config.patch_px
     if patch is None:
         return
-    if patch.height_px > frame.height_px or patch.width_px > frame.width_px:
-        rule = f"a patch of {patch.height_px} x {patch.width_px} does not fit in the frame of {frame.height_px} x {frame.width_px} pixels"
+    if len(patch) == 3:
+        raise ConfigError("sampling.patch_px", "photographs have no depth", "give height and width")
+    if patch[0] > frame.height_px or patch[1] > frame.width_px:
+        rule = f"a patch of {by(patch)} does not fit in the frame of {by(frame)} pixels"
         raise ConfigError("sampling.patch_px", rule, "make it smaller, or data.size_px larger")
-    _check_names(config.centre_ratios, labels.names)
+    check_names(config.centre_ratios, labels.names)
 
 
 def check_centres(config: SamplingConfig, index: PatchIndex) -> None:
@@ -145,7 +147,8 @@ def check_centres(config: SamplingConfig, index: PatchIndex) -> None:
         _wishes(config.centre_ratios, index)
 
 
-def _check_names(ratios: Mapping[str, float], names: Sequence[str]) -> None:
+def check_names(ratios: Mapping[str, float], names: Sequence[str]) -> None:
+    """ConfigError where a ratio's name is no class."""
     unknown = sorted(set(ratios) - {*names, ANYWHERE})
     if unknown:
         rule = f"{unknown[0]!r} is neither a class nor {ANYWHERE!r}; the classes are {', '.join(names)}"
@@ -157,7 +160,7 @@ def _check_names(ratios: Mapping[str, float], names: Sequence[str]) -> None:
 
 def _wishes(ratios: Mapping[str, float], index: PatchIndex) -> tuple[np.ndarray, np.ndarray]:
     """int16 (W,) class ids in ascending order, -1 for anywhere, and their ratios, all above 0; the file's order has no say."""
-    _check_names(ratios, index.names)
+    check_names(ratios, index.names)
     wishes = sorted((-1 if name == ANYWHERE else index.names.index(name), ratio) for name, ratio in ratios.items() if ratio > 0)
     for class_id, ratio in wishes:
         if class_id >= 0 and len(index.holding(class_id)) == 0:

@@ -3,6 +3,7 @@ whoever has it, and the counts do not depend on their number."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
@@ -12,39 +13,74 @@ from torch import Tensor, nn
 from medseg.data.decode import fit_letterbox
 from medseg.data.decoded import DecodedSet
 from medseg.data.loaders import eval_batch
+from medseg.data.volume.volumeset import VolumeSet
 from medseg.engine.infer import OnGrid, Passes, on_own_grid, predict
 from medseg.engine.ranks import Ranks
+from medseg.engine.volumes import Windows, network_mask, on_file_grid, windows_of
 from medseg.labels import LabelSet
 from medseg.types import CaseResult, Row
 
 Looked = TypeVar("Looked")
 
 
-def network_grid_cases(model: nn.Module, data: DecodedSet, batch_size: int, passes: Passes, ranks: Ranks) -> list[CaseResult]:
+LARGEST_PROBS = 2**30  # bytes of a volume's probabilities on its file's grid, up to which they are looked at
+
+
+def network_grid_cases(model: nn.Module, data: DecodedSet | VolumeSet, batch_size: int, passes: Passes, ranks: Ranks) -> list[CaseResult]:
     """Counts on the network's grid, padding ignored: what an epoch's validation and the choice of a checkpoint go by."""
     counts_NKK = torch.zeros((len(data), data.labels.num_classes, data.labels.num_classes), dtype=torch.int64, device=ranks.device)
-    for places in _rounds(len(data), batch_size, ranks):
+    for places in _rounds(len(data), _at_once(data, batch_size), ranks):
         if places:
-            masks_BHW = predict(model, eval_batch(data, places, ranks.device).image_BCHW, passes).mask_BHW
-            for place, mask_HW in zip(places, masks_BHW, strict=True):
+            for place, mask_HW in zip(places, _network_masks(model, data, places, passes, ranks), strict=True):
                 counts_NKK[place] = _confusion(torch.tensor(data.mask(place)).to(ranks.device), mask_HW, data.labels)
     summed = ranks.sum(counts_NKK).cpu().numpy()
     return [CaseResult(row.sample_id, row.group_id, counts) for row, counts in zip(data.rows, summed, strict=True)]
 
 
+def _at_once(data: DecodedSet | VolumeSet, batch_size: int) -> int:
+    """Volumes differ in size, and are predicted in windows: one at a time."""
+    return 1 if isinstance(data, VolumeSet) else batch_size
+
+
+def _network_masks(model: nn.Module, data: DecodedSet | VolumeSet, places: range, passes: Passes, ranks: Ranks) -> Tensor:
+    if isinstance(data, VolumeSet):
+        masks = [network_mask([model], data.record(place).image_CDHW, windows(data, passes), ranks.device) for place in places]
+        return torch.from_numpy(masks[0])[None].to(ranks.device)
+    return predict(model, eval_batch(data, places, ranks.device).image_BCHW, passes).mask_BHW
+
+
+def windows(data: VolumeSet, passes: Passes) -> Windows:
+    """How the volumes of a set are predicted."""
+    assert passes.window is not None, "build.check_patch refuses a config without patches"
+    return windows_of(data.config, passes.window, passes.overlap, passes.axes if passes.mirror else (), data.labels)
+
+
 def on_original_grid(
-    model: nn.Module, data: DecodedSet, batch_size: int, passes: Passes, ranks: Ranks, look: Callable[[Row, OnGrid], Looked]
+    model: nn.Module, data: DecodedSet | VolumeSet, batch_size: int, passes: Passes, ranks: Ranks, look: Callable[[Row, OnGrid], Looked]
 ) -> Iterator[tuple[Row, Looked]]:
     """Each row with what `look` makes of its prediction on the image's own pixel grid, in the process that has predicted it; at the first
     process, in the order of the rows. The other processes must go through it, too, and find nothing.
     """
-    for places in _rounds(len(data), batch_size, ranks):
-        looked = list[tuple[Row, Looked]]()
-        if places:
-            prediction = predict(model, eval_batch(data, places, ranks.device).image_BCHW, passes)
-            for place_in_batch, row in enumerate(data.rows[place] for place in places):
-                looked.append((row, look(row, on_own_grid(prediction, place_in_batch, fit_letterbox(row.size, data.frame)))))
-        yield from ranks.to_first(looked)
+    for places in _rounds(len(data), _at_once(data, batch_size), ranks):
+        grids = _on_grids(model, data, places, passes, ranks) if places else iter(())
+        yield from ranks.to_first([(row, look(row, grid)) for row, grid in grids])
+
+
+def _on_grids(model: nn.Module, data: DecodedSet | VolumeSet, places: range, passes: Passes, ranks: Ranks) -> Iterator[tuple[Row, OnGrid]]:
+    if isinstance(data, VolumeSet):
+        for place in places:
+            yield data.rows[place], _volume_on_grid(model, data, place, passes, ranks)
+        return
+    prediction = predict(model, eval_batch(data, places, ranks.device).image_BCHW, passes)
+    for place_in_batch, row in enumerate(data.rows[place] for place in places):
+        yield row, on_own_grid(prediction, place_in_batch, fit_letterbox(row.size, data.frame))
+
+
+def _volume_on_grid(model: nn.Module, data: VolumeSet, place: int, passes: Passes, ranks: Ranks) -> OnGrid:
+    record, volume, classes = data.record(place), data.volumes[place], data.labels.num_classes
+    wanted = classes if 4 * classes * math.prod(volume.shape) <= LARGEST_PROBS else None
+    found = on_file_grid([model], record.image_CDHW, record.box, volume, windows(data, passes), ranks.device, wanted)
+    return OnGrid(found.mask_XYZ, found.probs_KXYZ)
 
 
 def _confusion(reference_HW: Tensor, prediction_HW: Tensor, labels: LabelSet) -> Tensor:

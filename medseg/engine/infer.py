@@ -25,12 +25,13 @@ class Passes:
 
     mirror: the label set where the mean over the image and its mirror image is asked, because that one shows left-right pairs
     exchanged.  window: the size a network was trained on, where it was trained on crops; else the frame is taken as a whole.
-    overlap: of the windows, a share of their sides.
+    overlap: of the windows, a share of their sides.  axes: of RAS, along which volumes are mirrored.
     """
 
     mirror: LabelSet | None = None
-    window: Size | None = None
+    window: tuple[int, ...] | None = None
     overlap: float = 0.5
+    axes: tuple[str, ...] = ("x",)
 
 
 ONE_PASS = Passes()
@@ -46,9 +47,10 @@ class Objects:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class OnGrid:
-    """One image's prediction on its own pixel grid. mask_HW: class ids, uint8.
+    """One image's prediction on its own pixel grid; of a volume on (X, Y, Z), as its file has it. mask_HW: class ids, uint8.
 
-    probs_KHW: float32 probabilities of the classes; None of a network that has none.  objects: None of a network that finds none.
+    probs_KHW: float32 probabilities of the classes; None of a network that has none, and of volumes that are large.  objects: None of a
+    network that finds none.
     """
 
     mask_HW: np.ndarray

@@ -20,6 +20,8 @@ from medseg.data.loaders import Loading, train_batches
 from medseg.data.patches import PatchIndex
 from medseg.data.realised import centre_shares
 from medseg.data.sampling import draw_epoch, of_rank
+from medseg.data.volume.loaders import volume_batches
+from medseg.data.volume.volumeset import VolumeSet
 from medseg.engine.average import WeightAverage
 from medseg.engine.checkpoint import save_checkpoint
 from medseg.engine.course import Course, save_course
@@ -33,7 +35,7 @@ from medseg.files import nan_to_none
 from medseg.metrics.scores import HEADLINE, Scores, score
 from medseg.runfolder import RunFolder
 from medseg.seeding import seed_of
-from medseg.types import Batch, Draws
+from medseg.types import Batch, Draws, by
 
 CHOSEN_BY = "val/miou_pooled/without_background"
 CLOCK_STEPS = 20  # between two looks at the time since the course was kept: processes must agree on it
@@ -51,8 +53,8 @@ class Training:
     fabric: Fabric
     model: Any
     optimizer: Any
-    train_set: DecodedSet
-    val_set: DecodedSet
+    train_set: DecodedSet | VolumeSet
+    val_set: DecodedSet | VolumeSet
     weights: np.ndarray
     index: PatchIndex | None
     shares: dict[str, float]
@@ -78,12 +80,12 @@ class Training:
         """How this process's part of the training batches is made."""
         config, settings = self.config, self.config.train
         batch, device = settings.batch_size // self.ranks.world, self.fabric.device
-        return Loading(batch, config.augment, config.seed, device, config.sampling.patch, settings.channels_last, settings.prefetch)
+        return Loading(batch, config.augment, config.seed, device, config.sampling.patch_px, settings.channels_last, settings.prefetch)
 
     @property
     def passes(self) -> Passes:
         """How the val images are predicted: in windows where the network learns from crops."""
-        return Passes(window=self.config.sampling.patch, overlap=self.config.infer.overlap)
+        return Passes(window=self.config.sampling.patch_px, overlap=self.config.infer.overlap)
 
     @property
     def predictor(self) -> Alone:
@@ -100,6 +102,12 @@ class Training:
         """Of the draws of the epoch under way those that are still to be shown, by this process."""
         done = (course.step - course.epoch * self.steps_per_epoch) * self.config.images_per_step
         return of_rank(draws.part(slice(done, None)), self.ranks.rank, self.ranks.world, self.config.train.batch_size)
+
+    def batches(self, draws: Draws, epoch: int) -> Iterator[Batch]:
+        """What these draws show, augmented."""
+        if isinstance(self.train_set, VolumeSet):
+            return volume_batches(self.train_set, draws, epoch, self.loading)
+        return train_batches(self.train_set, draws, epoch, self.loading)
 
     def kept_weights(self) -> AbstractContextManager[None]:
         """Inside, the model has the weights that are validated and kept: their average, where one is asked for."""
@@ -138,7 +146,7 @@ def _train_epoch(training: Training, run: RunFolder, course: Course, on_step: On
     """The steps of the epoch under way that are still to be done; what all of its steps amount to."""
     config, epoch = training.config, course.epoch + 1
     draws, end, kept_at = training.draws(epoch), epoch * training.steps_per_epoch, time.monotonic()
-    batches = train_batches(training.train_set, training.left(draws, course), epoch, training.loading)
+    batches = training.batches(training.left(draws, course), epoch)
     training.model.module.hold_encoder(_encoder_is_held(config.model, epoch))
     training.model.train()
     while course.step < end:
@@ -235,10 +243,10 @@ def _trouble_named(training: Training, knob: str) -> Iterator[None]:
         no_memory = isinstance(cause, torch.OutOfMemoryError | MemoryError) or "allocate memory" in str(cause)  # the CPU allocator's words
         if not no_memory:
             raise
-        height, width = training.config.sampling.patch_px or training.config.data.size_px
+        shown = training.config.sampling.patch_px or training.config.data.size_px
         section, _, key = knob.partition(".")
         batch = getattr(getattr(training.config, section), key)
-        rule = f"{training.fabric.device.type} memory ran out, with {knob} {batch} and images of {height} x {width} pixels"
+        rule = f"{training.fabric.device.type} memory ran out, with {knob} {batch} and images of {by(shown)} pixels"
         more = ", raise train.accumulate by as much" if section == "train" else ""
         raise TrainingError("the network", rule, f"lower {knob}{more}, or choose a smaller data.size_px") from cause
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
 from collections.abc import Callable, Iterator
@@ -11,9 +10,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from medseg.errors import MedsegError
 from medseg.files import write_json
 from medseg.images import write_image
+from medseg.phantom.folder import STAMP, is_finished
 from medseg.phantom.tongue import Phantom, draw_tongue
 from medseg.rasterise import Shape
 from medseg.seeding import numpy_generator
@@ -21,7 +20,6 @@ from medseg.types import Size
 
 GENERATOR_VERSION = 3  # to be raised with every change of what `draw_tongue` paints
 DEFAULT_SIZE = Size(256, 256)
-STAMP = "phantom.json"
 LABELME_VERSION = "5.5.0"
 _CHUNK = 16
 
@@ -79,36 +77,12 @@ def write_phantoms(
     is left as it is, an unfinished one is drawn again; raises MedsegError where `out` holds anything else.
     """
     order = Order(seed, count, size)
-    if _is_finished(out, order):
+    if is_finished(out, order.stamp(), order.files()):
         return
     write_json(out / STAMP, order.stamp())
     for done in _draw_all(out, order, jobs or os.cpu_count() or 1):
         if on_done:
             on_done(done)
-
-
-def _is_finished(out: Path, order: Order) -> bool:
-    """True where `out` holds the whole order; raises MedsegError where it holds another one, or files of unknown origin."""
-    if not out.exists():
-        return False
-    if not out.is_dir():
-        raise MedsegError(out, "is a file, phantoms go to a folder", "name another --out")
-    present = {path.name for path in out.iterdir()}
-    if not present:
-        return False
-    if STAMP not in present:
-        raise MedsegError(out, f"is not empty and has no {STAMP}, so its files are not phantoms", "name an empty or a new folder")
-    found = _read_stamp(out / STAMP)
-    if found != order.stamp():
-        raise MedsegError(out, f"holds other phantoms: {found}, not {order.stamp()}", "name another folder or delete this one")
-    return present.issuperset(order.files())
-
-
-def _read_stamp(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
 
 
 def _draw_all(out: Path, order: Order, jobs: int) -> Iterator[int]:

@@ -26,6 +26,7 @@ from medseg.publishing.sources import Source
 from medseg.publishing.table import figures, score_title
 from medseg.runfolder import RunFolder
 from medseg.statistics.intervals import FEWEST_GROUPS, REPLICATES
+from medseg.types import by
 from medseg.yamlio import read_yaml
 
 CHANNEL_MEAN, CHANNEL_DEVIATION = (0.5,), (0.25,)  # as medseg.models.contract has them, which would import torch; of older runs
@@ -225,12 +226,13 @@ def _augmentation(config: AugmentConfig) -> str:
 
 
 def _subsets(run: _Run) -> str | None:
-    if run.config.sampling.patch is None:
+    if run.config.sampling.patch_px is None:
         return None
-    patch, ratios = run.config.sampling.patch, run.config.sampling.centre_ratios
+    patch, ratios = run.config.sampling.patch_px, run.config.sampling.centre_ratios
     centres = ", ".join(f"{name} {ratio:g}" for name, ratio in ratios.items())
     where = f"centred on the classes in the ratios {centres}" if centres else "at random places"
-    return f"The network learns from crops of {patch.height_px} x {patch.width_px} pixels, {where}."
+    what = "voxels" if len(patch) == 3 else "pixels"
+    return f"The network learns from crops of {by(patch)} {what}, {where}."
 
 
 def _observers(one: _Known) -> str | None:

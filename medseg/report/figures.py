@@ -19,8 +19,9 @@ from medseg.metrics.scores import nan_mean, ratios
 from medseg.types import CaseResult, Size
 
 PER_KIND = 4
-TILE_PX = 320
-ReadTriple = Callable[[CaseResult], tuple[np.ndarray, np.ndarray, np.ndarray]]  # photograph, reference, prediction
+TILE_PX, BETWEEN_PX = 320, 6
+WIDTH_IN, TITLE_IN = 3.6, 0.35  # of a case on the sheet
+ReadTriple = Callable[[CaseResult], tuple[np.ndarray, np.ndarray, np.ndarray]]  # picture (H, W, 3), reference, prediction
 
 
 def case_score(case: CaseResult, labels: LabelSet) -> float:
@@ -40,18 +41,21 @@ def best_median_worst(cases: Sequence[CaseResult], labels: LabelSet) -> dict[str
 
 
 def overlay_sheet(path: Path, cases: Sequence[CaseResult], labels: LabelSet, read: ReadTriple) -> None:
-    """Write the sheet: a row a kind, each case as photograph with the reference beside photograph with the prediction."""
+    """Write the sheet: a row a kind, each case twice: with the reference, beside it with the prediction. The pictures are
+    photographs, or planes of volumes."""
     kinds = best_median_worst(cases, labels)
     if not kinds:
         return
     columns = max(len(each) for each in kinds.values())
-    figure = Figure(figsize=(3.6 * columns, 2.15 * len(kinds) + 0.5), layout="constrained", dpi=110)
-    axes = figure.subplots(len(kinds), columns, squeeze=False)
+    pairs = {kind: [_pair(read(case), labels) for case in each] for kind, each in kinds.items()}
+    heights = [max(WIDTH_IN * pair.shape[0] / pair.shape[1] for pair in row) + TITLE_IN for row in pairs.values()]
+    figure = Figure(figsize=(WIDTH_IN * columns, sum(heights) + 0.6), layout="constrained", dpi=110)
+    axes = figure.subplots(len(kinds), columns, squeeze=False, height_ratios=heights)
     for row, (kind, each) in zip(axes, kinds.items(), strict=True):
         for axis in row:
             axis.axis("off")
-        for axis, case in zip(row, each, strict=False):
-            axis.imshow(_pair(read(case), labels))
+        for axis, case, pair in zip(row, each, pairs[kind], strict=False):
+            axis.imshow(pair)
             axis.set_title(f"{kind}: {case.sample_id}   mIoU {case_score(case, labels):.3f}", fontsize=8)
     handles = [Patch(color=to_hex(labels.palette[labels.id_of(name)] / 255), label=name) for name in labels.foreground]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=8, frameon=False)
@@ -61,11 +65,13 @@ def overlay_sheet(path: Path, cases: Sequence[CaseResult], labels: LabelSet, rea
 
 
 def _pair(triple: tuple[np.ndarray, np.ndarray, np.ndarray], labels: LabelSet) -> np.ndarray:
-    """Reference and prediction over the photograph, side by side, at most TILE_PX high."""
+    """Reference and prediction over the picture, side by side; each at most TILE_PX along its shorter side."""
     photograph, reference, prediction = triple
-    scale = min(1.0, TILE_PX / photograph.shape[0])
-    size = Size(max(1, round(photograph.shape[0] * scale)), max(1, round(photograph.shape[1] * scale)))
+    height, width = photograph.shape[:2]
+    scale = min(1.0, TILE_PX / min(height, width))
+    size = Size(max(1, round(height * scale)), max(1, round(width * scale)))
     small = images.resize_image(photograph, size)
     layers = [np.where(labels.valid(mask), mask, 0).astype(np.uint8) for mask in (reference, prediction)]
     tiles = [images.blend(small, images.resize_mask(layer, size), labels.palette) for layer in layers]
-    return np.concatenate(tiles, axis=1)
+    between = np.full((size.height_px, BETWEEN_PX, 3), 255, np.uint8)
+    return np.concatenate([tiles[0], between, tiles[1]], axis=1)

@@ -199,6 +199,7 @@ def test_every_window_is_inside_contains_its_centre_and_is_centred_where_it_can_
             assert left == column - patch.width_px // 2
 
 
-def test_a_patch_larger_than_the_frame_is_our_own_mistake():
-    with pytest.raises(AssertionError, match="is larger than"):
-        crop_window((0, 0), Size(9, 11), Size(10, 4))
+def test_a_patch_larger_than_a_volume_is_laid_around_it():
+    for centre in ((0, 0, 0), (2, 8, 10)):
+        depth, height, width = crop_window(centre, (3, 9, 11), (8, 4, 11))
+        assert (depth, width) == (-2, 0) and height == (0 if centre[1] == 0 else 5)

@@ -11,6 +11,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK as sitk
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -142,7 +143,7 @@ def test_every_refused_file_is_named_and_skipped_on_demand(pair: Path, tmp_path:
         "5 files cannot be imported",
         "stray.nii.gz: the mask holds ids {7}",
         "the mask holds only 0 and 255; 255 is the ignore id, so nothing would be left or right; convert 255 to 1",
-        "orphan.nii.gz: there is no image orphan.nii*",
+        "orphan.nii.gz: there is no image orphan under",
         "four.nii.gz: its fourth axis holds 2 channels, 1 expected; name the channels in a dataset.json (import decathlon)",
         "cut.nii.gz: the volume is truncated or damaged",
     ):
@@ -177,9 +178,63 @@ def test_notes_on_forms(pair: Path, tmp_path: Path) -> None:
     nib.save(image, pair / "images/torn.nii")
     report, _ = imported(pair, tmp_path / "out")
     assert report.notes == [
-        "neither sform nor qform is set: where left and right are is not known: 1 file (bare)",
+        "the header does not say where left and right are (NIfTI: neither sform nor qform is set): 1 file (bare)",
         "qform and sform disagree; the sform is used: 1 file (torn)",
     ]
+
+
+# --- MetaImage and NRRD
+
+
+def turned(path: Path, suffix: str) -> Path:
+    """The same volume beside a NIfTI file, written by SimpleITK under another suffix; the NIfTI file goes."""
+    other = path.with_name(path.name.removesuffix(".nii.gz") + suffix)
+    sitk.WriteImage(sitk.ReadImage(path), other, useCompression=True)
+    path.unlink()
+    return other
+
+
+def test_formats_may_be_mixed(pair: Path, tmp_path: Path) -> None:
+    save_image(pair / "images/b.nii.gz", seed=1)
+    save_labels(pair / "masks/b.nii.gz", {2: 4})
+    before = imported(pair, tmp_path / "nifti")[1]
+    for path, suffix in ((pair / "images/a.nii.gz", ".mha"), (pair / "masks/a.nii.gz", ".nrrd"), (pair / "masks/b.nii.gz", ".mha")):
+        turned(path, suffix)
+    report, manifest = imported(pair, tmp_path / "out")
+    assert (report.imported, report.unlabelled, report.notes) == (2, 0, [])
+    assert [(row.image, row.mask) for row in manifest] == [("images/a.mha", "masks/a.nrrd"), ("images/b.nii.gz", "masks/b.mha")]
+    for row, other in zip(manifest, before, strict=True):
+        assert (row.sample_id, row.px, row.size, row.depth_px, row.spacing_mm) == (
+            other.sample_id, other.px, other.size, other.depth_px, other.spacing_mm,
+        )  # fmt: skip
+
+
+def test_two_formats_of_one_name_and_headers_alone(pair: Path, tmp_path: Path) -> None:
+    sitk.WriteImage(sitk.ReadImage(pair / "images/a.nii.gz"), pair / "images/a.mha")
+    with pytest.raises(AnnotationError, match="same sample id"):
+        imported(pair, tmp_path / "out")
+    sitk.WriteImage(sitk.ReadImage(pair / "images/a.mha"), pair / "images/b.mhd")
+    (pair / "images/a.mha").unlink()
+    alone = r"b.mhd: a header alone; its voxels lie in another file; save it as one file: .mha, .nrrd or .nii.gz, or pass --skip-refused"
+    with pytest.raises(ImageError, match=alone):
+        imported(pair, tmp_path / "out")
+    assert len(imported(pair, tmp_path / "out", skip_refused=True)[0].refused) == 1
+    (pair / "images/a.nii.gz").unlink()
+    with pytest.raises(ImageError, match=alone):  # and not: there is no volume
+        imported(pair, tmp_path / "out2")
+    with pytest.raises(AnnotationError, match=r"no volume \(.nii, .nii.gz, .mha, .nrrd\) under this folder"):
+        imported(pair, tmp_path / "out2", skip_refused=True)
+
+
+def test_a_file_that_is_nowhere_is_noted(pair: Path, tmp_path: Path) -> None:
+    path = turned(pair / "images/a.nii.gz", ".mha")
+    (pair / "masks/a.nii.gz").unlink()
+    save_image(pair / "images/b.nii.gz")
+    save_labels(pair / "masks/b.nii.gz", {1: 1})
+    lines = path.read_bytes().split(b"\n")
+    path.write_bytes(b"\n".join(line for line in lines if not line.startswith(b"TransformMatrix")))
+    where = "the header does not say where left and right are (NIfTI: neither sform nor qform is set): 1 file (a)"
+    assert imported(pair, tmp_path / "out")[0].notes == [where]
 
 
 # --- decathlon
@@ -246,7 +301,8 @@ def test_decathlon_notes_what_does_not_add_up(tmp_path: Path) -> None:
         ({"training": [{"image": 3}]}, "`image` must be a path, got 3"),
         ({"training": [{"label": "x"}]}, "`image` must be a path, got None"),
         ({"training": ["imagesTr/none.nii.gz"]}, r"none.nii.gz: there is no such file, and training 0 of dataset.json names it"),
-        ({"training": ["dataset.json"]}, "no NIfTI file"),
+        ({"training": ["imagesTr/a.mhd"]}, "a.mhd: a header alone; its voxels lie in another file"),
+        ({"training": ["dataset.json"]}, r"no volume file \(.nii, .nii.gz, .mha, .nrrd\)"),
         ({"training": [{"image": "imagesTr/a.nii.gz"}] * 2}, "same sample id"),
     ],
 )
@@ -325,6 +381,19 @@ def test_nnunet(tmp_path: Path) -> None:
     assert how == {"importer": "nnunet", "channel_names": ["T1", "T2"], "file_ending": ".nii.gz"}
 
 
+@pytest.mark.parametrize("ending", [".mha", ".nrrd"])
+def test_nnunet_of_other_formats(tmp_path: Path, ending: str) -> None:
+    root = save_nnunet(tmp_path / "set")
+    for path in sorted(root.rglob("*.nii.gz")):
+        turned(path, ending)
+    description = json.loads((root / "dataset.json").read_text()) | {"file_ending": ending}
+    (root / "dataset.json").write_text(json.dumps(description))
+    report = import_nnunet(root, tmp_path / "out")
+    row = read_manifest(tmp_path / "out").row(0)
+    assert (report.imported, report.unlabelled) == (2, 1)
+    assert (row.image, row.mask, row.channels) == (f"imagesTr/p_1_0000{ending}", f"labelsTr/p_1{ending}", 2)
+
+
 def test_the_files_of_a_row_and_their_hash(tmp_path: Path) -> None:
     root = save_nnunet(tmp_path / "set")
     import_nnunet(root, tmp_path / "out")
@@ -390,7 +459,7 @@ def test_nnunet_regions(tmp_path: Path) -> None:
     [
         ({"channel_names": {"0": "T1"}}, r"dataset.json names 1 channels; .*: 3 files \(imagesTr/p_1_0001.nii.gz"),
         ({"channel_names": {"0": "a", "1": "b", "2": "c"}}, r"the channel c \(p_1_0002.nii.gz\) is missing"),
-        ({"file_ending": ".nrrd"}, r"file_ending '.nrrd' cannot be read \(known are .nii, .*; convert the files to .nii.gz"),
+        ({"file_ending": ".mhd"}, r"file_ending '.mhd' cannot be read \(known are .nii, .*; convert the files to .nii.gz"),
         ({"dataset": {"p_1": {}}}, "lists the files of each case"),
         ({"labels": {"background": 0, "core": 2}}, "ids 1, 2, ... without a gap, got .2."),
         ({"labels": {"background": 0, "core": "1"}}, "the label 'core' must be an id in 0..255"),

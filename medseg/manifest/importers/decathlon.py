@@ -6,7 +6,7 @@ the order of `modality`. The files stay where they are.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from medseg.files import names_a_file, nfc, on_disk, resolve_under
 from medseg.images import VOLUME_SUFFIXES, is_volume
 from medseg.labels import BACKGROUND, LabelSet
 from medseg.manifest.importers.common import ImportReport, Notes, Progress, check_out, group_ids, label_set
+from medseg.manifest.importers.pairs import check_pairs, with_pairs
 from medseg.manifest.importers.volume_common import (
     Case,
     Job,
@@ -25,7 +26,7 @@ from medseg.manifest.importers.volume_common import (
     read_description,
     volumes_under,
 )  # fmt: skip
-from medseg.volumes import volume_stem
+from medseg.volumes import refuse_detached, volume_stem
 
 
 def import_decathlon(
@@ -35,11 +36,15 @@ def import_decathlon(
     group_pattern: str | None = None,
     skip_refused: bool = False,
     on_progress: Progress | None = None,
+    left_right: Sequence[str] = (),
 ) -> ImportReport:
     """Write the manifest of a Decathlon folder, named by itself or by its dataset.json; the folder is the data root.
 
     `test` volumes become unlabelled rows. Name, licence, reference and description go to dataset.yaml where there is none yet. Raises
     AnnotationError for a dataset.json that cannot be used, and as `import_nifti` for files.
+
+    left_right: pairs as LEFT=RIGHT, which no dataset.json states; LabelError where they cannot be, ManifestError where dataset.yaml
+    says otherwise.
     """
     path = (src / "dataset.json" if src.is_dir() else src).resolve()
     content = read_description(path)
@@ -47,8 +52,9 @@ def import_decathlon(
     check_out(out, [path.parent], VOLUME_SUFFIXES)
     notes = Notes()
     modalities = ordered_names(content, "modality", path)
-    labels = _labels(content.get("labels"), path, notes)
+    labels = with_pairs(_labels(content.get("labels"), path, notes), left_right)
     dataset = described_as(out, labels, dataset_name, str(content.get("name") or ""), facts_of(content))
+    check_pairs(dataset.labels, labels, out)
     cases, refused = _cases(content, path, len(modalities), notes)
     if not cases and not refused:
         raise AnnotationError(path, "it lists no volume under `training` or `test`", "check the file")
@@ -111,6 +117,7 @@ def _case(entry: Any, name: str, path: Path, channels: int) -> Case:
             raise AnnotationError(f"{path} ({name})", f"`{key}` must be a path, got {relative!r:.80}", "correct the entry")
         files[key] = on_disk(resolve_under(path.parent, relative, AnnotationError, f"{path} ({name})"))
         if not is_volume(files[key]) or not files[key].is_file():
-            what = "there is no such file" if is_volume(files[key]) else "no NIfTI file (.nii, .nii.gz)"
+            refuse_detached(files[key])
+            what = "there is no such file" if is_volume(files[key]) else f"no volume file ({', '.join(VOLUME_SUFFIXES)})"
             raise AnnotationError(files[key], f"{what}, and {name} of {path.name} names it", "put it there, or remove the entry")
     return Case(nfc(volume_stem(files["image"].name)), (files["image"],), files.get("label"), channels)

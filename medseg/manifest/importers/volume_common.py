@@ -40,18 +40,20 @@ from medseg.manifest.schema import Dataset
 from medseg.manifest.table import DATASET_FILE
 from medseg.types import Size
 from medseg.volumes import (
+    DETACHED_SUFFIXES,
     Header,
     forms_disagree,
     id_counts,
     read_header,
     read_label_volume,
+    refuse_detached,
     rounded,
     same_affine,
     verify_volume,
     volume_stem,
 )  # fmt: skip
 
-UNPLACED = "neither sform nor qform is set: where left and right are is not known"
+UNPLACED = "the header does not say where left and right are (NIfTI: neither sform nor qform is set)"
 TORN = "qform and sform disagree; the sform is used"
 
 
@@ -74,8 +76,19 @@ def volumes_under(root: Path, skip: Sequence[Path] = ()) -> list[Path]:
     return walk(root, VOLUME_SUFFIXES, skip)
 
 
+def refused_detached(root: Path, skip: Sequence[Path] = ()) -> list[MedsegError]:
+    """An error for each header under a folder whose voxels lie in another file, so that no such volume is left out in silence."""
+    refused: list[MedsegError] = []
+    for path in walk(root, DETACHED_SUFFIXES, skip):
+        try:
+            refuse_detached(path)
+        except ImageError as error:
+            refused.append(error)
+    return refused
+
+
 def volume_id(path: Path, root: Path) -> str:
-    """The sample id of a volume: its path under `root` without .nii or .nii.gz, in one Unicode form, so that volume and mask match."""
+    """The sample id of a volume: its path under `root` without the suffix, in one Unicode form, so that volume and mask match."""
     return nfc(volume_stem(path.relative_to(root).as_posix()))
 
 

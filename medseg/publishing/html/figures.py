@@ -14,7 +14,7 @@ from medseg.labels import LabelSet
 from medseg.publishing.curves import learning_curves, read_histories
 from medseg.publishing.distributions import distribution_plot
 from medseg.publishing.forest import forest_plot
-from medseg.publishing.html.overlays import data_uri
+from medseg.publishing.html.layers import data_uri
 from medseg.publishing.published import OVERLAP, Published
 from medseg.publishing.sources import Source
 from medseg.report.confusion import confusion_figure

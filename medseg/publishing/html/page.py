@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -143,7 +143,8 @@ def _failures(source: Source) -> tuple[str, list[GroupFailures], int, int]:
 
 def _picture(picture: Picture) -> dict[str, Any]:
     sides = {"w": picture.width_px, "h": picture.height_px}
-    return sides | {"photograph": picture.photograph, "reference": picture.reference, "layers": dict(picture.layers)}
+    shown = {"photograph": picture.photograph, "reference": picture.reference, "layers": dict(picture.layers)}
+    return sides | shown | {"planes": [asdict(plane) for plane in picture.planes]}
 
 
 def _environment(source: Source) -> dict[str, Any] | None:

@@ -2,7 +2,10 @@
 // The cases behind a number, and the pictures of a case. All data lie in this page; nothing is fetched.
 (() => {
   const { cases, ...data } = JSON.parse(document.getElementById("data").textContent);
-  for (const picture of Object.values(data.pictures)) picture.layers = new Map(Object.entries(picture.layers));
+  for (const picture of Object.values(data.pictures)) {
+    for (const each of [picture, ...picture.planes]) each.layers = new Map(Object.entries(each.layers));
+    for (const plane of picture.planes) plane.apart = new Map(Object.entries(plane.apart));
+  }
   const pictures = new Map(Object.entries(data.pictures));  // a Map: a sample may be called "constructor"
   const byId = (id) => document.getElementById(id);
   const at = Object.fromEntries(cases.columns.map((column, place) => [column, place]));
@@ -26,6 +29,7 @@
   function fillFrame(frame, sample, run) {
     const picture = pictures.get(sample);
     frame.style.aspectRatio = `${picture.w} / ${picture.h}`;
+    frame.classList.toggle("bare", !picture.photograph);
     const shown = [picture.photograph, picture.layers.get(run), picture.reference].filter(Boolean);
     frame.replaceChildren(...shown.map((source) => image(source)));
   }
@@ -43,8 +47,12 @@
   }
 
   // ---- the viewer ---------------------------------------------------------------------------------------------------------------
-  const viewer = byId("viewer"), stage = byId("stage"), canvas = byId("canvas");
+  const viewer = byId("viewer"), stage = byId("stage"), canvas = byId("canvas"), range = byId("slice");
+  const NOTCH = 60;  // pixels: less than a notch of any mouse's wheel
   let list = [], place = 0, run = "", view = { x: 0, y: 0, scale: 1 }, hidden = new Set(), shownLayers = [];
+  let seen = null, wanted = "axial";  // what is on the stage: a photograph, or a plane of a volume; and which plane is asked for
+  let slice = 0, drawSlice = () => {};  // of that plane
+  const isVolume = () => Boolean(seen.columns);
 
   function open(samples, sample, label) {
     list = samples.filter((each) => pictures.has(each));
@@ -53,24 +61,29 @@
     hidden = new Set(cases.runs.filter((each) => each !== label));
     if (!viewer.open) viewer.showModal();
     show();
-    stage.focus();
+    (isVolume() ? range : stage).focus();
   }
 
   function show() {
     const sample = list[place], picture = pictures.get(sample);
     byId("viewer-name").textContent = `${sample} (${place + 1} of ${list.length})`;
-    canvas.style.width = `${picture.w}px`;
-    canvas.style.height = `${picture.h}px`;
-    const order = [...picture.layers, [REFERENCE, picture.reference]];
-    const layers = order.map(([name, source]) => Object.assign(image(source, name), { hidden: hidden.has(name) }));
-    canvas.replaceChildren(...(picture.photograph ? [image(picture.photograph, `photograph ${sample}`)] : []), ...layers);
+    seen = picture.planes.find((each) => each.name === wanted) || picture;
+    canvas.style.width = `${seen.w}px`;
+    canvas.style.height = `${seen.h}px`;
+    canvas.classList.toggle("bare", !seen.photograph);
+    const draws = [], drawn = (source, alt) => (isVolume() ? tile(source, draws) : image(source, alt));
+    const order = [...seen.layers, [REFERENCE, seen.reference]];
+    const layers = order.map(([name, source]) => Object.assign(drawn(source, name), { hidden: hidden.has(name), className: "layer" }));
+    canvas.replaceChildren(...(seen.photograph ? [drawn(seen.photograph, `photograph ${sample}`)] : []), ...layers);
     shownLayers = layers;
     fade();
+    showScroller(picture, draws);
     byId("layers").replaceChildren(...order.map(([name], number) => {
       const box = make("input", { type: "checkbox", checked: !hidden.has(name) });
       box.addEventListener("change", () => {
         if (box.checked) hidden.delete(name); else hidden.add(name);
         layers[number].hidden = !box.checked;
+        if (isVolume()) showBars();
       });
       return make("label", {}, [box, ` ${name}`]);
     }));
@@ -91,9 +104,8 @@
     canvas.classList.toggle("near", view.scale > 2.5);
   };
   function fit() {
-    const picture = pictures.get(list[place]), { clientWidth: width, clientHeight: height } = stage;
-    const scale = Math.min(width / picture.w, height / picture.h);
-    view = { scale, x: (width - picture.w * scale) / 2, y: (height - picture.h * scale) / 2 };
+    const { clientWidth: width, clientHeight: height } = stage, scale = Math.min(width / seen.w, height / seen.h);
+    view = { scale, x: (width - seen.w * scale) / 2, y: (height - seen.h * scale) / 2 };
     draw();
   }
   function zoom(factor, x = stage.clientWidth / 2, y = stage.clientHeight / 2) {
@@ -104,8 +116,16 @@
   const move = (x, y) => { view.x += x; view.y += y; draw(); };
   const step = (by) => { if (list.length) { place = (place + by + list.length) % list.length; show(); } };
 
+  let turned = 0;  // of the wheel, in pixels, since the last slice
   stage.addEventListener("wheel", (event) => {
     event.preventDefault();
+    if (isVolume() && !event.ctrlKey) {  // with Ctrl, as two fingers on a pad send it, a volume is zoomed too
+      turned += Math.max(-NOTCH, Math.min(NOTCH, event.deltaY * (event.deltaMode ? 20 : 1)));
+      if (Math.abs(turned) < NOTCH) return;
+      goTo(slice - Math.sign(turned));  // downwards to the feet
+      turned = 0;
+      return;
+    }
     const box = stage.getBoundingClientRect();
     zoom(Math.exp(-event.deltaY * 0.0015), event.clientX - box.left, event.clientY - box.top);
   }, { passive: false });
@@ -123,13 +143,16 @@
     fingers.set(event.pointerId, event);
   });
   for (const name of ["pointerup", "pointercancel"]) stage.addEventListener(name, (event) => fingers.delete(event.pointerId));
-  stage.addEventListener("keydown", (event) => {
+  const listen = (element, arrows) => element.addEventListener("keydown", (event) => {
+    if (event.key.startsWith("Arrow") && !arrows) return;
     const keys = {
       "+": () => zoom(1.4), "=": () => zoom(1.4), "-": () => zoom(1 / 1.4), "0": fit, ArrowLeft: () => move(60, 0), ArrowRight: () => move(-60, 0),
       ArrowUp: () => move(0, 60), ArrowDown: () => move(0, -60), n: () => step(1), p: () => step(-1),
     };
     if (keys[event.key]) { event.preventDefault(); keys[event.key](); }
   });
+  listen(stage, true);
+  listen(range, false);  // its arrows are slices
   byId("in").addEventListener("click", () => zoom(1.4));
   byId("out").addEventListener("click", () => zoom(1 / 1.4));
   byId("fit").addEventListener("click", fit);
@@ -139,6 +162,68 @@
   byId("opacity").addEventListener("input", fade);
   byId("viewer-legend").replaceChildren(...[...byId("legend").children].map((key) => key.cloneNode(true)));
   window.addEventListener("resize", () => viewer.open && fit());
+
+  // ---- volumes: the slices across an axis are tiles of one sheet; a canvas shows one of them --------------------------------------
+  // Not as a background that is shifted: at its edges the browser would mix in the next tile.
+  function tile(source, draws) {
+    const sheet = image(source), shown = make("canvas");
+    const draw = () => {
+      if (!sheet.naturalWidth) return;  // not decoded yet: drawn when it is
+      const by = Math.round(sheet.naturalWidth / (seen.columns * seen.step[0]));  // layers are `factor` times as large as the image
+      const [width, height] = seen.tile.map((side) => side * by), [right, down] = seen.step.map((side) => side * by);
+      Object.assign(shown, { width, height });  // which clears it
+      const left = (slice % seen.columns) * right, top = Math.floor(slice / seen.columns) * down;
+      shown.getContext("2d").drawImage(sheet, left, top, width, height, 0, 0, width, height);
+    };
+    sheet.addEventListener("load", () => { if (shown.isConnected) draw(); });
+    draws.push(draw);
+    return shown;
+  }
+
+  function showScroller(picture, draws) {
+    byId("slices").hidden = !isVolume();
+    byId("marks").replaceChildren();
+    drawSlice = () => draws.forEach((each) => each());
+    if (!isVolume()) return;
+    byId("plane").replaceChildren(...picture.planes.map((each) => make("option", { textContent: each.name, selected: each === seen })));
+    byId("marks").append(...[...seen.marks].map((mark) => make("b", { textContent: mark })));
+    byId("slice-note").textContent = seen.note && `To keep the page small ${seen.note}.`;
+    range.max = seen.count - 1;
+    slice = seen.start;
+    showBars();
+  }
+
+  // Of every slice the voxels that differ, the most of any run that is shown.
+  const differing = () => {
+    const runs = [...seen.apart].filter(([name]) => !hidden.has(name)).map(([, counts]) => counts);
+    return Array.from({ length: seen.count }, (_, number) => Math.max(0, ...runs.map((counts) => counts[number])));
+  };
+  function showBars() {
+    const counts = differing(), most = Math.max(1, ...counts);
+    byId("apart").replaceChildren(...counts.map((count) => {
+      const bar = make("i");
+      bar.style.height = `${(100 * count) / most}%`;
+      return bar;
+    }));
+    byId("most-apart").disabled = Math.max(...counts) === 0;
+    goTo(slice);
+  }
+  function goTo(number) {
+    slice = Math.max(0, Math.min(seen.count - 1, number));
+    range.value = slice;
+    const said = `${seen.name} slice ${slice + 1} of ${seen.count}, ${differing()[slice].toLocaleString("en")} voxels differ`;
+    byId("slice-name").textContent = `${said}.`;
+    range.setAttribute("aria-valuetext", said);
+    [...byId("apart").children].forEach((bar, place) => bar.classList.toggle("here", place === slice));
+    drawSlice();
+  }
+  range.addEventListener("input", () => goTo(Number(range.value)));
+  byId("plane").addEventListener("change", (event) => { wanted = event.target.value; show(); });
+  byId("most-apart").addEventListener("click", () => { const counts = differing(); goTo(counts.indexOf(Math.max(...counts))); });
+  byId("apart").addEventListener("click", (event) => {
+    const box = byId("apart").getBoundingClientRect();
+    goTo(Math.floor(((event.clientX - box.left) / box.width) * seen.count));
+  });
 
   // ---- the cases ----------------------------------------------------------------------------------------------------------------
   const form = byId("filter"), table = byId("case-table"), more = byId("more");
