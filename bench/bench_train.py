@@ -98,7 +98,6 @@ def run_steps(experiment: Path, data_root: Path, mode: str, overrides: Sequence[
     """Train without end, a line a step; first the seconds to the first batch. mode: eager or compiled, and _pure on one batch alone."""
     from medseg.build import build_training, make_fabric, resolve
     from medseg.config import load_config
-    from medseg.data.loaders import train_batches
     from medseg.data.realised import Seen
     from medseg.engine.course import Course
     from medseg.engine.train import optimise, train
@@ -112,7 +111,7 @@ def run_steps(experiment: Path, data_root: Path, mode: str, overrides: Sequence[
     manifest = read_manifest(Path(config.data.manifest))
     training = build_training(config, manifest, read_split(manifest, config.data.split), data_root, make_fabric(config))
     course = Course(Seen(training.train_set.labels.num_classes))
-    first = next(train_batches(training.train_set, training.draws(1), 1, training.loading))
+    first = next(training.batches(training.draws(1), 1))
     print(json.dumps({"first_batch_s": time.perf_counter() - started, "precision": config.train.precision}), flush=True)
     if mode.endswith("pure"):
         training.model.train()

@@ -28,8 +28,7 @@ from zoo_page import best_first, latest, write_figure
 from medseg.config import Config, load_config, read_config
 from medseg.environment import describe_git
 from medseg.errors import MedsegError
-from medseg.models.listing import counted
-from medseg.models.zoo import entries
+from medseg.models.listed import listed
 
 ROOT = Path(__file__).parents[1]
 EXPERIMENT, MANIFEST = ROOT / "experiments" / "tongue" / "zoo.yaml", Path("data_manifests/tongue/v1")
@@ -168,9 +167,8 @@ def train_all(names: Sequence[str], seed: int, steps: int, work: Path, data: Pat
 
 def go(options: argparse.Namespace) -> None:
     """Everything that is missing, the cheapest first; then the figure."""
-    names = options.only or [entry.name for entry in entries() if 2 in entry.dims]
-    price = counted()
-    names.sort(key=lambda name: price[name].multiply_adds)
+    price = {line.name: line.multiply_adds for line in listed() if 2 in line.dims}
+    names = sorted(options.only or price, key=lambda name: price[name])
     priced = {(line["network"], line["machine"]) for line in recorded("zoo-cost")}
     if not options.skip_costs:
         for name in [name for name in names if (name, machine()) not in priced]:

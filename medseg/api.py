@@ -20,10 +20,12 @@ from medseg.manifest.importers.nnunet import import_nnunet
 from medseg.manifest.importers.voc import import_voc
 from medseg.manifest.split import given_split, make_split
 from medseg.manifest.table import read_manifest
+from medseg.postprocessing import choose_postprocessing
+from medseg.predicting import Predicted, predict
 from medseg.publishing.published import publish
 from medseg.publishing.tracked import send_report
 from medseg.publishing.write import write_report
-from medseg.run import Predicted, load_run, predict
+from medseg.run import load_run
 from medseg.scoring import score_folders
 from medseg.training import Progress, resume, train
 
@@ -31,6 +33,7 @@ __all__ = [
     "Predicted",
     "Progress",
     "check_manifest",
+    "choose_postprocessing",
     "cross_validate",
     "evaluate",
     "given_split",

@@ -206,8 +206,10 @@ def build_model(
     model = adapt(network, config.model, task, loss)
     if not config.train.channels_last:
         return model
-    layout = torch.channels_last if task.spatial_dims == 2 else torch.channels_last_3d
-    model.net.to(memory_format=layout)  # type: ignore[call-overload]
+    layout = {4: torch.channels_last, 5: torch.channels_last_3d}[task.spatial_dims + 2]
+    for parameter in model.net.parameters():  # not by `to`, which stops at a parameter of four axes in a network of three dimensions
+        if parameter.ndim == task.spatial_dims + 2:
+            parameter.data = parameter.data.contiguous(memory_format=layout)
     return model
 
 
@@ -286,6 +288,9 @@ def check_grid(config: Config, manifest: Manifest) -> None:
         check_patches(config.sampling, Size(*config.data.size_px), manifest.labels)
         return
     check_patch(config.sampling.patch_px)
+    if config.sampling.patch_px and len(config.sampling.patch_px) not in config.model.dims:
+        fix = "choose one of those that `medseg zoo` lists as 3-D, or give the patch as H, W: then it learns from slices"
+        raise ConfigError("model.name", f"{config.model.name} is of two dimensions, and sampling.patch_px has three sides", fix)
     check_names(config.sampling.centre_ratios, manifest.labels.names)
     if config.model.objects:
         raise ConfigError("model.name", f"{config.model.name} finds objects in photographs", "choose a network of per-pixel classes")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -31,6 +32,7 @@ from medseg.metrics.detection import Objects
 from medseg.metrics.measure import Measures
 from medseg.metrics.protocol import Protocol, boundary_rules, region_rules
 from medseg.metrics.scores import Scores, score
+from medseg.postprocess import Step, apply_steps
 from medseg.report.casefiles import CaseFiles, case_files
 from medseg.report.evaluation import CALIBRATION_RULE, EvaluationFiles, Extras, objects_rule
 from medseg.report.figures import overlay_sheet
@@ -79,6 +81,11 @@ class Scene:
     measures: Measures
     asked: Asked
     observer: tuple[Manifest, Mapping[str, Row]] | None
+
+    @cached_property
+    def steps(self) -> tuple[Step, ...]:
+        """What is done to the predicted masks afterwards."""
+        return self.loaded.steps
 
     def reference(self, row: Row) -> np.ndarray:
         """The class ids on the image's own grid."""
@@ -219,6 +226,7 @@ def _looked(scene: Scene) -> Iterator[tuple[Row, Looked]]:
 
     def look(row: Row, grid: OnGrid) -> Looked:
         reference_HW = scene.reference(row)
+        grid = replace(grid, mask_HW=apply_steps(grid.mask_HW, scene.steps, scene.loaded.labels))
         objects = scene.objects(row, reference_HW, grid) if scene.asked.instances else {}
         case = scene.measures.case(row.sample_id, row.group_id, reference_HW, grid.mask_HW, scene.files.spacing_mm(row), objects)
         counts = None
@@ -285,10 +293,12 @@ def _protocol(scene: Scene) -> Protocol:
     if finds:
         least = getattr(loaded.config.model, "score_threshold", 0.0)
         pixels = f"each pixel has the class of the surest object that covers it, of those with a score of {least:g} or more"
+    told = ", ".join(step.told() for step in scene.steps)
+    after = f"; afterwards, chosen on val: {told}" if told else ""
     return Protocol(
         ignore_id=loaded.labels.ignore_id,
         regions=region_rules(loaded.labels),
-        test_time=f"{passes}; {pixels}",
+        test_time=f"{passes}; {pixels}{after}",
         checkpoint="chosen on val" if loaded.facts["checkpoint"] == "best" else "of the last epoch",
         calibration=CALIBRATION_RULE if scene.asked.calibration and not finds else None,
         detection=objects_rule(asked, finds) if asked else None,
@@ -300,7 +310,8 @@ def _notes(scene: Scene, scorings: int | None) -> list[str]:
     loaded = scene.loaded
     commit = read_yaml(loaded.run.environment_json, RunError).get("git", {}) or {}
     notes = [
-        f"Run `{loaded.run.id}`, checkpoint `{loaded.facts['checkpoint']}` of epoch {loaded.facts['epoch']}, seed {loaded.config.seed}.",
+        f"Run `{loaded.run.id}`, network `{loaded.config.model.name}`, checkpoint `{loaded.facts['checkpoint']}` of epoch "
+        f"{loaded.facts['epoch']}, seed {loaded.config.seed}.",
         f"Manifest {scene.manifest.digest[:12]}, split `{scene.split.name}` {scene.split.digest[:12]}, "
         f"commit {commit.get('commit') or 'unknown'}{' with uncommitted changes' if commit.get('dirty') else ''}.",
     ]

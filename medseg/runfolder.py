@@ -103,6 +103,11 @@ class RunFolder:
         return self.path / "checkpoints" / f"{name}.safetensors"
 
     @property
+    def postprocess_json(self) -> Path:
+        """What is done to predicted masks afterwards, and why; only where it was looked for."""
+        return self.path / "postprocess.json"
+
+    @property
     def weights_json(self) -> Path:
         """What became of the weights that training started from; a training from scratch has none."""
         return self.path / "weights.json"
@@ -126,7 +131,8 @@ class RunFolder:
         try:
             state = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
-            raise RunError(self.path, "not a medseg run folder (no readable run.json)", "give a folder below runs/") from None
+            rule = "not a medseg run folder (no readable run.json)" if self.path.exists() else "there is no such run folder"
+            raise RunError(self.path, rule, "give a folder below runs/") from None
         if not isinstance(state, dict) or state.get("format") != FORMAT or not set(state) >= STATE_KEYS:
             raise RunError(self.path, f"run.json is not whole, or not of format {FORMAT}", "use the medseg version that made the run")
         return state

@@ -183,7 +183,7 @@ def _train_in(
 def _normalised_as(config: Config, source: Source | None) -> Config:
     """The config with the mean and deviation that the network takes from photographs written down; volumes come normalised."""
     model = with_source(config.model, source)
-    if config.data.volume is not None:
+    if config.data.volume is not None and config.model.mean is None:
         model = model.model_copy(update={"mean": None, "deviation": None})
     elif source and source.mean is None and config.model.mean is None:
         log.warning("%s says no normalisation: 0.5 and 0.25 are taken; model.mean and model.deviation name another", source.origin)

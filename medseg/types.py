@@ -29,13 +29,13 @@ class Size(NamedTuple):
     width_px: int
 
 
-def by(sides: Sequence[int]) -> str:
+def by(sides: Sequence[float]) -> str:
     """Sides as one reads them.
 
-    >>> by((32, 64, 48))
-    '32 x 64 x 48'
+    >>> by((32, 64, 48)), by((3.0, 0.75, 0.75))
+    ('32 x 64 x 48', '3 x 0.75 x 0.75')
     """
-    return " x ".join(map(str, sides))
+    return " x ".join(f"{side:g}" for side in sides)
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,7 +42,7 @@ def test_canonical_yaml_round_trips(tmp_path):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("optim.lrr=1", "optim.lrr: .*the keys here are name, lr, schedule"),
+        ("optim.lrr=1", "optim.lrr: .*did you mean lr\\? The keys here are name, lr, schedule"),
         ("optim.lr=fast", "optim.lr: Input should be a valid number.*got 'fast'"),
         ("optim.lr=-1", "optim.lr: Input should be greater than 0"),
         ("optim.lr=.nan", "optim.lr: Input should be a finite number"),
@@ -86,9 +86,12 @@ def test_canonical_yaml_round_trips(tmp_path):
         ("infer.overlap=1", "infer.overlap: Input should be less than 1"),
         ("model.strides=[2, 2]", "model: 5 channels need 4 strides, got 2"),
         ("model={channels: [8], strides: []}", "a U-Net needs two levels or more"),
-        ("model.name=vnet", "model.name: there is no such network; `medseg zoo` lists them, .*; got 'vnet'"),
+        (
+            "model.name=vnet",
+            "model.name=vnet: model.name: there is no such network; `medseg zoo` lists them, .*; did you mean unet or unetr",
+        ),
         ("model.name=smp:unet", "model.name: String should match pattern"),
-        ("model.name=3", "model.name: there is no such network.*; got 3"),
+        ("model.name=3", "model.name=3: model.name: there is no such network"),
         (
             "model.blocks=3",
             "model.blocks: there is no such key; the keys here are name, weights, .*, channels, strides, num_res_units, dro",

@@ -15,6 +15,7 @@ import typer
 
 from medseg.cli.manifest import manifest_app
 from medseg.cli.options import Classes, DataRoot, GroupPattern, StoredAs, names
+from medseg.cli.plan import plan
 from medseg.cli.publish import compare, report, report_run
 from medseg.cli.sets import data_app
 from medseg.cli.track import track_app
@@ -30,6 +31,7 @@ app = typer.Typer(
 app.add_typer(manifest_app, name="manifest")
 app.add_typer(data_app, name="data")
 app.add_typer(track_app, name="track")
+app.command()(plan)
 app.command()(compare)
 app.command()(report)
 app.command()(zoo)
@@ -201,6 +203,25 @@ def evaluate(
 
 
 @app.command()
+def postprocess(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="a run, or the folds of a cross-validation")],
+    data_root: DataRoot = None,
+    trust_code: TrustCode = False,
+) -> None:
+    """Look on val which steps afterwards help each class (largest component, holes, least size); evaluate and predict then take them."""
+    from medseg.postprocessing import choose_postprocessing
+    from medseg.progress import bar
+    from medseg.training import Progress
+
+    with bar("predicting val") as show:
+        tried = choose_postprocessing(runs, data_root, Progress(on_case=show))
+    for each in tried:
+        mark = "kept" if each.kept else "left"
+        print(f"{mark}  {each.step.told():60}  Dice {each.before:.4f} -> {each.after:.4f}  {each.why}")
+    print(f"written: {', '.join(str(run / 'postprocess.json') for run in runs)}")
+
+
+@app.command()
 def score(
     reference: Annotated[Path, typer.Option(help="folder of masks, or a pattern: 'DIR/*_seg.nii.gz'")],
     prediction: Annotated[Path, typer.Option(help="folder of the predicted masks, with the same names")],
@@ -245,23 +266,27 @@ def experiment(
 @app.command()
 def predict(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="a run folder below runs/, or zoo:NAME for published weights")],
-    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="images or folders of images")],
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="images or volumes, or folders of them")],
     out: Annotated[Path, typer.Option(help="folder for masks and overlays")] = Path("predictions"),
     checkpoint: Checkpoint = "best",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace earlier predictions in OUT")] = False,
     score_threshold: Annotated[
         float | None, typer.Option(help="zoo: networks that find objects; those of a lower score are not shown (0.5)")
     ] = None,
+    others: Annotated[
+        list[Path] | None, typer.Option("--with", help="a further run, such as another fold's: the mean of the probabilities; repeatable")
+    ] = None,
     weights: Annotated[str | None, typer.Option(help="zoo: weights from elsewhere, of the same network: hf:FOLDER, hf:OWNER/NAME")] = None,
     trust_code: TrustCode = False,
 ) -> None:
-    """Segment photographs: a mask at each image's own size and an overlay beside it. zoo:NAME is a network with published weights."""
-    from medseg import run as verbs
+    """Segment photographs or volumes: a mask on each image's own grid and a picture. zoo:NAME is a network with published weights."""
+    from medseg import predicting
     from medseg.progress import bar
     from medseg.training import Progress
 
     with bar("predicting") as show:
-        written = verbs.predict(run, paths, out, checkpoint, overwrite, Progress(on_case=show), score_threshold, weights)
+        progress = Progress(on_case=show)
+        written = predicting.predict(run, paths, out, checkpoint, overwrite, progress, score_threshold, weights, others or [])
     print(f"{len(written)} masks and overlays are in {out}")
 
 
@@ -272,6 +297,10 @@ def _train(experiment: Path | None, overrides: list[str], data_root: Path | None
     if (experiment is None) == (resumed is None) or (resumed and overrides):
         rule = "an experiment is trained, or a run resumed with the config it has"
         raise ConfigError("medseg train", rule, "give EXPERIMENT [key=value ...] or --resume RUN")
+    if experiment is not None:
+        from medseg.config import load_config
+
+        load_config(experiment, overrides)  # before torch is imported, which takes seconds: a typo is told at once
     if not _rank():
         _mark_dead(Path("runs"), runs if resumed is None else resumed.parent, resumed=resumed)
 

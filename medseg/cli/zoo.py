@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from medseg.models.listed import Listed
 
 
 def zoo(
@@ -16,20 +19,24 @@ def zoo(
     from rich.console import Console
     from rich.table import Table
 
-    from medseg.models.listing import count, counted, lines
-    from medseg.progress import bar
+    from medseg.models.listed import listed
 
-    if classes is None:
-        costs = counted()
-    else:
-        with bar("counting") as show:
-            costs = count(classes, show)
+    lines = listed() if classes is None else _counted(classes)
     table = Table("network", "library", "parameters", "multiply-adds", "dims", "weights", "licence", "paper", box=None, pad_edge=False)
-    for line in lines(costs):
-        table.add_row(*line)
+    for line in lines:
+        table.add_row(*line.texts)
     console = Console(width=None if Console().is_terminal else 200)
     console.print(table)
     console.print(
-        f"\nparameters and multiply-adds of {classes or 2} classes, the latter of one image of 256 x 256 pixels with three channels. "
-        "Weights beside file:PATH and run:ID. Licences are of the code; published weights may have their own. docs/zoo.md tells more."
+        f"\nParameters and multiply-adds are of {classes or 2} classes, from scratch, the latter of one RGB image of 256 x 256; "
+        "networks of hf: weights are as large as these.\nEvery network takes weights file:PATH and run:ID, too. Licences are of the code; "
+        "published weights may have their own. docs/zoo.md tells more."
     )
+
+
+def _counted(classes: int) -> list[Listed]:
+    from medseg.models.listing import count
+    from medseg.progress import bar
+
+    with bar("counting") as show:
+        return count(classes, show)

@@ -6,14 +6,16 @@ type or an impossible pair is one ConfigError. What `auto` stands for is resolve
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from medseg.config.model import EVERY, ModelConfig, UnetConfig
+from medseg.config.model import CLASS_OF, EVERY, ModelConfig, UnetConfig
 from medseg.config.model import NetworkConfig as NetworkConfig  # what others take a network's settings as
 from medseg.config.section import LEAST_PX, Count, PixelSize, Positive, Section, Share
 from medseg.config.volume import Axis, PatchSide, VolumeConfig
@@ -283,14 +285,21 @@ def _flatten(content: dict[str, Any], prefix: str) -> Iterable[tuple[str, str]]:
 def load_config(path: Path, overrides: Iterable[str] = ()) -> Config:
     """Read an experiment, its base and the overrides; raises ConfigError.
 
-    The run is named after the file where no `name` is given.
+    The run is named after the file (and the network, where an override names it) where no `name` is given.
     """
     content = _with_base(path, ())
-    content.setdefault("name", path.stem)
     overrides = list(overrides)
+    content.setdefault("name", _default_name(path, overrides))
     for override in sorted(overrides, key=lambda text: text.partition("=")[0].strip() != "model.name"):  # it empties its section
         _apply(content, override)
     return validate_config(content, path, {override.partition("=")[0].strip(): override for override in overrides})
+
+
+def _default_name(path: Path, overrides: Iterable[str]) -> str:
+    """The file's, and the network's where the command line names one: runs of several networks must be told apart."""
+    pairs = dict(override.split("=", 1) for override in overrides if "=" in override)
+    network = re.sub(r"[^\w.-]+", "-", pairs.get("model.name", "")).strip("-")
+    return f"{path.stem}-{network}" if network else path.stem
 
 
 def read_config(path: Path) -> Config:
@@ -307,8 +316,10 @@ def validate_config(content: dict[str, Any], where: object, overrides: Mapping[s
         key, message = first_problem(cause)
         key = ".".join(part for part in key.split(".") if part not in _TAGS)
         if problem["type"] == "network":
-            given = problem["input"]
-            key, message = ("model.name", f"{message}; got {given.get('name')!r}") if isinstance(given, dict) else ("model", NO_SECTION)
+            given = problem["input"].get("name") if isinstance(problem["input"], dict) else None
+            key = "model" if given is None else "model.name"
+            said = "" if key in (overrides or {}) else f"; got {given!r}"  # an override is quoted before it
+            message = NO_SECTION if given is None else f"{message}{said}"
         unknown = problem["type"] == "extra_forbidden"
         where = (overrides or {}).get(key, where)
         raise ConfigError(where, f"{key}: {'there is no such key' if unknown else message}", _way_out(problem)) from None
@@ -319,12 +330,22 @@ _TAGS = {network.__name__: network for network in EVERY}
 
 
 def _way_out(problem: Mapping[str, Any]) -> str:
+    """What to write instead: a name that looks like the one given, whose a key is, or the keys there are."""
+    if problem["type"] == "network":
+        given = problem["input"].get("name") if isinstance(problem["input"], dict) else None
+        if near := get_close_matches(str(given), CLASS_OF, 3):
+            return f"did you mean {' or '.join(near)}?"
     if problem["type"] != "extra_forbidden":
         return "correct the value (docs/experiments.md lists every key)"
     section: Any = Config
     for part in problem["loc"][:-1]:
         section = _TAGS[part] if part in _TAGS else section.model_fields[part].annotation
-    return f"the keys here are {', '.join(section.model_fields)}"
+    key = str(problem["loc"][-1])
+    if near := get_close_matches(key, section.model_fields, 1):
+        return f"did you mean {near[0]}? The keys here are {', '.join(section.model_fields)}"
+    owners = [name for name, network in CLASS_OF.items() if section in EVERY and key in network.model_fields]
+    whose = f"it is of {', '.join(owners)}; " if owners else ""
+    return f"{whose}the keys here are {', '.join(section.model_fields)}"
 
 
 def _with_base(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:

@@ -19,13 +19,15 @@ class NetworkConfig(Section):
     """What the settings of every network have in common. `medseg zoo` lists the networks."""
 
     family: ClassVar[str]  # the module of medseg.models.families that builds it
+    dims: ClassVar[tuple[int, ...]] = (2,)  # of the images it can be built for
     objects: ClassVar[bool] = False  # whether it learns from separate objects instead of a class mask
     runs_code: ClassVar[bool] = False  # whether the name is an import path: code of anybody's
     compiles: ClassVar[bool] = True  # whether torch.compile can make one program of it and its loss
     name: str = Field(description="which network; `unet` where the section names none")
     weights: str | None = Field(
         None,
-        description="what training starts from: torchvision:DEFAULT, torchvision:BACKBONE, smp:imagenet, hf:OWNER/NAME, file:PATH, run:ID",
+        description="what training starts from: torchvision:DEFAULT, torchvision:BACKBONE, monai:DEFAULT, smp:imagenet, hf:OWNER/NAME, "
+        "file:PATH, run:ID",
     )
     first_conv: Literal["mean", "repeat"] = Field(
         "mean", description="weights of another number of input channels: their mean over the channels, or the channels in turn"
@@ -62,6 +64,7 @@ class UnetConfig(NetworkConfig):
     """MONAI's residual U-Net (Kerfoot et al. 2019); a convolutional one with num_res_units 0."""
 
     family: ClassVar[str] = "monai"
+    dims: ClassVar[tuple[int, ...]] = (2, 3)
     name: Literal["unet"] = "unet"
     channels: tuple[Count, ...] = (32, 64, 128, 256, 512)
     strides: tuple[Count, ...] = (2, 2, 2, 2)
@@ -78,6 +81,7 @@ class AttentionUnetConfig(NetworkConfig):
     """U-Net with attention gates (Oktay et al. 2018), MONAI's."""
 
     family: ClassVar[str] = "monai"
+    dims: ClassVar[tuple[int, ...]] = (2, 3)
     name: Literal["attention_unet"]
     channels: tuple[Count, ...] = (32, 64, 128, 256, 512)
     strides: tuple[Count, ...] = (2, 2, 2, 2)
@@ -100,6 +104,7 @@ class BasicUnetConfig(NetworkConfig):
     """MONAI's plain U-Net (Falk et al. 2019). features: of five levels, and of the last upsampling."""
 
     family: ClassVar[str] = "monai"
+    dims: ClassVar[tuple[int, ...]] = (2, 3)
     name: Literal["basic_unet"]
     features: Features = (32, 32, 64, 128, 256, 32)
     dropout: Share = 0.0
@@ -109,6 +114,7 @@ class UnetPlusPlusConfig(NetworkConfig):
     """U-Net++ (Zhou et al. 2018), MONAI's. deep_supervision: of its four outputs, with equal weights."""
 
     family: ClassVar[str] = "monai"
+    dims: ClassVar[tuple[int, ...]] = (2, 3)
     name: Literal["unetplusplus"]
     features: Features = (32, 32, 64, 128, 256, 32)
     deep_supervision: bool = False
@@ -119,6 +125,7 @@ class DynUnetConfig(NetworkConfig):
     """nnU-Net's network (Isensee et al. 2021), MONAI's DynUNet, by nnU-Net's plan: as many levels as the images allow."""
 
     family: ClassVar[str] = "monai"
+    dims: ClassVar[tuple[int, ...]] = (2, 3)
     name: Literal["dynunet"]
     channels: tuple[Count, ...] | None = Field(
         None, description="of each level; null: 32, 64, ... up to 512 (320 of volumes), down to 4 pixels"
@@ -139,6 +146,7 @@ class FlexibleUnetConfig(NetworkConfig):
     """U-Net decoder on an EfficientNet or ResNet encoder, MONAI's FlexibleUNet."""
 
     family: ClassVar[str] = "monai"
+    dims: ClassVar[tuple[int, ...]] = (2, 3)
     name: Literal["flexible_unet"]
     encoder: Annotated[str, Field(pattern=r"^(efficientnet-(b[0-8]|l2)|resnet(10|18|34|50|101|152|200))$")] = "efficientnet-b0"
     decoder_channels: tuple[Count, Count, Count, Count, Count] = (256, 128, 64, 32, 16)
@@ -149,6 +157,7 @@ class SegResNetConfig(NetworkConfig):
     """SegResNet (Myronenko 2018), MONAI's, without its autoencoder branch."""
 
     family: ClassVar[str] = "monai"
+    dims: ClassVar[tuple[int, ...]] = (2, 3)
     name: Literal["segresnet"]
     init_filters: Annotated[int, Field(ge=8, multiple_of=8, description="a multiple of the 8 groups of its norm")] = 16
     blocks_down: tuple[Count, ...] = (1, 2, 2, 4)
@@ -166,6 +175,7 @@ class UnetrConfig(NetworkConfig):
     """UNETR (Hatamizadeh et al. 2022), MONAI's: a vision transformer of 12 layers on patches of 16 pixels. Of one grid only."""
 
     family: ClassVar[str] = "monai"
+    dims: ClassVar[tuple[int, ...]] = (2, 3)
     name: Literal["unetr"]
     feature_size: Count = 16
     hidden_size: Count = 768
@@ -184,6 +194,7 @@ class SwinUnetrConfig(NetworkConfig):
     """Swin UNETR (Hatamizadeh et al. 2022), MONAI's."""
 
     family: ClassVar[str] = "monai"
+    dims: ClassVar[tuple[int, ...]] = (2, 3)
     name: Literal["swin_unetr"]
     feature_size: Annotated[int, Field(ge=12, multiple_of=12)] = 24
     depths: tuple[Count, Count, Count, Count] = (2, 2, 2, 2)
@@ -289,6 +300,7 @@ class OwnConfig(NetworkConfig):
     """A network of your own: package.module:Name of a class or function that takes num_classes and gives a torch module."""
 
     family: ClassVar[str] = "own"
+    dims: ClassVar[tuple[int, ...]] = (2, 3)
     runs_code: ClassVar[bool] = True
     compiles: ClassVar[bool] = False
     name: Annotated[str, Field(pattern=IMPORT_PATH.pattern)]

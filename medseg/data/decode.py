@@ -107,5 +107,5 @@ def refuse_volumes(manifest: Manifest, rows: Sequence[Row]) -> None:
     """ManifestError where a row is a volume."""
     volume = next((row for row in rows if row.depth_px is not None), None)
     if volume is not None:
-        rule = "the row is a volume; volumes can be imported, checked and split, but training on them is not yet possible"
-        raise ManifestError(manifest.where(volume), rule, "train on a manifest of 2-D images")
+        rule = "the row is a volume, and the experiment does not say how volumes come onto the network's grid"
+        raise ManifestError(manifest.where(volume), rule, "give data.volume; `medseg plan` writes it")

@@ -185,4 +185,4 @@ def crop_window(centre: Sequence[int] | np.ndarray, grid: Shape, patch: Shape) -
 
 
 def _start(at: int, side: int, wanted: int) -> int:
-    return (side - wanted) // 2 if side < wanted else min(max(at - wanted // 2, 0), side - wanted)
+    return -((wanted - side) // 2) if side < wanted else min(max(at - wanted // 2, 0), side - wanted)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -95,6 +96,19 @@ def _probs(model: nn.Module, image_BCHW: Tensor) -> Tensor:
     prediction: Prediction = model(image_BCHW)
     assert prediction.probs_BKHW is not None, "the network gives no probabilities"
     return prediction.probs_BKHW
+
+
+class Ensemble(nn.Module):
+    """Several networks of one task as one: the mean of their probabilities."""
+
+    def __init__(self, models: Sequence[nn.Module]):
+        super().__init__()
+        self.models = nn.ModuleList(models)
+
+    def forward(self, image_BCHW: Tensor) -> Prediction:
+        """As one network's; AssertionError of networks that give no probabilities."""
+        probs = torch.stack([_probs(model, image_BCHW) for model in self.models]).mean(dim=0)
+        return Prediction(probs, probs.argmax(dim=1))
 
 
 def on_own_grid(prediction: Prediction, place: int, letterbox: Letterbox) -> OnGrid:

@@ -69,8 +69,8 @@ class Network:
 
     net: nn.Module
     call: Callable[[nn.Module, Tensor], Heads] = plain_call
-    divisor: int = 1
-    least: int = 1
+    divisor: int | tuple[int, ...] = 1
+    least: int | tuple[int, ...] = 1
     grid: tuple[int, ...] | None = None
     least_batch: int = 1
     head: tuple[str, ...] = ()
@@ -218,13 +218,14 @@ class SemanticNetwork(Adapter):
         return padded(image_BCHW, fitting(tuple(image_BCHW.shape[2:]), network.divisor, network.least), 0.0)
 
 
-def fitting(size: tuple[int, ...], divisor: int, least: int) -> tuple[int, ...]:
-    """The smallest sides that hold these, are multiples of the divisor, and no smaller than the least.
+def fitting(size: tuple[int, ...], divisor: int | tuple[int, ...], least: int | tuple[int, ...]) -> tuple[int, ...]:
+    """The smallest sides that hold these, are multiples of the divisor, and no smaller than the least; one number an axis, or one for all.
 
-    >>> fitting((30, 70), 32, 64)
-    (64, 96)
+    >>> fitting((30, 70), 32, 64), fitting((20, 70), (4, 64), (8, 128))
+    ((64, 96), (20, 128))
     """
-    return tuple(max(least, -(-side // divisor) * divisor) for side in size)
+    divisors, smallest = (each if isinstance(each, tuple) else (each,) * len(size) for each in (divisor, least))
+    return tuple(max(low, -(-side // step) * step) for side, step, low in zip(size, divisors, smallest, strict=True))
 
 
 def padded(values: Tensor, size: tuple[int, ...], fill: float) -> Tensor:

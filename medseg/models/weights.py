@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ SCHEMES = ("torchvision", "smp", "monai", "hf", "file", "run")
 _WRAPPERS = ("module.", "model.", "net.", "network.", "_orig_mod.")  # what training scripts put before a network's own names
 _INSIDE = ("state_dict", "model_state_dict", "model_state", "model", "network_weights", "net", "weights")  # where they put it
 _RUNS = Path("runs")
+NO_WEIGHTS = "it is no file that torch.save wrote, or a damaged one"
 
 
 @dataclass(frozen=True)
@@ -197,7 +199,11 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as cause:  # of many kinds from torch, which reads a damaged file as it comes
-        reason = "it holds more than tensors, which could run code" if "Unsupported" in str(cause) else _first_line(cause)
+        reason = _first_line(cause)
+        if isinstance(cause, pickle.UnpicklingError):  # torch's own words advise to run what it holds
+            reason = "it holds more than tensors, which could run code" if "Unsupported" in str(cause) else NO_WEIGHTS
+        elif isinstance(cause, KeyError | IndexError | EOFError):
+            reason = NO_WEIGHTS
         fix = "save its state dict alone, best as safetensors: safetensors.torch.save_file(net.state_dict(), path)"
         raise WeightsError(path, f"cannot be read as weights ({reason})", fix) from None
     for _ in range(3):  # a training script's checkpoint holds the weights beside other things

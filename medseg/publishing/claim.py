@@ -16,6 +16,7 @@ from typing import Any
 import pandas as pd
 
 from medseg.config import AugmentConfig, Config, NetworkConfig, read_config
+from medseg.config.volume import VolumeConfig
 from medseg.errors import MedsegError, RunError, counted
 from medseg.manifest.schema import SPLIT_NAMES, Dataset, Split
 from medseg.manifest.table import read_dataset, read_manifest, read_split
@@ -32,6 +33,7 @@ from medseg.yamlio import read_yaml
 CHANNEL_MEAN, CHANNEL_DEVIATION = (0.5,), (0.25,)  # as medseg.models.contract has them, which would import torch; of older runs
 BETWEEN_OBSERVERS = "second observer against the reference"
 _SOMETIMES = ("crop", "elastic", "noise", "blur_px", "cutout")  # what augment.probability is of
+_OF_PHOTOGRAPHS = ("shift", "crop", "elastic", "saturation", "hue", "cutout")  # volumes are not changed so
 _TITLE, _ABSTRACT, _INTRODUCTION, _DISCUSSION, _OTHER = "Title", "Abstract", "Introduction", "Discussion", "Other information"
 _DESIGN, _DATA, _REFERENCE, _PARTITIONS = "Study design", "Data", "Reference standard", "Data partitions"
 _MODEL, _TRAINING, _EVALUATION, _RESULTS = "Model", "Training", "Evaluation", "Results"
@@ -203,6 +205,8 @@ def _data(run: _Run) -> str | None:
 
 
 def _preprocessing(run: _Run) -> str:
+    if run.config.data.volume is not None:
+        return f"{_of_volumes(run.config.data.volume)} {_augmentation(run.config.augment, volumes=True)}"
     height, width = run.config.data.size_px
     mean, deviation = run.config.model.mean or CHANNEL_MEAN, run.config.model.deviation or CHANNEL_DEVIATION
     return (
@@ -211,15 +215,33 @@ def _preprocessing(run: _Run) -> str:
     )
 
 
+def _of_volumes(volume: VolumeConfig) -> str:
+    crop = "cropped to the box of what is not 0, " if volume.crop == "nonzero" else ""
+    how = "; ".join(dict.fromkeys(_INTENSITIES[channel.normalise].format(**channel.model_dump()) for channel in volume.channels))
+    return (
+        f"Volumes are turned to RAS by exchanging and reversing axes, {crop}their intensities changed ({how}), and resampled to "
+        f"{by(volume.spacing_mm)} mm along {', '.join(volume.axes)}: images by cubic splines (nearest across an axis over three times as "
+        "coarse as the others), labels linearly by class. What lies outside a volume is ignored."
+    )
+
+
+_INTENSITIES = {
+    "zscore": "less their mean, by their deviation",
+    "zscore_inside": "less their mean, by their deviation, both of what is not 0",
+    "window": "clipped to {lower} to {upper}, less {mean}, by {deviation}",
+    "unit_range": "scaled so that the smallest is 0 and the largest 1",
+}
+
+
 def _numbers(values: Sequence[float]) -> str:
     return ", ".join(f"{value:g}" for value in values)
 
 
-def _augmentation(config: AugmentConfig) -> str:
+def _augmentation(config: AugmentConfig, volumes: bool = False) -> str:
     """The random changes that are on, by the names of the configuration."""
-    asked = config.model_dump(exclude={"probability"} if config.probability else {"probability", *_SOMETIMES})
-    values = {key: value for key, value in asked.items() if value}
-    on = ", ".join(f"{key} {value:g}" for key, value in values.items())
+    left_out = {"probability", *(() if config.probability else _SOMETIMES), *(_OF_PHOTOGRAPHS if volumes else ("flip_axes",))}
+    values = {key: value for key, value in config.model_dump(exclude=left_out).items() if value}
+    on = ", ".join(f"{key} {' '.join(value) if isinstance(value, tuple) else f'{value:g}'}" for key, value in values.items())
     of = [key for key in _SOMETIMES if key in values]
     rare = f"; {', '.join(of)} with probability {config.probability:g}" if of else ""
     return f"Random changes in training (section augment of the configuration): {on}{rare}." if on else "No random changes in training."

@@ -68,18 +68,18 @@ class Table:
         return self._digits[metric]
 
     def mark(self, cell: Cell) -> Mark:
-        """Best and second best of the sources, by what is printed: equal figures share a mark. None of distances to other images: who
-        misses what is hard has none to it."""
+        """Best and second best of the sources, by what is printed: equal figures share a mark, and behind two best none is second. None of
+        distances to other images: who misses what is hard has none to it."""
         beside = [other for label in self.labels if (other := self.cell(label, cell.name, cell.metric))]
         higher = higher_is_better(cell.metric)
         if not higher and len({other.n_defined for other in beside}) > 1:
             return None
         digits, sign = self.digits(cell.metric), 1 if higher else -1
-        printed = {round(sign * other.estimate.value, digits) for other in beside if not math.isnan(other.estimate.value)}
-        if len(self.labels) < 2 or math.isnan(cell.estimate.value) or len(printed) < 2:
+        printed = [round(sign * other.estimate.value, digits) for other in beside if not math.isnan(other.estimate.value)]
+        if len(self.labels) < 2 or math.isnan(cell.estimate.value) or len(set(printed)) < 2:
             return None
-        place = sorted(printed, reverse=True).index(round(sign * cell.estimate.value, digits))
-        return ("best", "second")[place] if place < 2 else None  # type: ignore[return-value]
+        better = sum(other > round(sign * cell.estimate.value, digits) for other in printed)
+        return ("best", "second")[better] if better < 2 else None  # type: ignore[return-value]
 
     def differs(self, cell: Cell) -> bool:
         """Whether it differs from the first source by the adjusted test."""

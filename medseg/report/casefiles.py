@@ -53,7 +53,10 @@ class CaseFiles(ABC):
 
     @abstractmethod
     def pictures(self, row: Row, masks: Sequence[np.ndarray]) -> tuple[np.ndarray, list[np.ndarray]]:
-        """uint8 (H, W, 3) and for each mask uint8 (H, W): the photograph, or three planes of the volume, to look at. The first mask is the reference."""
+        """uint8 (H, W, 3) and for each mask uint8 (H, W): the photograph, or three planes of the volume, to look at.
+
+        The reference stands first of the masks: the planes are chosen by it.
+        """
 
 
 class PhotographFiles(CaseFiles):

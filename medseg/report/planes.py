@@ -92,17 +92,15 @@ def plane_size(shape: Sequence[int], spacing_mm: Sequence[float], axis: int, sca
 
 def montage(seen: Seen, masks: Sequence[np.ndarray], ignore_id: int) -> tuple[np.ndarray, list[np.ndarray]]:
     """uint8 (H, W, 3) and a uint8 (H, W) a mask (D, H, W): axial, coronal and sagittal plane below each other, of one scale, each through
-    what there is most of, with its name and its sides."""
-    assert seen.image_DHW is not None
-    places, scale = best_planes(masks, ignore_id), _scale(seen.shape, seen.spacing_mm)
-    sizes = [plane_size(seen.shape, seen.spacing_mm, axis, scale) for axis in range(3)]
-    window, pictures = grey_window(seen.image_DHW), []
-    for axis, size in enumerate(sizes):
-        shade = grey(plane(seen.image_DHW, axis, places[axis]), window)
-        pictures.append(_labelled(images.resize_image(shade, size), axis, seen.placed))
+    what there is most of, with its name and, where the volume is placed, the patient's sides."""
+    image_DHW, places, scale = seen.image_DHW, best_planes(masks, ignore_id), _scale(seen.shape, seen.spacing_mm)
+    assert image_DHW is not None
+    window, sizes = grey_window(image_DHW), [plane_size(seen.shape, seen.spacing_mm, axis, scale) for axis in range(3)]
+    shades = [images.resize_image(grey(plane(image_DHW, axis, places[axis]), window), sizes[axis]) for axis in range(3)]
     layers = [[images.resize_mask(plane(mask, axis, places[axis]), sizes[axis]) for axis in range(3)] for mask in masks]
     widest = max(size.width_px for size in sizes)
-    return _stacked(pictures, widest), [_stacked(layer, widest) for layer in layers]
+    picture = _stacked([_labelled(shade, axis, seen.placed) for axis, shade in enumerate(shades)], widest)
+    return picture, [_stacked(layer, widest) for layer in layers]
 
 
 def _scale(shape: Sequence[int], spacing_mm: Sequence[float]) -> float:

@@ -56,8 +56,9 @@ def log_evaluation(run: RunFolder, split: str, data: Data | None = None) -> None
         return
     if sent.run_id is None:
         log.warning(
-            "the evaluation of %s is not in MLflow: %s was away when the run was trained; it is whole in %s", run.id, sent.uri, run.path
-        )
+            "the evaluation of %s is not in MLflow, because the run is not: %s was away or slow when it was trained; send both by "
+            "`medseg track sync %s`", run.id, sent.uri, run.path,
+        )  # fmt: skip
         return
     run_id, uri = sent.run_id, live_uri(sent.uri)
 

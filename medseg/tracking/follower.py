@@ -75,7 +75,7 @@ class Tracker:
 
     def _note(self, cause: Exception) -> None:
         self._problem = reason(cause)
-        if not self._warned:
+        if not self._warned and not self._sender.given_up.is_set():  # then whoever waited has told it
             log.warning("MLflow at %s: %s; the training goes on and sending is tried again", self._sender.sent.uri, self._problem)
         self._warned = True
 

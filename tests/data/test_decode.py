@@ -133,6 +133,6 @@ def test_images_of_several_files_are_refused_in_one_sentence(data):
 def test_volumes_are_refused_in_one_sentence(data):
     manifest, root, cache = data
     rows = [manifest.row(0), dataclasses.replace(manifest.row(1), depth_px=35)]
-    with pytest.raises(ManifestError, match=r"row 3 .*the row is a volume; .*training on them is not yet possible; train on"):
+    with pytest.raises(ManifestError, match=r"row 3 .*the row is a volume, .*give data.volume; `medseg plan` writes it"):
         decode_all(manifest, rows, root, FRAME, cache, GIB)
     assert not cache.exists()

@@ -65,7 +65,8 @@ def test_a_module_of_the_working_folder_with_arguments(written):
         ("my_nets:Absent", "cannot be imported: AttributeError"),
         ("no_such_module:Net", "cannot be imported: ModuleNotFoundError.*run where the module can be found"),
         ("my_nets:WIDTH", "is a int; name a class or a function"),
-        ("my_nets:number", "gives a int; a torch module that takes float32"),
+        ("my_nets:number", "gives a int; it must give a torch module that takes float32"),
+        ("my_nets:Soft", "gives probabilities: over the classes they add up to 1; leave its softmax out"),
         ("my_nets:needy", r"cannot be made: TypeError.*it is called with num_classes and model.arguments"),
         ("my_nets:Text", "gives a str in eval mode; it must be a torch module"),
         ("my_nets:Fewer", r"gives \(2, 2, 32, 32\) for \(2, 3, 32, 32\) in eval mode; the logits must be \(2, 3, h, w\)"),
@@ -91,6 +92,8 @@ def test_each_part_of_the_contract_has_its_own_error(name, message, written):
             def forward(self, x): return super().forward(x)[:, :2]
         class Flat(Net):
             def forward(self, x): return super().forward(x).mean((2, 3))
+        class Soft(Net):
+            def forward(self, x): return super().forward(x).softmax(1)
         class Fails(Net):
             def forward(self, x): raise ValueError("no such thing")
         class FailsLater(Net):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,8 @@ from torchvision import models
 from medseg.config.model import CLASS_OF, ENCODERS
 from medseg.models.contract import Task
 from medseg.models.cost import cost_of
-from medseg.models.listing import GRID, config_of, count, counted
+from medseg.models.listed import listed as listed_before
+from medseg.models.listing import GRID, config_of, count
 from medseg.models.zoo import entries
 from tests.models.test_overfit import PAIRS
 
@@ -31,6 +34,7 @@ def test_every_network_is_listed_once_and_can_be_named(listed):
     assert {name for name in names if not name.startswith("smp:")} == set(CLASS_OF)
     assert all(ENCODERS.fullmatch(name) for name in names if name.startswith("smp:")) and any(name.startswith("smp:") for name in names)
     assert {name for name in names if name.startswith("smp:")} == set(PAIRS), "each has its proof in test_overfit.py"
+    assert all(entry.dims == config_of(entry.name).dims for entry in listed)
     assert all(entry.paper and entry.licence and entry.library and set(entry.dims) <= {2, 3} for entry in listed)
 
 
@@ -51,12 +55,26 @@ def test_multiply_adds_of_one_convolution_by_hand():
 
 def test_what_is_listed_was_counted():
     """The cheapest here, all in the slow test below."""
-    assert counted()["lraspp_mobilenet_v3_large"] == cost_of(config_of("lraspp_mobilenet_v3_large"), Task(2, GRID))
+    [line] = [line for line in listed_before() if line.name == "lraspp_mobilenet_v3_large"]
+    cost = cost_of(config_of(line.name), Task(2, GRID))
+    assert (line.parameters, line.multiply_adds) == (cost.parameters, cost.multiply_adds)
+
+
+def test_every_entry_is_in_the_table(listed):
+    def facts(one):
+        return one.name, one.library, one.paper, one.licence, one.weights, one.dims
+
+    assert [facts(line) for line in listed_before()] == [facts(entry) for entry in listed], "run `make reference`"
+
+
+def test_listing_imports_no_library():
+    code = "import sys; from medseg.models.listed import listed; listed(); sys.exit('torch' in sys.modules or 'monai' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 @pytest.mark.slow
 def test_all_that_is_listed_was_counted():
-    assert count(2) == counted(), "run `make reference`"
+    assert count(2) == listed_before(), "run `make reference`"
 
 
 def one_convolution(num_classes):

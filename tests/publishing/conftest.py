@@ -1,7 +1,8 @@
-"""The stored predictions, scored once a module, and runs, trained once."""
+"""The stored predictions, scored once a module, and runs, trained once; a browser."""
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from tests.publishing.stored import STORED
 from tests.tiny import make_all
 
 SHORT = ["train.epochs=1", "train.preview_every=9"]
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 ASKED = Asked(classes=("liver", "lesion"), group_pattern=r"(patient\d+)", jobs=1)
 
 
@@ -34,3 +36,15 @@ def trained(tmp_path_factory) -> tuple[Path, list[RunFolder]]:
     for run in runs:
         api.evaluate(run.path, "test", data_root)
     return data_root, runs
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Headless Chromium."""
+    sync_api = pytest.importorskip("playwright.sync_api")
+    if CHROMIUM is None:
+        pytest.skip("no Chromium on this machine")
+    with sync_api.sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield opened
+        opened.close()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,8 +15,8 @@ from medseg.publishing.html.page import write_html
 from medseg.publishing.html.summary import cautions, findings
 from medseg.publishing.published import Published, publish
 from tests.publishing.stored import STORED
+from tests.publishing.web import opened
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 EVIL = '</script><img src=x onerror="document.title=1">'
 
 
@@ -105,29 +104,6 @@ def test_the_summary_says_what_the_table_says(compared, scored):
     assert re.search(r"missed: lesion in \d+ of \d+ groups", " ".join(of_runs)) and "larger differs from baseline in" in of_runs[-1]
     careful = " ".join(cautions(compared))
     assert "4 group(s): too few for any interval" in careful and "The test rows have been scored 3 times by now" in careful
-
-
-@pytest.fixture(scope="module")
-def browser():
-    """Headless Chromium."""
-    sync_api = pytest.importorskip("playwright.sync_api")
-    if CHROMIUM is None:
-        pytest.skip("no Chromium on this machine")
-    with sync_api.sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield opened
-        opened.close()
-
-
-def opened(browser, path: Path, **options):
-    """(page, what its console says)."""
-    said: list[str] = []
-    page = browser.new_context(**options).new_page()
-    page.on("console", lambda message: said.append(message.text))
-    page.on("pageerror", lambda error: said.append(str(error)))
-    page.on("request", lambda request: None if request.url.startswith(("file:", "data:")) else said.append(request.url))
-    page.goto(path.as_uri())
-    return page, said
 
 
 @pytest.mark.browser

@@ -48,7 +48,8 @@ def test_a_column_has_one_number_of_digits():
 def test_best_and_second_are_marked_by_what_is_printed():
     cells = [cell("a", 0.7811), cell("b", 0.7809), cell("c", 0.70), cell("d", math.nan), cell("e", 0.65)]
     table = Table(cells, "per_image")
-    assert [table.mark(one) for one in cells] == ["best", "best", "second", None, None]
+    assert [table.mark(one) for one in cells] == ["best", "best", None, None, None], "behind two best none is second"
+    assert [Table(cells[1:], "per_image").mark(one) for one in cells[1:]] == ["best", "second", None, None]
     far = [cell("a", 9.0, 1.0, metric="hd95_mm"), cell("b", 4.0, 1.0, metric="hd95_mm")]
     assert [Table(far, "per_image").mark(one) for one in far] == ["second", "best"]
     assert Table(cells[:1], "per_image").mark(cells[0]) is None

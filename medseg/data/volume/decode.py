@@ -23,7 +23,7 @@ from medseg.manifest.schema import Manifest
 from medseg.normalise import nonzero_box, unit_range, window, zscore
 from medseg.resample import coarse_axis, grid_shape, resample_image, resample_labels
 from medseg.types import Row
-from medseg.volumes import read_header, read_label_volume, read_volume, same_affine
+from medseg.volumes import Header, read_header, read_label_volume, read_volume, same_affine
 
 Box = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]  # (first, one after the last) along D, H, W
 
@@ -65,9 +65,13 @@ def stored(manifest: Manifest, row: Row, data_root: Path, config: VolumeConfig) 
     if header.shape != told:
         rule = f"{path} is {' x '.join(map(str, header.shape))} voxels, the manifest says {' x '.join(map(str, told))}"
         raise ManifestError(manifest.where(row), rule, "import the data set again as a new version")
-    channels = row.channels * header.channels
+    return volume_of(path, header, row.channels * header.channels, config)
+
+
+def volume_of(path: Path, header: Header, channels: int, config: VolumeConfig) -> Stored:
+    """What a header says, held against the config: ConfigError for another number of channels, ImageError for a sheared grid."""
     if channels != len(config.channels):
-        rule = f"{counted(len(config.channels), 'channel')} are told, and {path} has {channels}"
+        rule = f"{counted(len(config.channels), 'channel')} {'is' if len(config.channels) == 1 else 'are'} told, and {path} has {channels}"
         raise ConfigError("data.volume.channels", rule, "name one a channel of the images, or let `medseg plan` write them")
     return Stored(header.shape, header.affine, turn_of(header.shape, header.affine, path, config.depth_axis), channels)
 

@@ -349,7 +349,8 @@ def how_to_place(name: str) -> str:
     place = f"models--{name.replace('/', '--')}"
     return (
         f"where there is a network run `hf download {name} {files}` and copy the folder {place} of its cache to {cache}/{place}, "
-        f"or put the files {files} into any folder and name it: hf:/path/to/folder"
+        f"or put the files {files} into any folder and name it: model.weights=hf:/path/to/folder, "
+        "or of `medseg predict zoo:NAME` --weights hf:/path/to/folder"
     )
 
 

@@ -113,10 +113,11 @@ def _dynunet(config: DynUnetConfig, task: Task) -> Network:
         trans_bias=True,
     )  # fmt: skip
     _know_once(net)
-    factor = max(math.prod(step[axis] for step in strides) for axis in range(task.spatial_dims))
+    factors = tuple(math.prod(step[axis] for step in strides) for axis in range(task.spatial_dims))
     encoder = (("input_block",), *((f"downsamples.{level}",) for level in range(len(strides) - 2)), ("bottleneck",))
     head = ("output_block", *(("deep_supervision_heads",) if config.deep_supervision else ()))
-    return Network(net, _supervised, factor, 2 * factor, head=head, encoder=encoder)
+    least = tuple(2 * factor for factor in factors)
+    return Network(net, _supervised, factors, least, head=head, encoder=encoder)
 
 
 def nnunet_strides(grid: tuple[int, ...], levels: int | None = None) -> list[list[int]]:
@@ -188,7 +189,7 @@ def _unetr(config: UnetrConfig, task: Task) -> Network:
 
 
 def _swin_unetr(config: SwinUnetrConfig, task: Task) -> Network:
-    """Hatamizadeh et al., BrainLes 2021."""
+    """Hatamizadeh et al. 2022, in the proceedings of BrainLes 2021."""
     net = monai.SwinUNETR(
         task.in_channels, task.num_classes, depths=config.depths, num_heads=config.num_heads, feature_size=config.feature_size,
         drop_rate=config.dropout, spatial_dims=task.spatial_dims,
@@ -237,5 +238,5 @@ ENTRIES = (
     Entry("flexible_unet", "MONAI", "Tan and Le 2019", LICENCE, ("monai:DEFAULT",), dims=(2, 3)),
     Entry("segresnet", "MONAI", "Myronenko 2018", LICENCE, dims=(2, 3)),
     Entry("unetr", "MONAI", "Hatamizadeh et al. 2022", LICENCE, dims=(2, 3)),
-    Entry("swin_unetr", "MONAI", "Hatamizadeh et al. 2021", LICENCE, dims=(2, 3)),
+    Entry("swin_unetr", "MONAI", "Hatamizadeh et al. 2022", LICENCE, dims=(2, 3)),
 )

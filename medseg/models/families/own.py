@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import importlib
 import sys
+import traceback
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -35,7 +36,7 @@ def build(config: OwnConfig, task: Task) -> Network:
             config, f"cannot be made: {type(cause).__name__}: {cause}", "it is called with num_classes and model.arguments"
         ) from cause
     if not isinstance(net, nn.Module):
-        raise _broken(config, f"gives a {type(net).__name__}", CONTRACT)
+        raise _broken(config, f"gives a {type(net).__name__}", f"it must give {CONTRACT}")
     network = Network(net, _call, head=config.head, encoder=tuple((name,) for name in config.encoder))
     _check_parts(config, net)
     with torch.random.fork_rng():
@@ -50,12 +51,18 @@ def _imported(path: str) -> Any:
     try:
         found = getattr(importlib.import_module(module), name)
     except Exception as cause:  # a user's module may raise anything when it is imported
-        raise ConfigError(
-            f"model.name={path}", f"cannot be imported: {type(cause).__name__}: {cause}", "run where the module can be found"
-        ) from cause
+        missing = isinstance(cause, ModuleNotFoundError) and cause.name in (module, module.partition(".")[0])
+        fix = "run where the module can be found" if missing else f"mend {_place(cause) or module}"
+        raise ConfigError(f"model.name={path}", f"cannot be imported: {type(cause).__name__}: {cause}", fix) from cause
     if not callable(found):
         raise ConfigError(f"model.name={path}", f"is a {type(found).__name__}", "name a class or a function that makes the network")
     return found
+
+
+def _place(cause: Exception) -> str:
+    """The line of the user's file where it was raised; '' where it was the import itself."""
+    frames = [frame for frame in traceback.extract_tb(cause.__traceback__) if "importlib" not in frame.filename]
+    return f"{frames[-1].filename} line {frames[-1].lineno}" if len(frames) > 1 else ""
 
 
 def _call(net: nn.Module, image: Tensor) -> Heads:
@@ -82,17 +89,25 @@ def _check(config: OwnConfig, network: Network, task: Task) -> None:
     first, second = (_heads(config, trial, image, task, training=False).out for _ in range(2))
     if not torch.isfinite(first).all():
         raise _broken(config, "gives logits that are not finite", "look at its initialisation")
+    if _are_probabilities(first):
+        raise _broken(config, "gives probabilities: over the classes they add up to 1", "leave its softmax out: the loss wants logits")
     if not torch.equal(first, second):
         raise _broken(config, "gives two answers to one image in eval mode", "switch off what is random when self.training is False")
     heads = _heads(config, trial, image, task, training=True)
     total = sum(each.float().square().mean() for each in _all_logits(heads))
     if not (isinstance(total, Tensor) and total.requires_grad):
-        raise _broken(config, "learns nothing: its logits depend on no parameter in train mode", "let its forward run with gradients")
+        fix = "let its forward run with gradients, and its parameters require them"
+        raise _broken(config, "learns nothing: its logits depend on no parameter in train mode", fix)
     total.backward()
     without = [name for name, parameter in trial.net.named_parameters() if parameter.requires_grad and parameter.grad is None]
     if without:
         fix = "leave the parameter out, or set requires_grad_(False) on it"
         raise _broken(config, f"has {len(without)} parameters that get no gradient, first {without[0]!r}", fix)
+
+
+def _are_probabilities(logits: Tensor) -> bool:
+    sums = logits.float().sum(dim=1)
+    return bool((logits >= 0).all()) and torch.allclose(sums, torch.ones_like(sums), atol=1e-3)
 
 
 def _heads(config: OwnConfig, network: Network, image: Tensor, task: Task, training: bool) -> Heads:

@@ -56,8 +56,8 @@ def bilinear_kernel(channels: int, kernel: int) -> Tensor:
 
 
 def published(config: FcnResnet18Config, spec: str, task: Task) -> Source | None:
-    """torchvision:DEFAULT or torchvision:BACKBONE, both the trunk trained on ImageNet: nobody publishes the rest."""
-    if spec not in ("torchvision:DEFAULT", "torchvision:BACKBONE"):
+    """torchvision:BACKBONE, the trunk trained on ImageNet: nobody publishes the rest."""
+    if spec != "torchvision:BACKBONE":
         return None
     weights = models.ResNet18_Weights.IMAGENET1K_V1
     state = {f"trunk.{name}": value for name, value in fetch_torch(weights.url).items()}

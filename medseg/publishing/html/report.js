@@ -218,7 +218,7 @@
     drawSlice();
   }
   range.addEventListener("input", () => goTo(Number(range.value)));
-  byId("plane").addEventListener("change", (event) => { wanted = event.target.value; show(); });
+  byId("plane").addEventListener("change", (event) => { wanted = event.target.value; show(); range.focus(); });
   byId("most-apart").addEventListener("click", () => { const counts = differing(); goTo(counts.indexOf(Math.max(...counts))); });
   byId("apart").addEventListener("click", (event) => {
     const box = byId("apart").getBoundingClientRect();

@@ -1,4 +1,4 @@
-"""A volume -> what a page needs to scroll through it: of each axis the slices as tiles of one sheet, and over them layers of the same tiles.
+"""A volume -> what a page needs to scroll through it: of each axis the slices as tiles of one sheet, and layers of the same tiles.
 
 A sheet is one picture, so a slice shows at once and hundreds of them need no file. Large volumes are made smaller within the slice, and
 then slices are left out; the page says so. Legend: D H W the volume turned to RAS (medseg.report.planes), K the slices that are kept.
@@ -20,7 +20,7 @@ from medseg.report.planes import MARKS, NAMES, Seen, best_planes, grey, grey_win
 from medseg.types import Size
 
 SIDE_PX = 256  # of a slice, its longer side
-SHEET_PX = (6_000_000, 2_000_000, 2_000_000)  # of a sheet of D, H and W: a browser keeps 4 bytes of each, of a sheet a layer
+SHEET_PX = (6_000_000, 3_000_000, 3_000_000)  # of a sheet of D, H and W: a browser keeps 4 bytes of each, of a sheet a layer
 JPEG_BLOCK = 8  # tiles are laid on multiples of it, so that no block of JPEG mixes two slices
 
 
@@ -58,7 +58,10 @@ class Plane:
 
 @dataclass(frozen=True)
 class Layout:
-    """How the slices across an axis become tiles: true proportions, no finer than the voxels, within SIDE_PX and SHEET_PX."""
+    """How the slices across an axis become tiles: true proportions, no finer than the voxels, within SIDE_PX and SHEET_PX.
+
+    shape, spacing_mm: along D, H and W.
+    """
 
     shape: tuple[int, int, int]
     spacing_mm: tuple[float, float, float]
@@ -144,10 +147,11 @@ class Volume:
         layers = {label: fill_layer(layout.sheet(self._ids(mask, layout), factor), self.labels) for label, mask in self.predicted.items()}
         lines = (outlined(ids, self.labels) for ids in self._ids(self.ids_DHW, layout))
         return Plane(
-            NAMES[axis], width * factor, height * factor, (width, height), (layout.step.width_px, layout.step.height_px), factor,
-            layout.columns, len(places), int(np.abs(places - self._best[axis]).argmin()), MARKS[axis] if self.seen.placed else "", layout.note,
-            self._photograph(layout), outline_layer(layout.sheet(lines, factor), self.labels), layers,
-            {label: self._apart(mask, axis)[places].tolist() for label, mask in self.predicted.items()},
+            name=NAMES[axis], w=width * factor, h=height * factor, tile=(width, height), step=layout.step[::-1], factor=factor,
+            columns=layout.columns, count=len(places), start=int(np.abs(places - self._best[axis]).argmin()),
+            marks=MARKS[axis] if self.seen.placed else "", note=layout.note, photograph=self._photograph(layout),
+            reference=outline_layer(layout.sheet(lines, factor), self.labels), layers=layers,
+            apart={label: self._apart(mask, axis)[places].tolist() for label, mask in self.predicted.items()},
         )  # fmt: skip
 
     def _photograph(self, layout: Layout) -> str:

@@ -1,0 +1,85 @@
+"""The verb predict as a short story: files of images or volumes in, masks on their own grids and pictures out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from medseg.errors import ImageError
+from medseg.files import staged_files, walk
+from medseg.segmenters import Segmenter, segmenter_of
+from medseg.training import PathLike, Progress
+
+
+@dataclass(frozen=True, slots=True)
+class Predicted:
+    """What predict wrote for one image."""
+
+    image: Path
+    mask: Path
+    overlay: Path
+
+
+def predict(
+    run: PathLike,
+    paths: Sequence[PathLike],
+    out: PathLike,
+    checkpoint: str = "best",
+    overwrite: bool = False,
+    progress: Progress | None = None,
+    score_threshold: float | None = None,
+    weights: str | None = None,
+    others: Sequence[PathLike] = (),
+) -> list[Predicted]:
+    """Segment images or volumes (files or folders) on their own grid, below `out`: of a photograph `<stem>.png` (ids with a palette), of a
+    volume `<stem>.nii.gz`, and `<stem>_overlay.jpg`.
+
+    run: a run folder, or zoo:NAME for a network with published weights (then score_threshold is of the objects that are shown, if
+    any, and weights name others of the same classes, such as hf:FOLDER).  others: run folders, such as the other folds', whose
+    probabilities are averaged with the run's.
+    All or nothing: files appear in `out` when the last image is done. Raises ImageError for an image that cannot be read, for two that
+    would have one name, and for files that are there already (unless `overwrite`; the images themselves are never overwritten).
+    """
+    out, progress = Path(out), progress or Progress()
+    segment = segmenter_of(run, checkpoint, score_threshold, weights, others)
+    found = find_images([Path(path) for path in paths], out, segment)
+    names = [(path, segment.mask_name(name), name.with_name(f"{segment.stem(name)}_overlay.jpg")) for path, name in found]
+    outputs = [Predicted(path, out / mask, out / overlay) for path, mask, overlay in names]
+    _no_clash(outputs, overwrite)
+    segment.load()
+    with staged_files(out) as stage:
+        for done, (path, mask_name, overlay_name) in enumerate(names, start=1):
+            segment.write(path, stage / mask_name, stage / overlay_name)
+            progress.on_case(done, len(names))
+    return outputs
+
+
+def find_images(paths: Sequence[Path], out: Path, segment: Segmenter) -> list[tuple[Path, Path]]:
+    """(path, name below the output folder) of each image; a folder is searched through without hidden files and `out`, its inner
+    folders kept. Headers are read, so that a file that is no image is told before the first is predicted."""
+    found: list[tuple[Path, Path]] = []
+    for path in paths:
+        inner = segment.firsts(walk(path, segment.suffixes, skip=[out])) if path.is_dir() else [path]
+        if not inner:
+            raise ImageError(path, f"holds no image ({', '.join(segment.suffixes)})", f"name a folder of {segment.what}")
+        found += [(p, p.relative_to(path) if path.is_dir() else Path(p.name)) for p in inner]
+    if not found:
+        raise ImageError("PATH", "no image is named", f"name files or folders of {segment.what}")
+    for path, _ in found:
+        segment.check(path)
+    return found
+
+
+def _no_clash(outputs: Sequence[Predicted], overwrite: bool) -> None:
+    inputs = {item.image.resolve() for item in outputs}
+    seen: dict[Path, Path] = {}
+    for item in outputs:
+        for path in (item.mask, item.overlay):
+            if path in seen:
+                raise ImageError(item.image, f"and {seen[path]} would both be written to {path}", "predict them into two folders")
+            seen[path] = item.image
+            if path.resolve() in inputs:
+                raise ImageError(path, "is one of the images, and would be overwritten by a prediction", "choose another --out")
+            if path.exists() and not overwrite:
+                raise ImageError(path, "is there already", "choose another --out, or allow it with --overwrite")
