@@ -143,7 +143,8 @@ class VolumeSegmenter(Segmenter):
         first = self._loaded[0]
         passes, models = first.passes, [one.model for one in self._loaded]
         assert passes.window is not None
-        windows = windows_of(self.config, passes.window, passes.overlap, passes.axes if passes.mirror else (), first.labels)
+        axes = passes.axes if passes.mirror else ()
+        windows = windows_of(self.config, passes.window, passes.overlap, axes, first.labels, first.config.infer.batch_size)
         found = on_file_grid(models, image_CDHW, box, volume, windows, first.device)
         return apply_steps(found.mask_XYZ, first.steps, first.labels)
 
@@ -175,9 +176,9 @@ def segmenter_of(
 ) -> Segmenter:
     """By run folders or by zoo:NAME; ConfigError for what belongs to the other."""
     if str(run).startswith(PREFIX):
-        for option, given in (("--checkpoint", checkpoint != "best"), ("--with", bool(others))):
+        for option, given, why in (("--checkpoint", checkpoint != "best", "has no checkpoints"), ("--with", bool(others), "is no run")):
             if given:
-                raise ConfigError(option, f"{run} is no run folder", "leave it out")
+                raise ConfigError(option, f"{run} {why}", "leave it out")
         return PublishedSegmenter(str(run).removeprefix(PREFIX), score_threshold, weights)
     for option, value, whose in (
         ("--score-threshold", score_threshold, "model.score_threshold"),

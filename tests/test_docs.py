@@ -17,6 +17,7 @@ from medseg.manifest.split import make_split
 from medseg.metrics.boundary import Boundary
 from medseg.metrics.protocol import Protocol, boundary_rules
 from medseg.report.evaluation import CALIBRATION_RULE, DETECTION_RULES
+from tests.data.volume.made import make_volumes
 from tests.tiny import make_data
 
 ROOT = Path(__file__).parent.parent
@@ -48,7 +49,10 @@ def test_each_experiment_comes_to_its_first_steps(path, tmp_path, monkeypatch):
     """What the header's command does, on a tiny data set that stands at the place of the experiment's own."""
     config = load_config(path)
     monkeypatch.chdir(tmp_path)
-    manifest = make_data(tmp_path, count=20, out=tmp_path / config.data.manifest)
+    if config.data.volume:
+        manifest, _ = make_volumes(tmp_path, 10, out=tmp_path / config.data.manifest)
+    else:
+        manifest = make_data(tmp_path, count=20, out=tmp_path / config.data.manifest)
     make_split(manifest, config.data.split, (0.6, 0.2, 0.2))
     short = ["train.epochs=1", "sampling.draws_per_epoch=8", "tracking.enabled=false"]
     if config.model.weights:  # fetched in earnest: a file of the same form lies in the cache
@@ -57,7 +61,8 @@ def test_each_experiment_comes_to_its_first_steps(path, tmp_path, monkeypatch):
         name = Path(models.ResNet18_Weights.IMAGENET1K_V1.url).name
         torch.save(models.resnet18(weights=None).state_dict(), tmp_path / "torch/hub/checkpoints" / name)
         short.append("train.batch_size=4")
-    short += ["sampling.centre_ratios={disc: 1, anywhere: 1}"] if config.sampling.centre_ratios else []
+    wish = "ball" if config.data.volume else "disc"
+    short += [f"sampling.centre_ratios={{{wish}: 1, anywhere: 1}}"] if config.sampling.centre_ratios else []
     run = api.train(path, short, tmp_path / "data")
     assert json.loads(run.metrics_jsonl.read_text())["metrics"]["train/loss/total"] > 0
 

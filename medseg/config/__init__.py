@@ -218,7 +218,7 @@ class TrainConfig(Section):
 class InferConfig(Section):
     """Evaluation and prediction."""
 
-    batch_size: Count = 8
+    batch_size: Count = Field(8, description="images at once; of volumes windows")
     flip_tta: bool = Field(False, description="average the probabilities of the image and its mirror image")
     overlap: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.5, description="of the windows, as a share of their sides; windows are used where sampling.patch_px is given, and have its size"

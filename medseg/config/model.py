@@ -270,6 +270,10 @@ class MaskRcnnConfig(NetworkConfig):
     )
     score_threshold: Share = Field(0.5, description="objects with a lower score are not painted into the class mask")
     trainable_layers: Annotated[int, Field(ge=0, le=5)] = Field(5, description="of the encoder's five, from the last; the others are fixed")
+    roi_samples: Count = Field(
+        512,
+        description="regions of an image that its heads learn from at once; with small images most of the time goes there: 64 is fast",
+    )
     anchor_sizes: tuple[Positive, Positive, Positive, Positive, Positive] | None = Field(
         None, description="pixels, finest level first; null: torchvision's 32 to 512, as much smaller as the shorter side is than 800"
     )

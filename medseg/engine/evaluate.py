@@ -16,7 +16,7 @@ from medseg.data.loaders import eval_batch
 from medseg.data.volume.volumeset import VolumeSet
 from medseg.engine.infer import OnGrid, Passes, on_own_grid, predict
 from medseg.engine.ranks import Ranks
-from medseg.engine.volumes import Windows, network_mask, on_file_grid, windows_of
+from medseg.engine.volumes import WINDOWS_AT_ONCE, Windows, network_mask, on_file_grid, windows_of
 from medseg.labels import LabelSet
 from medseg.types import CaseResult, Row
 
@@ -31,7 +31,7 @@ def network_grid_cases(model: nn.Module, data: DecodedSet | VolumeSet, batch_siz
     counts_NKK = torch.zeros((len(data), data.labels.num_classes, data.labels.num_classes), dtype=torch.int64, device=ranks.device)
     for places in _rounds(len(data), _at_once(data, batch_size), ranks):
         if places:
-            for place, mask_HW in zip(places, _network_masks(model, data, places, passes, ranks), strict=True):
+            for place, mask_HW in zip(places, _network_masks(model, data, places, passes, ranks, batch_size), strict=True):
                 counts_NKK[place] = _confusion(torch.tensor(data.mask(place)).to(ranks.device), mask_HW, data.labels)
     summed = ranks.sum(counts_NKK).cpu().numpy()
     return [CaseResult(row.sample_id, row.group_id, counts) for row, counts in zip(data.rows, summed, strict=True)]
@@ -42,17 +42,18 @@ def _at_once(data: DecodedSet | VolumeSet, batch_size: int) -> int:
     return 1 if isinstance(data, VolumeSet) else batch_size
 
 
-def _network_masks(model: nn.Module, data: DecodedSet | VolumeSet, places: range, passes: Passes, ranks: Ranks) -> Tensor:
+def _network_masks(model: nn.Module, data: DecodedSet | VolumeSet, places: range, passes: Passes, ranks: Ranks, batch_size: int) -> Tensor:
     if isinstance(data, VolumeSet):
-        masks = [network_mask([model], data.record(place).image_CDHW, windows(data, passes), ranks.device) for place in places]
+        how = windows(data, passes, batch_size)
+        masks = [network_mask([model], data.record(place).image_CDHW, how, ranks.device) for place in places]
         return torch.from_numpy(masks[0])[None].to(ranks.device)
     return predict(model, eval_batch(data, places, ranks.device).image_BCHW, passes).mask_BHW
 
 
-def windows(data: VolumeSet, passes: Passes) -> Windows:
-    """How the volumes of a set are predicted."""
+def windows(data: VolumeSet, passes: Passes, batch_size: int = WINDOWS_AT_ONCE) -> Windows:
+    """How the volumes of a set are predicted. batch_size: windows at once."""
     assert passes.window is not None, "build.check_patch refuses a config without patches"
-    return windows_of(data.config, passes.window, passes.overlap, passes.axes if passes.mirror else (), data.labels)
+    return windows_of(data.config, passes.window, passes.overlap, passes.axes if passes.mirror else (), data.labels, batch_size)
 
 
 def on_original_grid(
@@ -62,24 +63,26 @@ def on_original_grid(
     process, in the order of the rows. The other processes must go through it, too, and find nothing.
     """
     for places in _rounds(len(data), _at_once(data, batch_size), ranks):
-        grids = _on_grids(model, data, places, passes, ranks) if places else iter(())
+        grids = _on_grids(model, data, places, passes, ranks, batch_size) if places else iter(())
         yield from ranks.to_first([(row, look(row, grid)) for row, grid in grids])
 
 
-def _on_grids(model: nn.Module, data: DecodedSet | VolumeSet, places: range, passes: Passes, ranks: Ranks) -> Iterator[tuple[Row, OnGrid]]:
+def _on_grids(
+    model: nn.Module, data: DecodedSet | VolumeSet, places: range, passes: Passes, ranks: Ranks, batch_size: int
+) -> Iterator[tuple[Row, OnGrid]]:
     if isinstance(data, VolumeSet):
         for place in places:
-            yield data.rows[place], _volume_on_grid(model, data, place, passes, ranks)
+            yield data.rows[place], _volume_on_grid(model, data, place, windows(data, passes, batch_size), ranks)
         return
     prediction = predict(model, eval_batch(data, places, ranks.device).image_BCHW, passes)
     for place_in_batch, row in enumerate(data.rows[place] for place in places):
         yield row, on_own_grid(prediction, place_in_batch, fit_letterbox(row.size, data.frame))
 
 
-def _volume_on_grid(model: nn.Module, data: VolumeSet, place: int, passes: Passes, ranks: Ranks) -> OnGrid:
+def _volume_on_grid(model: nn.Module, data: VolumeSet, place: int, how: Windows, ranks: Ranks) -> OnGrid:
     record, volume, classes = data.record(place), data.volumes[place], data.labels.num_classes
     wanted = classes if 4 * classes * math.prod(volume.shape) <= LARGEST_PROBS else None
-    found = on_file_grid([model], record.image_CDHW, record.box, volume, windows(data, passes), ranks.device, wanted)
+    found = on_file_grid([model], record.image_CDHW, record.box, volume, how, ranks.device, wanted)
     return OnGrid(found.mask_XYZ, found.probs_KXYZ)
 
 

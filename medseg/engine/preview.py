@@ -17,6 +17,7 @@ from medseg.engine.infer import Passes, predict
 from medseg.engine.volumes import network_mask
 
 COUNT = 6
+MOST_VOLUMES = 3  # each is predicted whole, and shows one plane
 
 
 def preview_positions(data: DecodedSet | VolumeSet) -> list[int]:
@@ -33,7 +34,7 @@ def write_preview(path: Path, model: nn.Module, data: DecodedSet | VolumeSet, pa
     """Write the strip as an image: rows photograph, reference, prediction; columns the chosen images, or planes of volumes."""
     positions = preview_positions(data)
     if isinstance(data, VolumeSet):
-        _write_planes(path, model, data, positions, passes, device)
+        _write_planes(path, model, data, positions[:MOST_VOLUMES], passes, device)
         return
     records = data.records(positions)
     prediction = predict(model, eval_batch(data, positions, device).image_BCHW, passes)

@@ -246,8 +246,10 @@ def network_mask(models: Sequence[nn.Module], image_CDHW: np.ndarray, windows: W
     return torch.stack(list(planes)).numpy()
 
 
-def windows_of(config: VolumeConfig, size: tuple[int, ...], overlap: float, axes: Sequence[str], labels: LabelSet) -> Windows:
+def windows_of(
+    config: VolumeConfig, size: tuple[int, ...], overlap: float, axes: Sequence[str], labels: LabelSet, at_once: int = WINDOWS_AT_ONCE
+) -> Windows:
     """As a run's config has them. axes: of RAS, along which mirror images are averaged; none where empty."""
     places = tuple(config.axes.index(axis) for axis in axes)  # type: ignore[arg-type]
     mirrors = Mirrors(places, config.axes.index("x"), labels) if places else None
-    return Windows(size, overlap, mirrors)
+    return Windows(size, overlap, mirrors, at_once)

@@ -110,6 +110,7 @@ class NetworkContract:
         if fine.probs_BKHW is not None:
             assert rough.probs_BKHW.dtype == torch.float32 and torch.allclose(rough.probs_BKHW, fine.probs_BKHW, atol=self.tolerance)
 
+    @pytest.mark.slow
     def test_it_learns_in_bfloat16(self):
         net, batch = self.network().train(), self.batch()
         with torch.autocast("cpu", torch.bfloat16):

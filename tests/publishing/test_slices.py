@@ -213,7 +213,7 @@ def test_one_that_is_missing_does_not_hide_the_others(run):
 
 
 @pytest.mark.browser
-@pytest.mark.parametrize(("width", "height", "scheme"), [(390, 844, "light"), (1280, 844, "dark")])
+@pytest.mark.parametrize(("width", "height", "scheme"), [(390, 844, "light"), pytest.param(1280, 844, "dark", marks=pytest.mark.slow)])
 def test_a_browser_scrolls_through_a_volume(browser, page, width, height, scheme):
     shown, said = opened(browser, page, viewport={"width": width, "height": height}, color_scheme=scheme)
     shown.locator(".thumb").first.click()

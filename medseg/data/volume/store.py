@@ -6,6 +6,7 @@ the seal of cache.py. It is named by the digest of what makes its voxels.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -41,6 +42,20 @@ class VolumeStore:
     def positions_path(self, key: str) -> Path:
         """Where the class positions of this key lie."""
         return self.folder / "positions" / f"{key}.i32"
+
+    def shape(self, key: str) -> tuple[int, int, int] | None:
+        """(D, H, W) of a record that is there, whole; None where it is not. Whether it is damaged shows when it is read: a large set is not
+        read through for this."""
+        try:
+            with self.path(key).open("rb") as stream:
+                size, head = os.fstat(stream.fileno()).st_size, stream.read(HEAD_BYTES)
+        except OSError:
+            return None
+        if len(head) < HEAD_BYTES:
+            return None
+        channels, depth, height, width, *rest = np.frombuffer(head, np.int64).tolist()
+        expected = HEAD_BYTES + depth * height * width * (4 * channels + rest[6]) + SEAL_BYTES
+        return (depth, height, width) if size == expected else None
 
     def read(self, key: str) -> Preprocessed | None:
         """Memory-mapped and read-only; None where the record is not there, or damaged (looked for the first time it is read)."""

@@ -54,7 +54,8 @@ class VolumeSet:
         return tuple(self._shape(place) for place in range(len(self)))
 
     def _shape(self, position: int) -> Shape:
-        depth, height, width = self.record(position).image_CDHW.shape[1:]
+        found = self.store.shape(self.keys[position])
+        depth, height, width = found or self.record(position).image_CDHW.shape[1:]
         return depth, height, width
 
     @property
@@ -98,7 +99,7 @@ class VolumeSet:
 
         Raises ImageError, LabelError, ManifestError.
         """
-        missing = [place for place, key in enumerate(self.keys) if self.store.read(key) is None]
+        missing = [place for place, key in enumerate(self.keys) if self.store.shape(key) is None]
         for done, _ in enumerate(in_order(partial(_fill_one, self), missing), start=1):
             if progress:
                 progress(done, len(missing))

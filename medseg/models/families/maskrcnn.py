@@ -66,7 +66,8 @@ def build(config: MaskRcnnConfig, task: Task) -> Network:
     """A fresh network; ConfigError for volumes."""
     if task.spatial_dims != 2:
         raise ConfigError("model.name", f"{config.name} takes images, not volumes", "choose a network that `medseg zoo` lists for 3")
-    net = getattr(detection, config.name)(weights=None, weights_backbone=None, num_classes=task.num_classes)
+    sizes = {"num_classes": task.num_classes, "box_batch_size_per_image": config.roi_samples}
+    net = getattr(detection, config.name)(weights=None, weights_backbone=None, **sizes)
     if task.in_channels != 3:
         fresh = nn.Conv2d(task.in_channels, 64, 7, 2, 3, bias=False)
         nn.init.kaiming_normal_(fresh.weight, mode="fan_out", nonlinearity="relu")  # as torchvision's ResNet

@@ -33,7 +33,7 @@ def stored(array: np.ndarray, spacing: tuple[float, float, float], code: str) ->
     return image.as_reoriented(nib.orientations.ornt_transform(nib.orientations.axcodes2ornt("RAS"), target))
 
 
-def make_volumes(root: Path, count: int = 6, spacing=(1.0, 1.0, 2.0)) -> tuple[Manifest, Path]:
+def make_volumes(root: Path, count: int = 6, spacing=(1.0, 1.0, 2.0), out: Path | None = None) -> tuple[Manifest, Path]:
     """(manifest, data root): images and label volumes of different orientations and sizes."""
     data = root / "data"
     for folder in ("images", "labels"):
@@ -42,5 +42,6 @@ def make_volumes(root: Path, count: int = 6, spacing=(1.0, 1.0, 2.0)) -> tuple[M
         image, mask = draw(place, (18 + place, 22, 14 + place % 3))
         for folder, array in (("images", image), ("labels", mask)):
             stored(array, spacing, CODES[place % len(CODES)]).to_filename(data / folder / f"case_{place}.nii.gz")
-    import_nifti(data / "images", data / "labels", root / "manifest", classes=["ball", "box"])
-    return read_manifest(root / "manifest"), data
+    out = out or root / "manifest"
+    import_nifti(data / "images", data / "labels", out, classes=["ball", "box"])
+    return read_manifest(out), data

@@ -67,7 +67,9 @@ def test_there_are_48_orientations():
     assert len(set(EVERY)) == 48
 
 
-@pytest.mark.parametrize("code", EVERY)
+@pytest.mark.parametrize(
+    "code", [code if place % 8 == 3 else pytest.param(code, marks=pytest.mark.slow) for place, code in enumerate(EVERY)]
+)
 def test_at_its_own_spacing_a_label_volume_comes_back_voxel_by_voxel(tmp_path, code):
     manifest, root = written(tmp_path, organs((9, 11, 8), (6.0, 6.0, 7.0)), code)
     spacing = {"z": 1.5, "y": 1.0, "x": 1.0}
@@ -78,7 +80,7 @@ def test_at_its_own_spacing_a_label_volume_comes_back_voxel_by_voxel(tmp_path, c
         assert np.array_equal(back, np.asarray(original.dataobj)) and (read_header(root / "back.nii.gz").affine == original.affine).all()
 
 
-@pytest.mark.parametrize("code", ["RAS", "LPS", "SAR"])
+@pytest.mark.parametrize("code", ["SAR"])
 def test_at_another_spacing_it_comes_back_nearly(tmp_path, code):
     """Hard labels on planes of 3 mm and back: what is thinner than an organ loses more (docs/volumes.md)."""
     manifest, root = written(tmp_path, organs(), code)
