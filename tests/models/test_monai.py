@@ -76,6 +76,7 @@ class TestDynUnetOfVolumes(NetworkContract):
     grid = (8, 32, 32)
 
 
+@pytest.mark.slow
 class TestFlexibleUnet(NetworkContract):
     config = FlexibleUnetConfig(name="flexible_unet")
 

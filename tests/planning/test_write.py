@@ -23,6 +23,8 @@ from tests.tiny import make_data
 
 SMALL = Wanted(steps=2, memory_gib=2.0)
 
+pytestmark = pytest.mark.slow  # each plans in earnest: seconds
+
 
 def planned(root, wanted=SMALL, **options):
     source = Source(root / "manifest", root / "data")

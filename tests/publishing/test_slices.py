@@ -212,6 +212,7 @@ def test_one_that_is_missing_does_not_hide_the_others(run):
 # --- in a browser
 
 
+@pytest.mark.slow
 @pytest.mark.browser
 @pytest.mark.parametrize(("width", "height", "scheme"), [(390, 844, "light"), pytest.param(1280, 844, "dark", marks=pytest.mark.slow)])
 def test_a_browser_scrolls_through_a_volume(browser, page, width, height, scheme):
@@ -244,6 +245,7 @@ def test_a_browser_scrolls_through_a_volume(browser, page, width, height, scheme
     assert shown.evaluate("document.getElementById('stage').clientHeight") > 0.25 * height, "there is room for the volume itself"
 
 
+@pytest.mark.slow
 @pytest.mark.browser
 def test_the_canvas_shows_the_tile_of_its_slice(browser, page, folders):
     """Pixel for pixel what the sheet holds."""
@@ -259,6 +261,7 @@ def test_the_canvas_shows_the_tile_of_its_slice(browser, page, folders):
     assert found == (expected > 0).astype(int).ravel().tolist() and sum(found) >= MANY["one"] and said == []
 
 
+@pytest.mark.slow
 @pytest.mark.browser
 def test_nothing_of_the_scroller_a_screen_reader_would_miss(browser, page):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
