@@ -88,10 +88,10 @@ def peer(data_root: Path) -> list[str]:
     ]
 
 
-def ours(experiment: Path, data_root: Path, mode: str, overrides: Sequence[str]) -> list[str]:
-    """`run_steps`, as a program."""
+def ours(experiment: Path, data_root: Path, mode: str, overrides: Sequence[str], script: str = __file__) -> list[str]:
+    """`run_steps`, as a program that `script` runs."""
     settings = ["--set", *overrides] if overrides else []
-    return [sys.executable, __file__, "--data-root", str(data_root), "--mode", mode, "--experiment", str(experiment), *settings]
+    return [sys.executable, script, "--data-root", str(data_root), "--mode", mode, "--experiment", str(experiment), *settings]
 
 
 def run_steps(experiment: Path, data_root: Path, mode: str, overrides: Sequence[str]) -> None:

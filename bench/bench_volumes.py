@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench_train import run_steps
+from bench_train import ours, run_steps
 from record import command_line, tell
 from turns import in_turn
 
@@ -46,21 +46,15 @@ def prepare(data_root: Path, folder: Path) -> Path:
     return path
 
 
-def ours(experiment: Path, data_root: Path, mode: str, overrides: Sequence[str]) -> list[str]:
-    """`run_steps`, as a program."""
-    settings = ["--set", *overrides] if overrides else []
-    return [sys.executable, __file__, "--data-root", str(data_root), "--mode", mode, "--experiment", str(experiment), *settings]
-
-
 def compare(data_root: Path, turns: int, overrides: Sequence[str]) -> dict[str, object]:
     """All in turn; ratios of their speeds."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         experiment = prepare(data_root, folder)
-        in_turn({"fill": ours(experiment, data_root, "eager_pure", overrides)}, folder, 1, 0.1)  # preprocesses
+        in_turn({"fill": ours(experiment, data_root, "eager_pure", overrides, __file__)}, folder, 1, 0.1)  # preprocesses
         peer = [sys.executable, str(HERE / "peer_organ.py"), "--data-root", str(data_root), "--tell", "--steps", "100000"]
         sides = ["--batch", str(BATCH), "--patch", *map(str, reversed(PATCH))]  # the peer's are along x, y, z
-        commands = {"peer": [*peer, *sides]} | {mode: ours(experiment, data_root, mode, overrides) for mode in MODES}
+        commands = {"peer": [*peer, *sides]} | {mode: ours(experiment, data_root, mode, overrides, __file__) for mode in MODES}
         steps_per_s, programs = in_turn(commands, folder, turns, TURN_S)
     speed = {name: BATCH * value for name, value in steps_per_s.items()}
     return {

@@ -30,8 +30,22 @@ SEAL_BYTES = 4
 ORPHANED_S = 3600  # after which a temporary file is taken for a killed process's: the largest takes minutes to write
 
 
+class Keyed:
+    """Where the files of a bounded folder lie, by their keys: of photographs, and of volumes (data.volume.store)."""
+
+    folder: Path
+
+    def path(self, key: str) -> Path:
+        """Where the record of this key lies; spread over 256 folders, as some file systems slow down in a large one."""
+        return self.folder / key[:2] / f"{key}{RECORD}"
+
+    def positions_path(self, key: str) -> Path:
+        """Where the class positions of this key lie."""
+        return self.folder / "positions" / f"{key}{POSITIONS}"
+
+
 @dataclass(frozen=True)
-class Cache:
+class Cache(Keyed):
     """A folder of records on one grid, each uint8 (channels, H, W): the image's three channels, the mask, then maybe the objects."""
 
     folder: Path
@@ -44,14 +58,6 @@ class Cache:
     def record_bytes(self) -> int:
         """Size of one record's file."""
         return self.channels * self.frame.height_px * self.frame.width_px + SEAL_BYTES
-
-    def path(self, key: str) -> Path:
-        """Where the record of this key lies; spread over 256 folders, as some file systems slow down in a large one."""
-        return self.folder / key[:2] / f"{key}{RECORD}"
-
-    def positions_path(self, key: str) -> Path:
-        """Where the class positions of this key lie."""
-        return self.folder / "positions" / f"{key}{POSITIONS}"
 
     def has(self, key: str) -> bool:
         """True where the record is there, whole; whether it is damaged shows when it is read."""

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from medseg.data.cache import RECORD, SEAL_BYTES, make_room, map_sealed, sealed
+from medseg.data.cache import SEAL_BYTES, Keyed, make_room, map_sealed, sealed
 from medseg.data.volume.decode import Preprocessed
 from medseg.files import atomic_path
 
@@ -28,20 +28,12 @@ def most_bytes(channels: int, voxels: int) -> int:
 
 
 @dataclass(frozen=True)
-class VolumeStore:
+class VolumeStore(Keyed):
     """A folder of preprocessed volumes, which photographs and class positions may share."""
 
     folder: Path
     limit_bytes: int
     _checked: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
-
-    def path(self, key: str) -> Path:
-        """Where the record of this key lies."""
-        return self.folder / key[:2] / f"{key}{RECORD}"
-
-    def positions_path(self, key: str) -> Path:
-        """Where the class positions of this key lie."""
-        return self.folder / "positions" / f"{key}.i32"
 
     def shape(self, key: str) -> tuple[int, int, int] | None:
         """(D, H, W) of a record that is there, whole; None where it is not. Whether it is damaged shows when it is read: a large set is not
