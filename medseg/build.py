@@ -288,6 +288,7 @@ def check_grid(config: Config, manifest: Manifest) -> None:
         check_patches(config.sampling, Size(*config.data.size_px), manifest.labels)
         return
     check_patch(config.sampling.patch_px)
+    _check_mirrors(config, config.data.volume)
     if config.sampling.patch_px and len(config.sampling.patch_px) not in config.model.dims:
         fix = "choose one of those that `medseg zoo` lists as 3-D, or give the patch as H, W: then it learns from slices"
         raise ConfigError("model.name", f"{config.model.name} is of two dimensions, and sampling.patch_px has three sides", fix)
@@ -296,6 +297,16 @@ def check_grid(config: Config, manifest: Manifest) -> None:
         raise ConfigError("model.name", f"{config.model.name} finds objects in photographs", "choose a network of per-pixel classes")
     if config.model.mean is not None:
         raise ConfigError("model.mean", "volumes come normalised, each by its own numbers", "leave it out; data.volume.channels says how")
+
+
+def _check_mirrors(config: Config, volume: VolumeConfig) -> None:
+    """ConfigError where the mean over mirror images is asked of volumes, and there are none."""
+    slices = len(config.sampling.patch_px or ()) == 2  # which have no mirror image across themselves
+    axes = [axis for axis in config.augment.flip_axes if not (slices and axis == volume.depth_axis)]
+    if config.infer.flip_tta and not axes:
+        rule = "the mirror images of volumes are along augment.flip_axes, which names no axis"
+        rule += f" but {volume.depth_axis}, across the slices" if config.augment.flip_axes else ""
+        raise ConfigError("infer.flip_tta", rule, "name one there, or set it to false")
 
 
 def check_shared(config: Config, world: int) -> None:

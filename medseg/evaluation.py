@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
@@ -17,8 +18,9 @@ from medseg.build import decode_part, deterministic_kernels, trained_on
 from medseg.data.decoded import DecodedSet
 from medseg.data.objects import annotated_objects
 from medseg.data.volume.volumeset import VolumeSet
-from medseg.engine.evaluate import on_original_grid
+from medseg.engine.evaluate import LARGEST_PROBS, PIECE, has_probs, on_original_grid, windows
 from medseg.engine.infer import OnGrid
+from medseg.engine.trouble import trouble_named
 from medseg.errors import ManifestError, RunError
 from medseg.files import staged_folder
 from medseg.instances import FoundObject
@@ -34,7 +36,7 @@ from medseg.metrics.protocol import Protocol, boundary_rules, region_rules
 from medseg.metrics.scores import Scores, score
 from medseg.postprocess import Step, apply_steps
 from medseg.report.casefiles import CaseFiles, case_files
-from medseg.report.evaluation import CALIBRATION_RULE, EvaluationFiles, Extras, objects_rule
+from medseg.report.evaluation import CALIBRATION_RULE, SOME_CALIBRATION_RULE, EvaluationFiles, Extras, objects_rule
 from medseg.report.figures import overlay_sheet
 from medseg.run import LoadedRun, load_run
 from medseg.training import PathLike, Progress, as_path, same_data
@@ -42,13 +44,14 @@ from medseg.types import CaseResult, Row, by
 from medseg.yamlio import read_yaml
 
 log = logging.getLogger(__name__)
+_LIMIT = f"{LARGEST_PROBS / 2**30:g} GiB"
 
 
 @dataclass(frozen=True)
 class Asked:
     """What is measured beside the overlap. tolerances: of NSD, with units.  instances: what the reference's objects are: the connected
     components of a class, or each shape as it was annotated; of a network that finds objects what it was trained on, where not given.
-    observer: a manifest of the same images by somebody else."""
+    observer: a manifest of the same images by somebody else.  steps: whether what `medseg postprocess` chose is done to the masks."""
 
     tolerances: Sequence[str] = ()
     boundary: bool = True
@@ -56,6 +59,7 @@ class Asked:
     instances: Literal["components", "annotated"] | None = None
     conventions: bool = False
     observer: PathLike | None = None
+    steps: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +89,7 @@ class Scene:
     @cached_property
     def steps(self) -> tuple[Step, ...]:
         """What is done to the predicted masks afterwards."""
-        return self.loaded.steps
+        return self.loaded.steps if self.asked.steps else ()
 
     def reference(self, row: Row) -> np.ndarray:
         """The class ids on the image's own grid."""
@@ -143,11 +147,11 @@ def evaluate(
     progress: Progress | None = None,
     asked: Asked | None = None,
 ) -> Evaluation:
-    """Score a run on one part of its split, on each image's own grid, and write evaluation/<split>/ (for the checkpoint `last`
-    evaluation/<split>_last/) into its folder, whole or not at all. A scoring of test goes to the ledger beside the split."""
-    loaded, progress = load_run(run, checkpoint), progress or Progress()
-    scene = _set_up(loaded, split, as_path(data_root), progress, asked or Asked())
-    name, first = split if checkpoint == "best" else f"{split}_{checkpoint}", loaded.ranks.first
+    """Score a run on one part of its split, on each image's own grid, and write the folder that `evaluation_name` says into evaluation/ of
+    its own, whole or not at all. A scoring of test goes to the ledger beside the split."""
+    loaded, progress, asked = load_run(run, checkpoint), progress or Progress(), asked or Asked()
+    scene = _set_up(loaded, split, as_path(data_root), progress, asked)
+    name, first = evaluation_name(split, checkpoint, asked.steps), loaded.ranks.first
     scores, scorings = None, None
     if first:
         with staged_folder(loaded.run.evaluation(name)) as folder:
@@ -160,6 +164,15 @@ def evaluate(
 
         log_evaluation(loaded.run, name, (scene.manifest, scene.split))
     return loaded.ranks.same(Evaluation(loaded.run.evaluation(name), scores, scorings))  # type: ignore[arg-type]
+
+
+def evaluation_name(part: str, checkpoint: str = "best", steps: bool = True) -> str:
+    """Of the folder of an evaluation; one of another checkpoint, or without post-processing, does not take the usual one's place.
+
+    >>> evaluation_name("val"), evaluation_name("val", "last"), evaluation_name("val", steps=False)
+    ('val', 'val_last', 'val_without_steps')
+    """
+    return f"{part}{'' if checkpoint == 'best' else f'_{checkpoint}'}{'' if steps else '_without_steps'}"
 
 
 def _set_up(loaded: LoadedRun, part: str, data_root: Path | None, progress: Progress, asked: Asked) -> Scene:
@@ -197,52 +210,58 @@ def _score(scene: Scene, folder: Path, progress: Progress) -> tuple[Scores, int 
     """Every image predicted and counted; then the tables. The test rows are told as scored before anybody can read the outcome."""
     loaded, total = scene.loaded, len(scene.data)
     cases, precision = list[CaseResult](), AveragePrecision()
-    calibration: CalibrationCounts | None = None
+    calibration, calibrated = CalibrationCounts.zeros(loaded.labels.num_classes), 0
     with EvaluationFiles(folder, scene.measures, total, scene.asked.conventions) as files:
         for row, looked in _looked(scene):
             scene.files.write(folder, row, looked.mask_HW)
             files.add(looked.case)
             cases.append(looked.case)
             if looked.calibration:
-                calibration = looked.calibration + calibration if calibration else looked.calibration
+                calibration, calibrated = calibration + looked.calibration, calibrated + 1
             for name, objects in looked.objects.items():
                 precision.add(row.sample_id, name, objects)
             progress.on_case(len(cases), total)
         scorings = record_scoring(scene.split, scene.part, loaded.run.id, loaded.facts["checkpoint"])
-        found = calibration_of(calibration, loaded.labels.names) if calibration else None
-        extras = Extras(found, precision.result(), _observers(scene, folder, cases))
+        found = calibration_of(calibration, loaded.labels.names) if calibrated else None
+        extras = Extras(found, calibrated, precision.result(), _observers(scene, folder, cases))
         facts = {"split": scene.part, "manifest_sha256": scene.manifest.digest, "split_sha256": scene.split.digest}
         if scene.observer:
             facts["observer_manifest_sha256"] = scene.observer[0].digest
         title = f"{scene.manifest.dataset.name} / {loaded.config.name}: {scene.part}"
-        scores = files.finish(title, _protocol(scene), facts | {"checkpoint": loaded.facts}, _notes(scene, scorings), extras)
+        scores = files.finish(title, _protocol(scene), facts | {"checkpoint": loaded.facts}, _notes(scene, scorings, calibrated), extras)
     _write_overlays(scene, cases, folder)
     return scores, scorings
 
 
 def _looked(scene: Scene) -> Iterator[tuple[Row, Looked]]:
     """Every image at the first process, in the order of the rows; each was predicted and measured by one of the processes."""
-    infer = scene.loaded.config.infer
+    loaded, asked = scene.loaded, scene.asked
+    config = loaded.config
 
     def look(row: Row, grid: OnGrid) -> Looked:
         reference_HW = scene.reference(row)
-        grid = replace(grid, mask_HW=apply_steps(grid.mask_HW, scene.steps, scene.loaded.labels))
+        spacing_mm = scene.files.spacing_mm(row)
+        grid = replace(grid, mask_HW=apply_steps(grid.mask_HW, scene.steps, scene.loaded.labels, spacing_mm))
         objects = scene.objects(row, reference_HW, grid) if scene.asked.instances else {}
-        case = scene.measures.case(row.sample_id, row.group_id, reference_HW, grid.mask_HW, scene.files.spacing_mm(row), objects)
+        case = scene.measures.case(row.sample_id, row.group_id, reference_HW, grid.mask_HW, spacing_mm, objects)
         counts = None
-        if scene.asked.calibration and grid.probs_KHW is not None:
+        if asked.calibration and grid.probs_KHW is not None:
             counts = _calibration(grid.probs_KHW, reference_HW, scene)
         return Looked(grid.mask_HW, case, counts, scene.scored(objects, reference_HW, grid))
 
-    with deterministic_kernels(scene.loaded.config):
-        yield from on_original_grid(scene.loaded.model, scene.data, infer.batch_size, scene.loaded.passes, scene.loaded.ranks, look)
+    with deterministic_kernels(config), trouble_named(config, loaded.device, "infer.batch_size", loaded.run.path):
+        size = config.infer.batch_size
+        yield from on_original_grid(loaded.model, scene.data, size, loaded.passes, loaded.ranks, look, asked.calibration)
 
 
 def _calibration(probs_KHW: Tensor, reference_HW: np.ndarray, scene: Scene) -> CalibrationCounts:
-    """On the processor in the end: a few kilobytes an image."""
-    reference = torch.from_numpy(reference_HW).to(probs_KHW.device)
-    valid = scene.loaded.labels.valid(reference)
-    found = count_calibration(probs_KHW[:, valid], reference[valid].long())
+    """On the processor in the end: a few kilobytes an image. Some rows or planes h at a time: picking valid pixels is copying."""
+    found = CalibrationCounts.zeros(len(probs_KHW), device=probs_KHW.device)
+    some = max(1, PIECE // math.prod(probs_KHW.shape[2:]))
+    for probs_KhW, reference_hW in zip(probs_KHW.split(some, dim=1), torch.from_numpy(reference_HW).split(some), strict=True):
+        ids_hW = reference_hW.to(probs_KhW.device)
+        valid_hW = scene.loaded.labels.valid(ids_hW)
+        found = found + count_calibration(probs_KhW[:, valid_hW], ids_hW[valid_hW].long())
     return CalibrationCounts(*(getattr(found, each.name).cpu() for each in fields(found)))
 
 
@@ -286,7 +305,7 @@ def _write_overlays(scene: Scene, cases: Sequence[CaseResult], folder: Path) -> 
 
 def _protocol(scene: Scene) -> Protocol:
     loaded, boundary = scene.loaded, scene.measures.boundary
-    passes = "mean over the image and its mirror image" if loaded.config.infer.flip_tta else "single forward pass"
+    passes = _passes_told(scene)
     if window := loaded.passes.window:
         passes += f", in windows of {by(window)} {'voxels' if len(window) == 3 else 'pixels'} that overlap by {loaded.passes.overlap:.0%}"
     asked, finds, pixels = scene.asked.instances, scene.finds_objects, "each pixel has its most probable class"
@@ -300,13 +319,38 @@ def _protocol(scene: Scene) -> Protocol:
         regions=region_rules(loaded.labels),
         test_time=f"{passes}; {pixels}{after}",
         checkpoint="chosen on val" if loaded.facts["checkpoint"] == "best" else "of the last epoch",
-        calibration=CALIBRATION_RULE if scene.asked.calibration and not finds else None,
-        detection=objects_rule(asked, finds) if asked else None,
+        calibration=_calibration_rule(scene),
+        detection=objects_rule(asked, finds, isinstance(scene.data, VolumeSet)) if asked else None,
         **(boundary_rules(boundary) if boundary else {}),
     )
 
 
-def _notes(scene: Scene, scorings: int | None) -> list[str]:
+def _passes_told(scene: Scene) -> str:
+    """How often an image was seen, and how mirrored."""
+    passes, data = scene.loaded.passes, scene.data
+    if not isinstance(data, VolumeSet):
+        return "mean over the image and its mirror image" if passes.mirror else "single forward pass"
+    if not (mirrors := windows(data, passes).mirrors):
+        return "single forward pass"
+    *others, last = sorted(data.config.axes[axis] for axis in mirrors.axes)
+    along = f"s along {', '.join(others)} and {last}" if others else f" along {last}"
+    return f"mean of {len(mirrors.combinations)}: the volume and its mirror image{along}"
+
+
+def _calibration_rule(scene: Scene) -> str | None:
+    """By all of the manifest's volumes, so that folds and parts have one rule; None where there can be no result."""
+    if not scene.asked.calibration or scene.finds_objects:
+        return None
+    if not isinstance(scene.data, VolumeSet):
+        return CALIBRATION_RULE
+    sizes = [row.size.width_px * row.size.height_px * (row.depth_px or 1) for row in scene.manifest if row.mask]
+    calibrated = [has_probs(voxels, scene.loaded.labels) for voxels in sizes]
+    if all(calibrated):
+        return CALIBRATION_RULE
+    return SOME_CALIBRATION_RULE.format(limit=_LIMIT) if any(calibrated) else None
+
+
+def _notes(scene: Scene, scorings: int | None, calibrated: int) -> list[str]:
     loaded = scene.loaded
     commit = read_yaml(loaded.run.environment_json, RunError).get("git", {}) or {}
     notes = [
@@ -317,6 +361,9 @@ def _notes(scene: Scene, scorings: int | None) -> list[str]:
     ]
     if scene.finds_objects and scene.asked.calibration:
         notes.append("Calibration is left out: the network gives objects, not probabilities.")
+    elif scene.asked.calibration and calibrated < len(scene.data):
+        left_out = f"the probabilities of the other{'' if len(scene.data) - calibrated == 1 else 's'} take over {_LIMIT}"
+        notes.append(f"Calibration of {calibrated} of {len(scene.data)} volumes: {left_out}.")
     if scene.observer:
         notes.append(f"Second observer: manifest {scene.observer[0].folder.name} {scene.observer[0].digest[:12]}.")
     if scene.part == "test":

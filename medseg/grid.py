@@ -26,15 +26,13 @@ class Turn:
     """The way from a grid as stored to the network's.
 
     axes: the stored axis that becomes depth, height and width.  flips: whether each of the three is reversed.  shape, spacing_mm: along
-    depth, height and width.  left_right_axis: which of the three is the patient's left to right, so that a mirror along it exchanges
-    left-right pairs.
+    depth, height and width.
     """
 
     axes: Triple
     flips: tuple[bool, bool, bool]
     shape: Triple
     spacing_mm: tuple[float, float, float]
-    left_right_axis: int
 
     @property
     def stored_shape(self) -> Triple:
@@ -83,7 +81,6 @@ def turn_of(shape_XYZ: Triple, affine: np.ndarray, where: object, depth_axis: De
         cast(tuple[bool, bool, bool], tuple(bool(found[stored, 1] < 0) for stored in axes)),
         cast(Triple, tuple(int(shape_XYZ[stored]) for stored in axes)),
         cast(tuple[float, float, float], tuple(float(lengths_mm[stored]) for stored in axes)),
-        _LIES[depth_axis].index(0),
     )
 
 

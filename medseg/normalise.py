@@ -6,8 +6,10 @@ Pure functions: the array given stays as it is, float32 comes back. What the who
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import numpy as np
+from scipy import ndimage
 
 from medseg.errors import ImageError, counted
 
@@ -60,13 +62,24 @@ def nonzero_box(image_CDHW: np.ndarray) -> tuple[slice, slice, slice]:
 
     nnU-Net fills the holes of what is not 0 before it takes the box, which moves no side of it.
     """
-    there = np.zeros(image_CDHW.shape[1:], bool)
-    for channel in image_CDHW:
-        there |= channel != 0
+    there = _nonzero(image_CDHW)
     if not there.any():
         there[...] = True
     depth, height, width = (_extent(there, others) for others in ((1, 2), (0, 2), (0, 1)))
     return depth, height, width
+
+
+def inside_of(image_CDHW: np.ndarray) -> np.ndarray:
+    """bool (D, H, W): what is not 0 in some channel, and the holes in it, as nnU-Net has it (`create_nonzero_mask`): a fluid that
+    is 0 within a skull is of the patient."""
+    return cast(np.ndarray, ndimage.binary_fill_holes(_nonzero(image_CDHW)))
+
+
+def _nonzero(image_CDHW: np.ndarray) -> np.ndarray:
+    there = np.zeros(image_CDHW.shape[1:], bool)
+    for channel in image_CDHW:
+        there |= channel != 0
+    return there
 
 
 def _extent(there: np.ndarray, others: tuple[int, int]) -> slice:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,14 +38,17 @@ def predict(
 
     run: a run folder, or zoo:NAME for a network with published weights (then score_threshold is of the objects that are shown, if
     any, and weights name others of the same classes, such as hf:FOLDER).  others: run folders, such as the other folds', whose
-    probabilities are averaged with the run's.
+    probabilities are averaged with the run's.  A volume's stem is without nnU-Net's `_0000`.
     All or nothing: files appear in `out` when the last image is done. Raises ImageError for an image that cannot be read, for two that
     would have one name, and for files that are there already (unless `overwrite`; the images themselves are never overwritten).
     """
     out, progress = Path(out), progress or Progress()
     segment = segmenter_of(run, checkpoint, score_threshold, weights, others)
     found = find_images([Path(path) for path in paths], out, segment)
-    names = [(path, segment.mask_name(name), name.with_name(f"{segment.stem(name)}_overlay.jpg")) for path, name in found]
+    names = [
+        (path, name.with_name(stem + segment.mask_suffix), name.with_name(f"{stem}_overlay.jpg"))
+        for (path, name), stem in zip(found, stems_of(found, segment), strict=True)
+    ]
     outputs = [Predicted(path, out / mask, out / overlay) for path, mask, overlay in names]
     _no_clash(outputs, overwrite)
     segment.load()
@@ -69,6 +73,13 @@ def find_images(paths: Sequence[Path], out: Path, segment: Segmenter) -> list[tu
     for path, _ in found:
         segment.check(path)
     return found
+
+
+def stems_of(found: Sequence[tuple[Path, Path]], segment: Segmenter) -> list[str]:
+    """What each image's results are called: its case, or its file's own stem where another image of the folder is of that case."""
+    cases = [(name.parent, segment.case(path)) for path, name in found]
+    taken = Counter(cases)
+    return [segment.stem(path) if taken[case] > 1 else case[1] for (path, _), case in zip(found, cases, strict=True)]
 
 
 def _no_clash(outputs: Sequence[Predicted], overwrite: bool) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,12 +11,13 @@ import numpy as np
 
 from medseg import images
 from medseg.config.volume import VolumeConfig
-from medseg.data.volume.decode import Box, Stored, prepared, volume_of
+from medseg.data.volume.decode import Box, Stored, check_grid, prepared, shared_header, stacked, volume_of
 from medseg.engine.infer import Ensemble, predict_image
+from medseg.engine.trouble import trouble_named
 from medseg.engine.volumes import on_file_grid, windows_of
 from medseg.errors import ConfigError, RunError
 from medseg.grid import turn_of
-from medseg.manifest.imagefiles import FIRST_CHANNEL, image_files
+from medseg.manifest.imagefiles import image_files
 from medseg.postprocess import apply_steps
 from medseg.pretrained import PREFIX, segmenter
 from medseg.report.planes import Seen, montage
@@ -25,24 +25,25 @@ from medseg.run import LoadedRun, load_run
 from medseg.runfolder import open_run
 from medseg.training import PathLike, config_of_run
 from medseg.types import Size
-from medseg.volumes import read_header, read_volume, volume_stem, write_labels
+from medseg.volumes import read_header, read_volume, rounded, volume_stem, write_labels
 
-LATER_CHANNEL = re.compile(r"_000[1-9]$|_00[1-9]\d$")
+FIRST = "_0000"  # behind a case's name: nnU-Net's first channel
 
 
 class Segmenter(ABC):
     """Of one kind of files. Nothing heavy is loaded before `load`, so that a file that cannot be read is told at once."""
 
     suffixes: tuple[str, ...] = images.IMAGE_SUFFIXES
+    mask_suffix = ".png"
     what = "photographs"
 
-    def stem(self, name: Path) -> str:
+    def stem(self, path: Path) -> str:
         """A file's name without its suffix."""
-        return name.stem
+        return path.stem
 
-    def mask_name(self, name: Path) -> Path:
-        """How the mask of an image is called."""
-        return name.with_suffix(".png")
+    def case(self, path: Path) -> str:
+        """The name that an image's results should have: its file's stem, without what only tells one of its files from another."""
+        return self.stem(path)
 
     def firsts(self, files: Sequence[Path]) -> list[Path]:
         """Of a folder's files those that name an image."""
@@ -92,7 +93,8 @@ class RunSegmenter(Segmenter):
 
     def write(self, path: Path, mask: Path, overlay: Path) -> None:  # noqa: D102
         first, image_HWC = self._loaded[0], images.read_image(path)
-        mask_HW = predict_image(self._model, image_HWC, Size(*first.config.data.size_px), first.device, first.passes)
+        with trouble_named(first.config, first.device, "infer.batch_size", first.run.path):
+            mask_HW = predict_image(self._model, image_HWC, Size(*first.config.data.size_px), first.device, first.passes)
         mask_HW = apply_steps(mask_HW, first.steps, first.labels)
         images.write_mask(mask, mask_HW, first.labels.palette)
         images.write_image(overlay, images.blend(image_HWC, mask_HW, first.labels.palette))
@@ -107,37 +109,58 @@ class VolumeSegmenter(Segmenter):
     config: VolumeConfig
 
     suffixes = images.VOLUME_SUFFIXES
+    mask_suffix = ".nii.gz"
     what = "volumes"
 
-    def stem(self, name: Path) -> str:  # noqa: D102
-        return volume_stem(name.name).removesuffix("_0000" if len(self.config.channels) > 1 else "")
+    def stem(self, path: Path) -> str:  # noqa: D102
+        return volume_stem(path.name)
 
-    def mask_name(self, name: Path) -> Path:  # noqa: D102
-        return name.with_name(f"{self.stem(name)}.nii.gz")
+    def case(self, path: Path) -> str:
+        """As nnU-Net names a case's labels: without the first channel's `_0000`, unless `_0001` beside it is a volume of its own."""
+        stem = self.stem(path)
+        case = stem.removesuffix(FIRST)
+        following = path.with_name(f"{case}_0001{path.name.removeprefix(stem)}")
+        numbered = following.exists() and following not in self._files(path)
+        return stem if numbered or not case else case
 
-    def firsts(self, files: Sequence[Path]) -> list[Path]:  # noqa: D102
-        several = len(self.config.channels) > 1
-        return [path for path in files if not (several and LATER_CHANNEL.search(volume_stem(path.name)))]
+    def firsts(self, files: Sequence[Path]) -> list[Path]:
+        """Those that are no later channel of another: a name alone cannot tell, for patients are numbered as channels are."""
+        later = {channel for path in files for channel in self._files(path)[1:]}
+        return [path for path in files if path not in later]
 
     def check(self, path: Path) -> None:  # noqa: D102
-        header = read_header(path)
-        volume_of(path, header, header.channels * len(_files(path, len(self.config.channels))), self.config)
+        check_grid(self._volume(path), self.config, path)
+
+    def _files(self, path: Path) -> tuple[Path, ...]:
+        """The files of a volume: one, or one a channel as nnU-Net names them, where the run has several and this file holds but one."""
+        channels = len(self.config.channels)
+        first = channels > 1 and self.stem(path).endswith(FIRST) and read_header(path).channels == 1
+        return image_files(path, channels) if first else (path,)
+
+    def _volume(self, path: Path) -> Stored:
+        files = self._files(path)
+        header = shared_header(files, path)
+        return volume_of(path, header, header.channels * len(files), self.config)
 
     def load(self) -> None:  # noqa: D102
         self._loaded = _loaded(self.runs, self.checkpoint)
 
     def write(self, path: Path, mask: Path, overlay: Path) -> None:  # noqa: D102
-        first, arrays = self._loaded[0], [read_volume(file)[0] for file in _files(path, len(self.config.channels))]
-        image_XYZC = np.concatenate([array.astype(np.float32).reshape(*array.shape[:3], -1) for array in arrays], axis=3)
-        header = read_header(path)
-        volume = volume_of(path, header, image_XYZC.shape[3], self.config)
+        volume = self._volume(path)
+        image_XYZC = stacked([read_volume(file)[0] for file in self._files(path)])
         image_CDHW, box = prepared(volume.turn.forward(image_XYZC), volume, self.config, path)
-        mask_XYZ = self._mask(image_CDHW, box, volume)
-        write_labels(mask, mask_XYZ, header.affine)
+        first = self._loaded[0]
+        with trouble_named(first.config, first.device, "infer.batch_size", first.run.path):
+            mask_XYZ = self._mask(image_CDHW, box, volume)
+        write_labels(mask, mask_XYZ, volume.affine, like=path)
+        self._draw(overlay, image_XYZC, mask_XYZ, path)
+
+    def _draw(self, overlay: Path, image_XYZC: np.ndarray, mask_XYZ: np.ndarray, path: Path) -> None:
+        labels, header = self._loaded[0].labels, read_header(path)
         upright = turn_of(header.shape, header.affine, path)
         seen = Seen(upright.forward(image_XYZC)[0], upright, header.placed)
-        picture, [layer] = montage(seen, [upright.forward(mask_XYZ)], first.labels.ignore_id)
-        images.write_image(overlay, images.blend(picture, layer, first.labels.palette))
+        picture, [layer] = montage(seen, [upright.forward(mask_XYZ)], labels.ignore_id)
+        images.write_image(overlay, images.blend(picture, layer, labels.palette))
 
     def _mask(self, image_CDHW: np.ndarray, box: Box, volume: Stored) -> np.ndarray:
         first = self._loaded[0]
@@ -146,12 +169,8 @@ class VolumeSegmenter(Segmenter):
         axes = passes.axes if passes.mirror else ()
         windows = windows_of(self.config, passes.window, passes.overlap, axes, first.labels, first.config.infer.batch_size)
         found = on_file_grid(models, image_CDHW, box, volume, windows, first.device)
-        return apply_steps(found.mask_XYZ, first.steps, first.labels)
-
-
-def _files(path: Path, channels: int) -> tuple[Path, ...]:
-    """The files of a volume: one, or one a channel, as nnU-Net names them, where the run has several."""
-    return image_files(path, channels) if channels > 1 and re.search(FIRST_CHANNEL, path.as_posix()) else (path,)
+        spacing_mm = rounded(volume.turn.spacing_mm)  # as manifests state it, so that a size is the one of an evaluation
+        return apply_steps(found.mask_XYZ, first.steps, first.labels, spacing_mm)
 
 
 def _loaded(runs: Sequence[Path], checkpoint: str) -> list[LoadedRun]:

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from pydantic import ValidationError
 
 from medseg.errors import LabelError
-from medseg.labels import LabelSet
+from medseg.labels import LabelSet, id_counts
 
 
 @pytest.mark.parametrize(
@@ -32,6 +34,18 @@ def test_check_names_what_is_stray_and_lets_the_ignore_id_pass(labels):
     labels.check(np.array([[0, 1, 2, 255]], np.uint8), "m.png")
     with pytest.raises(LabelError, match=r"m.png: the mask holds ids \{3, 200\}, the classes are \{0..2\} and ignore is 255; name the id"):
         labels.check(np.array([[0, 3, 200]], np.uint8), "m.png")
+
+
+def test_a_volume_is_counted_without_a_copy_eight_times_as_large(labels):
+    mask = np.zeros((24, 512, 512), np.uint8)
+    mask[3], mask[5, :2, :3] = 255, 2
+    tracemalloc.start()
+    labels.check(mask, "m.nii.gz")
+    counts, turned = id_counts(mask), id_counts(mask.transpose(2, 1, 0)[::-1])
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert counts[[0, 2, 255]].tolist() == [22 * 512**2 + 512**2 - 6, 6, 512**2] and counts.sum() == mask.size
+    assert np.array_equal(counts, turned) and peak < 3 * mask.size
 
 
 def test_valid_is_off_on_the_ignore_id_alone(labels):

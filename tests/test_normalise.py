@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from medseg.errors import ImageError
-from medseg.normalise import nonzero_box, unit_range, window, zscore
+from medseg.normalise import inside_of, nonzero_box, unit_range, window, zscore
 
 VOLUME = np.array([1, 3, 5, 7], np.int16).reshape(1, 2, 2)
 
@@ -81,6 +81,19 @@ def test_box_of_what_is_not_zero() -> None:
     assert nonzero_box(image) == (slice(1, 4), slice(2, 3), slice(3, 6))
     image[0, 4, 5, 6] = image[0, 0, 0, 0] = 1
     assert nonzero_box(image) == (slice(0, 5), slice(0, 6), slice(0, 7))
+
+
+def test_holes_are_inside_and_bays_are_not() -> None:
+    """A shell of 3 x 3 x 3 around a 0; the other channel closes the one door in it."""
+    image = np.zeros((2, 5, 5, 5), np.int16)
+    image[0, 1:4, 1:4, 1:4] = 7
+    cube = image[0] != 0
+    image[0, 2, 2, 2] = 0
+    assert np.array_equal(inside_of(image), cube)
+    image[0, 2, 2, 3] = 0
+    assert np.array_equal(inside_of(image), image[0] != 0), "open to the outside"
+    image[1, 2, 2, 3] = -1
+    assert np.array_equal(inside_of(image), cube)
 
 
 def test_box_of_an_empty_volume_is_all_of_it() -> None:

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
 import pytest
+import yaml
+from scipy import ndimage
 
 from medseg import api
 from medseg.errors import ConfigError, ImageError, ManifestError, RunError
+from medseg.evaluation import Asked
+from medseg.files import write_json
 from medseg.manifest.split import make_split
+from medseg.manifest.table import read_manifest
 from tests.data.volume.made import make_volumes
 from tests.tiny import make_all
 
@@ -24,6 +31,7 @@ optim: {{lr: 0.02}}
 train: {{epochs: 8, batch_size: 4, preview_every: 8, precision: float32, compile: never}}
 tracking: {{enabled: false}}
 """
+BRIEFLY = Asked(boundary=False, calibration=False)
 
 
 @pytest.fixture(scope="module")
@@ -116,25 +124,105 @@ def test_mirror_images_and_slices(world, tmp_path):
         experiment, ["sampling.patch_px=[16, 16]", "train.epochs=2", "infer.flip_tta=true"], data_root, tmp_path
     )  # fmt: skip
     found = api.evaluate(slices.path, "val", data_root)
-    assert 0 <= found.scores.pooled["ball"]["iou"] <= 1 and "mirror image" in (found.folder / "table.md").read_text()
+    assert 0 <= found.scores.pooled["ball"]["iou"] <= 1
+    assert "mean of 2: the volume and its mirror image along x, in windows" in (found.folder / "table.md").read_text()
 
 
-def test_post_processing_is_chosen_on_val_and_told(world):
-    _, data_root, _, run = world
-    try:
-        tried = api.choose_postprocessing([run.path], data_root)
-        assert {each.step.name for each in tried} == {"ball", "box"}
-        content = json.loads(run.postprocess_json.read_text())
-        content["steps"] = [{"name": "ball", "kind": "largest"}]
-        run.postprocess_json.write_text(json.dumps(content))
-        found = api.evaluate(run.path, "test", data_root)
-        assert "afterwards, chosen on val: ball: its largest component alone" in (found.folder / "table.md").read_text()
-        from scipy import ndimage
+def parts_px(path) -> list[int]:
+    """The voxels of each connected part of the ball in a mask."""
+    parts = ndimage.label(np.asarray(nib.load(path).dataobj) == 1, np.ones((3, 3, 3)))[0]
+    return np.bincount(parts.ravel())[1:].tolist()
 
-        for path in (found.folder / "predictions").iterdir():
-            assert ndimage.label(np.asarray(nib.load(path).dataobj) == 1, np.ones((3, 3, 3)))[1] <= 1
-    finally:
-        run.postprocess_json.unlink(missing_ok=True)
+
+@pytest.fixture
+def run(world):
+    """The trained run, without post-processing afterwards."""
+    yield world[3]
+    world[3].postprocess_json.unlink(missing_ok=True)
+
+
+def take(run, **step):
+    write_json(run.postprocess_json, {"format": 1, "steps": [step]})
+
+
+def test_post_processing_is_chosen_on_val_and_told(world, run):
+    _, data_root, _, _ = world
+    tried = api.choose_postprocessing([run.path], data_root)
+    assert {each.step.name for each in tried} == {"ball", "box"}
+    assert {each.step.unit for each in tried if each.step.kind == "small"} == {"mm3"}
+    content = json.loads(run.postprocess_json.read_text())
+    assert (content["cases"], content["runs"], len(content["tried"])) == (2, [run.id], len(tried))
+    assert not list(run.path.glob(".*")), "the cases' copies are gone"
+    take(run, name="ball", kind="largest")
+    table = api.evaluate(run.path, "test", data_root, asked=BRIEFLY).folder / "table.md"
+    assert "afterwards, chosen on val: ball: its largest component alone" in table.read_text()
+
+
+def test_of_two_balls_the_largest_component_alone_is_one(world, run, tmp_path):
+    _, data_root, _, _ = world
+    image = nib.load(sorted((data_root / "images").iterdir())[0])
+    twice = nib.Nifti1Image(np.concatenate([np.asarray(image.dataobj)] * 2, axis=2), image.affine)
+    twice.to_filename(tmp_path / "twice.nii.gz")
+    found = {}
+    for kind in ("holes", "largest"):
+        take(run, name="ball", kind=kind)
+        found[kind] = parts_px(api.predict(run.path, [tmp_path / "twice.nii.gz"], tmp_path / "out", overwrite=True)[0].mask)
+    assert len(found["holes"]) > 1 and found["largest"] == [max(found["holes"])]
+
+
+def test_sizes_in_mm3_are_each_file_s_own_voxels_in_evaluate_and_predict(world, run, tmp_path):
+    _, data_root, _, _ = world
+    take(run, name="ball", kind="small", least=1e6, unit="mm3")
+    plain = api.evaluate(run.path, "test", data_root, asked=replace(BRIEFLY, steps=False)).folder
+    assert plain.name == "test_without_steps" and "afterwards" not in (plain / "table.md").read_text()
+    before = {path.name: parts_px(path) for path in (plain / "predictions").iterdir()}
+    most = max(max(parts) for parts in before.values())
+    take(run, name="ball", kind="small", least=2.0 * most, unit="mm3")  # voxels are 2 mm3
+    expected = {name: [size for size in parts if size == most] for name, parts in before.items()}
+    assert expected != before and any(expected.values()), "something stays and something goes"
+    found = api.evaluate(run.path, "test", data_root, asked=BRIEFLY).folder / "predictions"
+    assert {path.name: parts_px(path) for path in found.iterdir()} == expected
+    assert f"ball: components below {2 * most} mm3 dropped" in (found.parent / "table.md").read_text()
+    written = api.predict(run.path, [data_root / "images" / name for name in before], tmp_path / "out")
+    assert {one.mask.name: parts_px(one.mask) for one in written} == expected
+
+
+def test_what_was_chosen_stays_until_a_choice_has_come_to_its_end(world, run, tmp_path):
+    root, data_root, _, _ = world
+    take(run, name="ball", kind="largest")
+    api.evaluate(run.path, "val", data_root, asked=BRIEFLY)
+    files = run.postprocess_json, run.evaluation("val") / "table.md", run.evaluation("val") / "per_case.csv"
+    before = [path.read_bytes() for path in files]
+    other = with_a_region(root, run, tmp_path)
+
+    def stop(done, total):
+        raise KeyboardInterrupt
+
+    for runs, where, progress, error, message in [
+        ([run.path], tmp_path / "nowhere", None, ManifestError, "the data root is not there"),
+        ([run.path, other], data_root, None, RunError, "has other regions than .*; name runs of one experiment"),
+        ([run.path], data_root, api.Progress(on_case=stop), KeyboardInterrupt, None),
+    ]:
+        with pytest.raises(error, match=message):
+            api.choose_postprocessing(runs, where, progress)
+        assert [path.read_bytes() for path in files] == before and not list(run.path.glob(".*"))
+
+
+def with_a_region(root, run, out):
+    """A copy of the run, of a manifest that differs in a region alone."""
+    folder = out / "manifest"
+    shutil.copytree(root / "manifest", folder, ignore=shutil.ignore_patterns("splits"))
+    dataset = yaml.safe_load((folder / "dataset.yaml").read_text())
+    dataset["labels"]["regions"] = {"both": ["ball", "box"]}
+    (folder / "dataset.yaml").write_text(yaml.safe_dump(dataset))
+    split = make_split(read_manifest(folder), "main", (0.6, 0.2, 0.2), seed=0)
+    copy = shutil.copytree(run.path, out / "copy")
+    text = (copy / "config.yaml").read_text()
+    (copy / "config.yaml").write_text(text.replace(str(root / "manifest"), str(folder)))
+    digests = json.loads((copy / "digests.json").read_text())
+    digests |= {"manifest_sha256": read_manifest(folder).digest, "split_sha256": split.digest}
+    (copy / "digests.json").write_text(json.dumps(digests))
+    return copy
 
 
 # --- what does not fit

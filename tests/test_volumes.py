@@ -127,6 +127,39 @@ def test_a_sheared_grid_is_kept(tmp_path: Path) -> None:
     assert same_affine(affine, read_header(tmp_path / "a.nii").affine) and not forms_disagree(tmp_path / "a.nii")
 
 
+OBLIQUE = affine_of((0.1, 0.07, 0.03), (0.7, 0.9, 2.1), (3.3, -7.7, 1.1))
+
+
+@pytest.mark.parametrize(("sform", "qform"), [(0, 1), (2, 1), (4, 0), (0, 0), (1, 1)])
+def test_a_label_volume_lies_as_its_image_bit_for_bit(tmp_path: Path, sform: int, qform: int) -> None:
+    """A quaternion's matrix is in float64 and fits in no sform; programs that prefer either form find both files in one place."""
+    image = nib.Nifti1Image(np.zeros((3, 4, 5), np.int16), OBLIQUE)
+    image.set_qform(OBLIQUE if qform else None, qform)
+    image.set_sform(OBLIQUE if sform else None, sform)
+    if sform and qform:
+        image.set_qform(np.diag([-1.0, 1, 1, 1]) @ OBLIQUE, qform)
+    nib.save(image, tmp_path / "image.nii.gz")
+    affine = read_header(tmp_path / "image.nii.gz").affine
+    write_labels(tmp_path / "mask.nii.gz", np.ones((3, 4, 5)), affine, like=tmp_path / "image.nii.gz")
+    found, source = nib.load(tmp_path / "mask.nii.gz"), nib.load(tmp_path / "image.nii.gz")
+    assert np.array_equal(found.affine, source.affine) and np.array_equal(read_header(tmp_path / "mask.nii.gz").affine, affine)
+    assert np.array_equal(found.get_qform(), source.get_qform()) and found.get_data_dtype() == np.uint8
+    assert (found.get_sform(coded=True)[1], found.get_qform(coded=True)[1]) == (sform, qform)
+
+
+def test_a_label_volume_lies_as_its_image_whatever_that_is(tmp_path: Path) -> None:
+    metres = nib.Nifti1Image(np.zeros((3, 4, 5), np.int16), OBLIQUE)
+    metres.header.set_xyzt_units("meter")
+    nib.save(metres, tmp_path / "metres.nii")
+    nib.save(nib.Nifti2Image(np.zeros((3, 4, 5), np.int16), OBLIQUE), tmp_path / "two.nii")
+    save(tmp_path / "flat.nii", bytes(block(dim=[2, 4, 5, 1, 1, 1, 1, 1], pixdim=[0, 1, 1, 0, 0, 0, 0, 0])) + bytes(20))
+    for name in ("metres", "two", "flat"):
+        header = read_header(tmp_path / f"{name}.nii")
+        write_labels(tmp_path / "mask.nii.gz", np.ones(header.shape), header.affine, like=tmp_path / f"{name}.nii")
+        assert same_affine(read_header(tmp_path / "mask.nii.gz").affine, header.affine), name
+        assert same_affine(nib.load(tmp_path / "mask.nii.gz").affine, header.affine), name
+
+
 def test_forms_that_disagree(tmp_path: Path) -> None:
     image = nib.Nifti1Image(np.zeros((3, 4, 5), np.uint8), np.eye(4))
     image.set_qform(np.eye(4), 1)

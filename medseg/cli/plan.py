@@ -13,8 +13,8 @@ from medseg.cli.options import DataRoot
 def plan(
     manifest: Annotated[Path, typer.Argument(help="folder of the manifest's version, e.g. data_manifests/liver/v1")],
     data_root: DataRoot = None,
-    split: Annotated[str, typer.Option(help="whose training rows are measured; val and test are not looked at")] = "main",
-    fold: Annotated[int | None, typer.Option(min=0, help="of a split with folds: the one that is val")] = None,
+    split: Annotated[str, typer.Option(help="whose training rows are measured: no val, no test")] = "main",
+    fold: Annotated[int | None, typer.Option(min=0, help="of a split with folds: the one that is val; else all are measured")] = None,
     network: Annotated[
         Literal["unet", "dynunet", "resenc"] | None, typer.Option(help="dynunet (volumes) or unet (photographs) where not given")
     ] = None,

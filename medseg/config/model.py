@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from medseg.config.section import Count, Positive, Section, Share
 
@@ -130,16 +130,25 @@ class DynUnetConfig(NetworkConfig):
     channels: tuple[Count, ...] | None = Field(
         None, description="of each level; null: 32, 64, ... up to 512 (320 of volumes), down to 4 pixels"
     )
+    strides: tuple[Literal[1, 2] | tuple[Literal[1, 2], ...], ...] | None = Field(
+        None, description="of each level after the first, one number or one an axis (D, H, W); null: 2 as long as 4 pixels stay"
+    )
+    kernels: tuple[Literal[1, 3, 5, 7] | tuple[Literal[1, 3, 5, 7], ...], ...] | None = Field(
+        None, description="of the convolutions of each level, one number or one an axis, such as [1, 3, 3] of thick slices; null: 3"
+    )
     residual: bool = False
     deep_supervision: bool = True
     dropout: Share = 0.0
 
-    @field_validator("channels")
-    @classmethod
-    def _enough(cls, value: tuple[int, ...] | None) -> tuple[int, ...] | None:
-        if value is not None and len(value) < 3:
-            raise ValueError(f"the network needs three levels or more, got {list(value)}")
-        return value
+    @model_validator(mode="after")
+    def _levels_agree(self) -> DynUnetConfig:
+        told = {"channels": self.channels, "strides": self.strides and (1, *self.strides), "kernels": self.kernels}
+        numbers = {name: len(value) for name, value in told.items() if value is not None}
+        if any(number < 3 for number in numbers.values()):
+            raise ValueError(f"the network needs three levels or more, got {numbers}")
+        if len(set(numbers.values())) > 1:
+            raise ValueError(f"channels and kernels have one entry a level, strides one less; they tell of {numbers} levels")
+        return self
 
 
 class FlexibleUnetConfig(NetworkConfig):

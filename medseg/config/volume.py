@@ -22,8 +22,8 @@ class ChannelConfig(Section):
 
     normalise: Literal["zscore", "zscore_inside", "window", "unit_range"] = Field(
         "zscore",
-        description="less the mean, by the deviation: of all voxels, or (inside) of those that are not 0, the others staying 0; "
-        "window: clipped and scaled by the numbers below, for CT; unit_range: smallest 0, largest 1",
+        description="less the mean, by the deviation: of all voxels, or (inside) of those that are not 0 and their holes, the others "
+        "staying 0; window: clipped and scaled by the numbers below, for CT; unit_range: smallest 0, largest 1",
     )
     lower: float | None = Field(None, description="window: what is less becomes this, e.g. percentile 0.5 of the foreground")
     upper: float | None = Field(None, description="window: what is more becomes this, e.g. percentile 99.5")

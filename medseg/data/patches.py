@@ -21,7 +21,7 @@ import numpy as np
 
 from medseg.data.cache import SEAL_BYTES, map_sealed, sealed
 from medseg.files import atomic_path
-from medseg.labels import LabelSet
+from medseg.labels import LabelSet, id_counts
 from medseg.seeding import numpy_generator
 from medseg.types import Size
 
@@ -29,6 +29,7 @@ ANYWHERE = "anywhere"
 VERSION = 2  # raise when a file holds other things, or other positions for the same masks
 LIMIT = 2_000  # positions of a class in an image: more than a training draws there
 MAX_BYTES = 580_000_000  # of positions, four bytes each: 24,000 images of 3 classes at LIMIT
+PIECE = 2**20  # pixels looked through at a time: their positions take 8 bytes each
 MaskOf = Callable[[int], np.ndarray]
 Progress = Callable[[int, int], None]
 Shape: TypeAlias = tuple[int, ...]
@@ -138,10 +139,10 @@ def _write_index(path: Path, keys: Sequence[str], mask_of: MaskOf, classes: int,
         for image, key in enumerate(keys):
             mask, grid = mask_of(image), tuple(frame if isinstance(frame, Size) else frame[image])
             assert mask.shape == grid, f"mask {image} is {mask.shape}, its grid {grid}"
-            pixels_NK[image] = np.bincount(mask.ravel(), minlength=256)[:classes]
-            for class_id in range(classes):
-                if pixels_NK[image, class_id]:
-                    write(_some_positions(mask, class_id, limit, key).astype(np.int32))
+            pixels_NK[image] = id_counts(mask)[:classes]
+            for class_id, pixels in enumerate(pixels_NK[image].tolist()):
+                if pixels:
+                    write(_some_positions(mask, class_id, pixels, limit, key).astype(np.int32))
             if progress:
                 progress(image + 1, len(keys))
         write(pixels_NK)
@@ -163,13 +164,20 @@ def read_index(path: Path, images: int, names: tuple[str, ...], frame: Grids) ->
     return PatchIndex(names, frame, positions, offsets, pixels.reshape(images, len(names))) if offsets[-1] == len(positions) else None
 
 
-def _some_positions(mask: np.ndarray, class_id: int, limit: int, key: str) -> np.ndarray:
-    """Up to `limit` pixels of a class, ascending, drawn uniformly without replacement."""
-    every = np.flatnonzero(mask == class_id)
-    if len(every) <= limit:
-        return every
-    generator = numpy_generator(key, class_id, "positions")
-    return every[np.sort(generator.choice(len(every), limit, replace=False, shuffle=False))]
+def _some_positions(mask: np.ndarray, class_id: int, pixels: int, limit: int, key: str) -> np.ndarray:
+    """Up to `limit` of the `pixels` of a class, ascending, drawn uniformly without replacement: which of them is drawn first, and where
+    they lie is then found piece by piece."""
+    chosen = np.arange(min(pixels, limit))
+    if pixels > limit:
+        generator = numpy_generator(key, class_id, "positions")
+        chosen = np.sort(generator.choice(pixels, limit, replace=False, shuffle=False))
+    flat, found, before = mask.ravel(), list[np.ndarray](), 0
+    for start in range(0, flat.size, PIECE):
+        here = np.flatnonzero(flat[start : start + PIECE] == class_id)
+        first, last = np.searchsorted(chosen, (before, before + len(here)))
+        found.append(start + here[chosen[first:last] - before])
+        before += len(here)
+    return np.concatenate(found)
 
 
 def crop_window(centre: Sequence[int] | np.ndarray, grid: Shape, patch: Shape) -> Shape:

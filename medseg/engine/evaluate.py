@@ -21,9 +21,8 @@ from medseg.labels import LabelSet
 from medseg.types import CaseResult, Row
 
 Looked = TypeVar("Looked")
-
-
 LARGEST_PROBS = 2**30  # bytes of a volume's probabilities on its file's grid, up to which they are looked at
+PIECE = 2**20  # pixels counted at a time: the count takes 24 bytes of each
 
 
 def network_grid_cases(model: nn.Module, data: DecodedSet | VolumeSet, batch_size: int, passes: Passes, ranks: Ranks) -> list[CaseResult]:
@@ -57,40 +56,57 @@ def windows(data: VolumeSet, passes: Passes, batch_size: int = WINDOWS_AT_ONCE) 
 
 
 def on_original_grid(
-    model: nn.Module, data: DecodedSet | VolumeSet, batch_size: int, passes: Passes, ranks: Ranks, look: Callable[[Row, OnGrid], Looked]
+    model: nn.Module,
+    data: DecodedSet | VolumeSet,
+    batch_size: int,
+    passes: Passes,
+    ranks: Ranks,
+    look: Callable[[Row, OnGrid], Looked],
+    volume_probs: bool = False,
 ) -> Iterator[tuple[Row, Looked]]:
     """Each row with what `look` makes of its prediction on the image's own pixel grid, in the process that has predicted it; at the first
     process, in the order of the rows. The other processes must go through it, too, and find nothing.
+
+    volume_probs: whether `look` is shown the probabilities of volumes, where `has_probs` says so; a photograph's come at no cost.
     """
     for places in _rounds(len(data), _at_once(data, batch_size), ranks):
-        grids = _on_grids(model, data, places, passes, ranks, batch_size) if places else iter(())
+        grids = _on_grids(model, data, places, passes, ranks, batch_size, volume_probs) if places else iter(())
         yield from ranks.to_first([(row, look(row, grid)) for row, grid in grids])
 
 
 def _on_grids(
-    model: nn.Module, data: DecodedSet | VolumeSet, places: range, passes: Passes, ranks: Ranks, batch_size: int
+    model: nn.Module, data: DecodedSet | VolumeSet, places: range, passes: Passes, ranks: Ranks, batch_size: int, volume_probs: bool
 ) -> Iterator[tuple[Row, OnGrid]]:
     if isinstance(data, VolumeSet):
         for place in places:
-            yield data.rows[place], _volume_on_grid(model, data, place, windows(data, passes, batch_size), ranks)
+            yield data.rows[place], _volume_on_grid(model, data, place, windows(data, passes, batch_size), ranks, volume_probs)
         return
     prediction = predict(model, eval_batch(data, places, ranks.device).image_BCHW, passes)
     for place_in_batch, row in enumerate(data.rows[place] for place in places):
         yield row, on_own_grid(prediction, place_in_batch, fit_letterbox(row.size, data.frame))
 
 
-def _volume_on_grid(model: nn.Module, data: VolumeSet, place: int, how: Windows, ranks: Ranks) -> OnGrid:
-    record, volume, classes = data.record(place), data.volumes[place], data.labels.num_classes
-    wanted = classes if 4 * classes * math.prod(volume.shape) <= LARGEST_PROBS else None
+def has_probs(voxels: int, labels: LabelSet) -> bool:
+    """Whether the probabilities of a volume are looked at on its file's grid: those of a large one would fill the memory."""
+    return 4 * labels.num_classes * voxels <= LARGEST_PROBS
+
+
+def _volume_on_grid(model: nn.Module, data: VolumeSet, place: int, how: Windows, ranks: Ranks, probs: bool) -> OnGrid:
+    record, volume = data.record(place), data.volumes[place]
+    wanted = data.labels.num_classes if probs and has_probs(math.prod(volume.shape), data.labels) else None
     found = on_file_grid([model], record.image_CDHW, record.box, volume, how, ranks.device, wanted)
     return OnGrid(found.mask_XYZ, found.probs_KXYZ)
 
 
 def _confusion(reference_HW: Tensor, prediction_HW: Tensor, labels: LabelSet) -> Tensor:
     """What `metrics.counts.confusion` counts, where the network is: the mask goes there, K x K numbers stay there until the end."""
-    k, valid = labels.num_classes, labels.valid(reference_HW)
-    cells = torch.where(valid, reference_HW.long() * k + prediction_HW, k * k)  # one cell more, for the ignored
-    return torch.bincount(cells.flatten(), minlength=k * k + 1)[: k * k].view(k, k)
+    k = labels.num_classes
+    counts = torch.zeros(k * k + 1, dtype=torch.int64, device=reference_HW.device)  # one cell more, for the ignored
+    pieces = zip(reference_HW.flatten().split(PIECE), prediction_HW.flatten().split(PIECE), strict=True)
+    for reference_P, prediction_P in pieces:
+        cells_P = torch.where(labels.valid(reference_P), reference_P.long() * k + prediction_P, k * k)
+        counts += torch.bincount(cells_P, minlength=k * k + 1)
+    return counts[: k * k].view(k, k)
 
 
 def _rounds(images: int, batch_size: int, ranks: Ranks) -> Iterator[range]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -30,12 +30,13 @@ from medseg.engine.infer import Passes
 from medseg.engine.optim import learning_rate
 from medseg.engine.preview import write_preview
 from medseg.engine.ranks import Alone, Ranks
+from medseg.engine.trouble import trouble_named
 from medseg.errors import TrainingError
 from medseg.files import nan_to_none
 from medseg.metrics.scores import HEADLINE, Scores, score
 from medseg.runfolder import RunFolder
 from medseg.seeding import seed_of
-from medseg.types import Batch, Draws, by
+from medseg.types import Batch, Draws
 
 CHOSEN_BY = "val/miou_pooled/without_background"
 CLOCK_STEPS = 20  # between two looks at the time since the course was kept: processes must agree on it
@@ -126,7 +127,7 @@ def train(training: Training, run: RunFolder, course: Course, on_step: OnStep) -
         started, first_step = time.perf_counter(), course.step
         metrics = _train_epoch(training, run, course, on_step)
         trained = time.perf_counter()
-        with training.kept_weights(), _trouble_named(training, "infer.batch_size"):
+        with training.kept_weights(), trouble_named(training.config, training.ranks.device, "infer.batch_size"):
             metrics |= _look(training, run, course)
         line = {"epoch": course.epoch + 1, "step": course.step, "metrics": nan_to_none(metrics)}
         _log_times(training, run, course, first_step, trained - started, time.perf_counter() - trained)
@@ -151,7 +152,7 @@ def _train_epoch(training: Training, run: RunFolder, course: Course, on_step: On
     training.model.train()
     while course.step < end:
         rate = learning_rate(config.optim, course.step, training.total_steps)
-        with _trouble_named(training, "train.batch_size"):
+        with trouble_named(training.config, training.ranks.device, "train.batch_size"):
             optimise(training, islice(batches, config.train.accumulate), rate, course)
         if course.step < end:  # an epoch's last step is told and kept with the epoch
             kept_at = _between_steps(training, run, course, on_step, kept_at)
@@ -229,26 +230,6 @@ def _mean_losses(training: Training, course: Course) -> dict[str, float]:
         error.agreed = True
         raise error
     return means
-
-
-@contextmanager
-def _trouble_named(training: Training, knob: str) -> Iterator[None]:
-    """What a user can mend of torch's errors as one TrainingError: memory that ran out, an operation without deterministic kernel."""
-    try:
-        yield
-    except (RuntimeError, MemoryError) as cause:
-        if "does not have a deterministic implementation" in str(cause):
-            what = str(cause).partition(" does not have")[0]
-            raise TrainingError("train.deterministic", f"{what} has no deterministic kernel on this device", "set it to false") from cause
-        no_memory = isinstance(cause, torch.OutOfMemoryError | MemoryError) or "allocate memory" in str(cause)  # the CPU allocator's words
-        if not no_memory:
-            raise
-        shown = training.config.sampling.patch_px or training.config.data.size_px
-        section, _, key = knob.partition(".")
-        batch = getattr(getattr(training.config, section), key)
-        rule = f"{training.fabric.device.type} memory ran out, with {knob} {batch} and images of {by(shown)} pixels"
-        more = ", raise train.accumulate by as much" if section == "train" else ""
-        raise TrainingError("the network", rule, f"lower {knob}{more}, or choose a smaller data.size_px") from cause
 
 
 def _look(training: Training, run: RunFolder, course: Course) -> dict[str, float]:

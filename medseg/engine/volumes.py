@@ -51,7 +51,7 @@ class Mirrors:
 class Windows:
     """How a volume is predicted. size: of the windows, (D, H, W), or (H, W) of a network of slices.  overlap: a share of their sides.
 
-    at_once: windows in one pass of the network.
+    at_once: windows in one pass of the network, slices where it is one of slices.
     """
 
     size: tuple[int, ...]
@@ -100,7 +100,7 @@ def _probs(prediction: Prediction) -> Tensor:
 @torch.inference_mode()
 def predicted_planes(models: Sequence[nn.Module], image_CDHW: np.ndarray, windows: Windows, device: torch.device) -> Planes:
     """The probabilities of each plane of the network's grid, in order, on the processor."""
-    side = PLANES_AT_ONCE if len(windows.size) == 2 else windows.size[0]
+    side = min(PLANES_AT_ONCE, windows.at_once) if len(windows.size) == 2 else windows.size[0]
     depth, inner = image_CDHW.shape[1], (min(side, image_CDHW.shape[1]) if len(windows.size) == 2 else side)
     before = max(0, inner - depth) // 2  # as MONAI pads: half on either side
     padded = max(depth, inner)
@@ -141,9 +141,10 @@ def _slab(image_CDHW: np.ndarray, first: int, planes: int, device: torch.device)
 def _plane_windows(slab: Tensor, windows: Windows, depth: int, probs: Probs) -> Tensor:
     """float32 (K, d, H, W) of one slab: the weighted mean over its windows, by MONAI."""
     height, width = windows.size[-2:]
+    at_once = windows.at_once if len(windows.size) == 3 else max(1, windows.at_once // depth)  # a window of slices holds `depth` of them
     weights = (gaussian(height)[:, None] * gaussian(width)[None, :]).clamp_min(LEAST).expand(depth, height, width)
     found = sliding_window_inference(
-        slab, (depth, height, width), windows.at_once, probs, windows.overlap, roi_weight_map=weights.to(slab.device)
+        slab, (depth, height, width), at_once, probs, windows.overlap, roi_weight_map=weights.to(slab.device)
     )  # fmt: skip
     assert isinstance(found, Tensor)
     return found[0]
@@ -159,7 +160,7 @@ class _Waiting:
 
     def add(self, start: int, probs_KdHW: Tensor) -> None:
         """A slab that begins at plane `start`; the planes before it have been taken."""
-        weighted = probs_KdHW * self._weights[None, :, None, None].to(probs_KdHW.device)
+        weighted = probs_KdHW.mul_(self._weights[None, :, None, None].to(probs_KdHW.device))  # the caller has no use for it
         totals = self._weights.clone()
         if self._sums is not None and self._totals is not None:
             kept = self._first + self._sums.shape[1] - start
@@ -224,20 +225,21 @@ def on_file_grid(
     num_classes: given where the probabilities are wanted, too, which takes 4 bytes a voxel and class.
     """
     planes = planes_on_box(predicted_planes(models, image_CDHW, windows, device), image_CDHW.shape[1], sides_of(box))
-    mask_DHW, (_, height, width) = np.zeros(volume.turn.shape, np.uint8), slices(box)
-    probs = _background(num_classes, volume) if num_classes else None
+    mask_XYZ, (_, height, width) = np.zeros(volume.shape, np.uint8), slices(box)
+    probs_KXYZ = _background(num_classes, volume) if num_classes else None
+    mask_DHW = volume.turn.forward(mask_XYZ)  # a view, as the next: what is written to it is written on the file's grid
+    probs_KDHW = None if probs_KXYZ is None else volume.turn.forward(np.moveaxis(probs_KXYZ, 0, -1))
     for plane, probs_KHW in enumerate(planes, start=box[0][0]):
         mask_DHW[plane, height, width] = probs_KHW.argmax(dim=0).to(torch.uint8).numpy()
-        if probs is not None:
-            probs[:, plane, height, width] = probs_KHW.numpy()
-    on_file = None if probs is None else torch.from_numpy(np.stack([volume.turn.backward(one) for one in probs]))
-    return OnFileGrid(np.ascontiguousarray(volume.turn.backward(mask_DHW)), on_file)
+        if probs_KDHW is not None:
+            probs_KDHW[:, plane, height, width] = probs_KHW.numpy()
+    return OnFileGrid(mask_XYZ, None if probs_KXYZ is None else torch.from_numpy(probs_KXYZ))
 
 
 def _background(num_classes: int, volume: Stored) -> np.ndarray:
-    probs = np.zeros((num_classes, *volume.turn.shape), np.float32)
-    probs[0] = 1.0
-    return probs
+    probs_KXYZ = np.zeros((num_classes, *volume.shape), np.float32)
+    probs_KXYZ[0] = 1.0
+    return probs_KXYZ
 
 
 def network_mask(models: Sequence[nn.Module], image_CDHW: np.ndarray, windows: Windows, device: torch.device) -> np.ndarray:
@@ -249,7 +251,10 @@ def network_mask(models: Sequence[nn.Module], image_CDHW: np.ndarray, windows: W
 def windows_of(
     config: VolumeConfig, size: tuple[int, ...], overlap: float, axes: Sequence[str], labels: LabelSet, at_once: int = WINDOWS_AT_ONCE
 ) -> Windows:
-    """As a run's config has them. axes: of RAS, along which mirror images are averaged; none where empty."""
-    places = tuple(config.axes.index(axis) for axis in axes)  # type: ignore[arg-type]
+    """As a run's config has them. axes: of RAS, along which mirror images are averaged; none where empty.
+
+    Slices have no mirror image across themselves: across x it would be the same slice, and its left taken for its right.
+    """
+    places = tuple(place for axis in axes if (place := config.axes.index(axis)) or len(size) == 3)  # type: ignore[arg-type]
     mirrors = Mirrors(places, config.axes.index("x"), labels) if places else None
     return Windows(size, overlap, mirrors, at_once)

@@ -1,4 +1,4 @@
-"""What a training set is like: measured on the training rows alone, because a plan that had looked at val or test would be tuned on them.
+"""What a training set is like: measured on the training rows alone (of a split with folds and none chosen, on all folds'): test rows never.
 
 Legend: Z Y X the axes of RAS, in which spacings and shapes are told; C channels. A record of a fingerprint is written beside its plan.
 """

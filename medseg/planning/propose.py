@@ -146,13 +146,34 @@ def _fitted(name: NetworkName, grid: _Grid, labels: LabelSet, channels: int, wan
 def network_of(name: NetworkName, levels: Topology, dims: int) -> NetworkConfig:
     """The network of a topology. unet: halves all axes alike, so as often as the one that is halved the least, at least once.
 
-    dynunet: as many levels as nnU-Net's, but no more than its own rule for a grid (which does not know the spacing) can make.
+    dynunet: strides and kernels by the spacing, as nnU-Net's; told only where they are not those the network takes by itself.
     """
     if name == "unet":
         number = max(1, min(levels.halvings)) + 1
         return UnetConfig(channels=_features(number, dims), strides=(2,) * (number - 1))
-    number = max(3, min(len(levels.strides), len(nnunet_strides(levels.patch))))
-    return DynUnetConfig(name="dynunet", channels=_features(number, dims), residual=name == "resenc", deep_supervision=True)
+    channels = _features(len(levels.strides), dims)
+    return DynUnetConfig(
+        name="dynunet",
+        channels=channels,
+        strides=_strides(levels),
+        kernels=_kernels(levels),
+        residual=name == "resenc",
+        deep_supervision=True,
+    )
+
+
+def _strides(levels: Topology) -> tuple[Any, ...] | None:
+    own = nnunet_strides(levels.patch, len(levels.strides))
+    return None if [tuple(step) for step in own] == list(levels.strides) else tuple(_short(step) for step in levels.strides[1:])
+
+
+def _kernels(levels: Topology) -> tuple[Any, ...] | None:
+    return None if {side for kernel in levels.kernels for side in kernel} == {3} else tuple(_short(kernel) for kernel in levels.kernels)
+
+
+def _short(numbers: tuple[int, ...]) -> int | tuple[int, ...]:
+    """One number where all axes have the same."""
+    return numbers[0] if len(set(numbers)) == 1 else numbers
 
 
 def _features(levels: int, dims: int) -> tuple[int, ...]:
@@ -219,9 +240,19 @@ def _network_settings(name: NetworkName, config: NetworkConfig, levels: Topology
         Setting(
             "model.channels", list(config.channels or ()), f"twice as many a level; the axes are halved {halved} times, to 4 voxels or more"
         ),
+        *((Setting("model.strides", _listed(config.strides), _WHY_STRIDES),) if config.strides else ()),
+        *((Setting("model.kernels", _listed(config.kernels), _WHY_KERNELS),) if config.kernels else ()),
         *((Setting("model.residual", True),) if name == "resenc" else ()),
         Setting("model.deep_supervision", True, "the loss at every level, as nnU-Net's"),
     )
+
+
+_WHY_STRIDES = "an axis is halved once the others are as coarse, so the volume becomes isotropic on the way down"
+_WHY_KERNELS = "no neighbours along an axis that is twice as coarse as another, nnU-Net's rule"
+
+
+def _listed(levels: Sequence[int | tuple[int, ...]]) -> list[int | list[int]]:
+    return [level if isinstance(level, int) else list(level) for level in levels]
 
 
 def _needs(use: Use, batch: int) -> str:
@@ -391,7 +422,7 @@ def _frame(median_px: Sequence[float], fits: Callable[[Topology], bool], budget:
     while True:
         height, width = (max(1, round(side * scale / MULTIPLE_PX)) * MULTIPLE_PX for side in median_px)
         size = min(height, 2048), min(width, 2048)
-        found = Topology(size, ((1, 1), *[(2, 2)] * 4))
+        found = Topology(size, ((1, 1), *[(2, 2)] * 4), ((3, 3),) * 5)
         if fits(found):
             return found
         if max(size) == MULTIPLE_PX:

@@ -21,10 +21,11 @@ SMALLEST_PATCH = 16  # of the longest side; below it there are not the three lev
 
 
 class Topology(NamedTuple):
-    """patch: sides that all halvings divide.  strides: of each level along each axis, the first without any."""
+    """patch: sides that all halvings divide.  strides, kernels: of each level along each axis, the first without a stride."""
 
     patch: tuple[int, ...]
     strides: tuple[tuple[int, ...], ...]
+    kernels: tuple[tuple[int, ...], ...]
 
     @property
     def halvings(self) -> tuple[int, ...]:
@@ -41,19 +42,22 @@ def topology(spacing_mm: Sequence[float], sides: Sequence[int]) -> Topology:
     """The levels for patches of about these sides, and the sides, rounded up to what they divide.
 
     A level halves the axes that keep LEAST_SIDE voxels and whose spacing there is within NEAR of the finest of them, so that an
-    anisotropic volume becomes isotropic on the way down; one axis alone only while it has ALONE voxels.
+    anisotropic volume becomes isotropic on the way down; one axis alone only while it has ALONE voxels. The convolutions of a level
+    reach along the axes whose spacing is within NEAR of the finest there or above, and along all at the bottom.
 
     >>> topology((1.0, 1.0, 1.0), (36, 50, 35)).patch
     (40, 56, 40)
     """
     spacing, rest = list(spacing_mm), list(sides)
-    strides = [(1,) * len(rest)]
+    strides, kernels, reach = [(1,) * len(rest)], [], [1] * len(rest)
     while halved := _halved(spacing, rest):
+        reach = [3 if each / min(spacing) < NEAR else before for each, before in zip(spacing, reach, strict=True)]
+        kernels.append(tuple(reach))
         for axis in halved:
             spacing[axis], rest[axis] = spacing[axis] * 2, math.ceil(rest[axis] / 2)
         strides.append(tuple(2 if axis in halved else 1 for axis in range(len(rest))))
-    divisors = Topology(tuple(sides), tuple(strides)).divisors
-    return Topology(tuple(-(-side // divisor) * divisor for side, divisor in zip(sides, divisors, strict=True)), tuple(strides))
+    asked = Topology(tuple(sides), tuple(strides), (*kernels, (3,) * len(rest)))
+    return asked._replace(patch=tuple(-(-side // divisor) * divisor for side, divisor in zip(sides, asked.divisors, strict=True)))
 
 
 def _halved(spacing: Sequence[float], sides: Sequence[int]) -> list[int]:

@@ -12,7 +12,7 @@ from medseg.config import load_config
 from medseg.errors import ConfigError, ManifestError
 from medseg.files import check_file_target, read_json, staged_files, write_json, write_text
 from medseg.manifest.importers.common import IMPORT_FILE
-from medseg.manifest.schema import Manifest
+from medseg.manifest.schema import Manifest, Split
 from medseg.manifest.table import check_data_root, read_manifest, read_split
 from medseg.planning.fingerprint import Fingerprint, PhotographFingerprint, Progress, VolumeFingerprint, measure, to_json
 from medseg.planning.propose import Plan, Setting, Wanted, plan_photographs, plan_volumes
@@ -22,7 +22,7 @@ ModalityOption = Literal["ct", "mr", "photograph"]
 
 
 class Source(NamedTuple):
-    """Which rows are planned for. manifest: as the user names it, and as the experiment will; fold: that is val."""
+    """Which rows are planned for. manifest: as the user names it, and as the experiment will; fold: that is val, and is not measured."""
 
     manifest: Path
     data_root: Path | None = None
@@ -41,6 +41,9 @@ def write_plan(
 ) -> Path:
     """Plan for a split's training rows; the experiment's path, beside which its fingerprint is written (`*.fingerprint.json`).
 
+    Of a split with folds, none of which is chosen, all folds' rows are training rows, as nnU-Net has it: one plan for all of a
+    cross-validation has seen what each of its parts is validated on. The header says so.
+
     out: experiments/<data set>/plan.yaml where not given.  Raises ManifestError, ImageError or LabelError for data that cannot be
     planned for, ConfigError where nothing fits, or a plan is there already and `overwrite` is not said.
     """
@@ -52,7 +55,7 @@ def write_plan(
     found = measure(manifest, split, root, progress, jobs)
     plan = propose(found, manifest, wanted, modality)
     with staged_files(path.parent) as stage:
-        write_text(stage / path.name, text_of(plan, found, path, source, manifest, wanted, modality))
+        write_text(stage / path.name, text_of(plan, found, path, source, split, manifest, wanted, modality))
         write_json(stage / fingerprint_path(path).name, to_json(found, manifest, split))
         load_config(stage / path.name)
     return path
@@ -117,20 +120,38 @@ def _data_settings(source: Source) -> tuple[Setting, ...]:
 
 
 def text_of(
-    plan: Plan, found: Fingerprint, path: Path, source: Source, manifest: Manifest, wanted: Wanted, modality: ModalityOption | None
+    plan: Plan,
+    found: Fingerprint,
+    path: Path,
+    source: Source,
+    split: Split,
+    manifest: Manifest,
+    wanted: Wanted,
+    modality: ModalityOption | None,
 ) -> str:
     """The experiment as YAML: a header, then each key with its reason."""
-    name, kind = manifest.dataset.name, "photographs" if isinstance(found, PhotographFingerprint) else "volumes"
-    measured = f"{found.cases} training {kind} of the split {source.split}, none of val or test: {fingerprint_path(path).name}"
+    name = manifest.dataset.name
     header = (
         f"Question: how far does {plan.network} come on {name}, planned by nnU-Net's rules (Isensee et al., Nature Methods 2021)?",
         f"Command:  {_command(path, name)}",
         f"Planned by: {_planned_by(source, wanted, modality)}",
-        f"From {measured}.",
+        *_measured_lines(found, split, fingerprint_path(path)),
         *plan.facts,
         *_class_lines(found),
     )
     return "".join(f"# {line}\n" for line in header) + _yaml(sorted((*_data_settings(source), *plan.settings), key=_section_order))
+
+
+def _measured_lines(found: Fingerprint, split: Split, fingerprint: Path) -> list[str]:
+    kind = "photographs" if isinstance(found, PhotographFingerprint) else "volumes"
+    folds = split.folds if split.chosen is None else 0
+    rows = f"{found.cases} training {kind} of the split {split.name}"
+    if not folds:
+        return [f"From {rows}, none of val or test: {fingerprint.name}."]
+    return [
+        f"From {rows}, those of all its {folds} folds and none of test: {fingerprint.name}.",
+        "So each fold's val rows are among what was measured, as in nnU-Net; --fold K measures without those of fold K.",
+    ]
 
 
 def _class_lines(found: Fingerprint) -> list[str]:

@@ -227,7 +227,7 @@ def _of_volumes(volume: VolumeConfig) -> str:
 
 _INTENSITIES = {
     "zscore": "less their mean, by their deviation",
-    "zscore_inside": "less their mean, by their deviation, both of what is not 0",
+    "zscore_inside": "less their mean, by their deviation, both of what is not 0 and its holes",
     "window": "clipped to {lower} to {upper}, less {mean}, by {deviation}",
     "unit_range": "scaled so that the smallest is 0 and the largest 1",
 }

@@ -98,7 +98,8 @@ class VolumeFiles(CaseFiles):
     def write(self, folder: Path, row: Row, mask: np.ndarray) -> None:  # noqa: D102
         path = self.path(folder, row.sample_id)
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_labels(path, mask, read_header(self.manifest.image_path(row, self.root)).affine)
+        image = self.manifest.image_path(row, self.root)
+        write_labels(path, mask, read_header(image).affine, like=image)
 
     def read(self, folder: Path, row: Row) -> np.ndarray:  # noqa: D102
         return read_label_volume(self.path(folder, row.sample_id))

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 WRITTEN = ("per_case.csv", "confusion.npy", "scores.json", "table.csv", "table.md", "confusion.png")  # by every evaluation
 CALIBRATION_RULE = "pooled over the pixels of all images, on each image's own grid; 15 bins of equal width; Brier score summed over classes"
+SOME_CALIBRATION_RULE = CALIBRATION_RULE.replace("all images", "the volumes whose probabilities take {limit} at the most")
 _FOUND = f"found where the IoU of a one-to-one pair is at least {MATCHED_AT}; counts pooled over images; ignored pixels are background"
 DETECTION_RULES = {
     "components": f"connected components (8 or 26 neighbours) of both masks, {_FOUND}",
@@ -40,8 +41,11 @@ OWN_PRECISION_RULE = (
 _OWN_OBJECTS = "the network's own objects as they are painted, the surer on top"
 
 
-def objects_rule(instances: str, own: bool) -> str:
-    """For the protocol: how objects were matched, and where their scores come from. own: of a network that finds objects."""
+def objects_rule(instances: str, own: bool, volumes: bool = False) -> str:
+    """For the protocol: how objects were matched, and where their scores come from. own: of a network that finds objects.  volumes: which
+    have no average precision."""
+    if volumes:
+        return DETECTION_RULES[instances]
     if not own:
         return f"{DETECTION_RULES[instances]}; {PRECISION_RULE}"
     rule = DETECTION_RULES[instances].replace("the prediction's connected components", _OWN_OBJECTS)
@@ -51,9 +55,11 @@ def objects_rule(instances: str, own: bool) -> str:
 
 @dataclass(frozen=True)
 class Extras:
-    """What only some evaluations have. precision: AP by class.  observers: scores by who was held against whom."""
+    """What only some evaluations have. calibrated: how many images the calibration is of.  precision: AP by class.  observers: scores by
+    who was held against whom."""
 
     calibration: Calibration | None = None
+    calibrated: int = 0
     precision: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     observers: Mapping[str, Scores] = field(default_factory=dict)
 
@@ -116,7 +122,7 @@ class EvaluationFiles:
             found["detection"] = {name: asdict(one) | dict(extras.precision.get(name, {})) for name, one in objects.items()}
             lines += detection_table(objects, extras.precision)
         if extras.calibration:
-            found["calibration"] = extras.calibration.to_dict()
+            found["calibration"] = extras.calibration.to_dict() | {"n_cases": extras.calibrated}
             lines += calibration_table(extras.calibration)
         if self._rules:
             others = self._rules.results()

@@ -7,16 +7,16 @@ compressed bomb costs memory.
     header -> stream -> nifti                    each imports only from those before it
            -> fields -> metaimage, nrrd
                         -> reading               chooses by the file's name
-    header -> writing                            NIfTI alone
+    header, nifti -> writing                     NIfTI alone
 """
 
 from __future__ import annotations
 
+from medseg.labels import id_counts
 from medseg.volumes.header import MAX_VOXELS, Header, rounded, same_affine
 from medseg.volumes.names import DETACHED_SUFFIXES, volume_stem
 from medseg.volumes.reading import (
     forms_disagree,
-    id_counts,
     read_header,
     read_label_volume,
     read_volume,

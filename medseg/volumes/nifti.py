@@ -30,6 +30,17 @@ def nifti_layout(path: Path, stream: IO[bytes]) -> Layout:
     return judged(Layout(header, _offset(raw, path), slope=slope, intercept=intercept), path)
 
 
+def nifti_placing(path: Path) -> nib.Nifti1Header | None:
+    """The header of a NIfTI-1 file whose unit is the millimetre, for another to be placed as it; None for every other file."""
+    if not path.name.lower().endswith((".nii", ".nii.gz")):
+        return None
+    with opened(path) as stream:
+        nifti_layout(path, stream)
+        raw = _raw_header(stream, path)
+    in_mm = _TO_MM.get(raw.get_xyzt_units()[0], 1.0) == 1.0
+    return raw if in_mm and type(raw) is nib.Nifti1Header else None  # NIfTI-2 has the fields in float64
+
+
 def _raw_header(stream: IO[bytes], path: Path) -> nib.Nifti1Header:
     """The header's fields as nibabel names them; nothing after them is read, because an extension may claim any length."""
     for kind, magic in ((nib.Nifti1Header, (b"n+1", b"ni1")), (nib.Nifti2Header, (b"n+2", b"ni2"))):

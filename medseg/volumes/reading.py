@@ -14,7 +14,7 @@ from medseg.volumes.metaimage import metaimage_layout
 from medseg.volumes.names import DETACHED_SUFFIXES
 from medseg.volumes.nifti import nifti_forms_disagree, nifti_layout
 from medseg.volumes.nrrd import nrrd_layout
-from medseg.volumes.stream import CHUNK, Layout, each_chunk, opened
+from medseg.volumes.stream import Layout, each_chunk, opened
 
 _OTHERS = {".mha": metaimage_layout, ".nrrd": nrrd_layout}
 
@@ -119,12 +119,3 @@ def _map_them(values: np.ndarray) -> str:
     outside = np.unique(values[(values < 0) | (values > 255)])
     shown = " ".join(f"--map {value:g}=CLASS" for value in outside[:3])
     return f"map them to class ids: {shown}{' ...' if len(outside) > 3 else ''}"
-
-
-def id_counts(mask_XYZ: np.ndarray) -> np.ndarray:
-    """int64 (256,): voxels by id, counted in pieces, because numpy counts on a copy eight times as large."""
-    flat = mask_XYZ.ravel(order="K")
-    counts = np.zeros(256, np.int64)
-    for start in range(0, flat.size, CHUNK):
-        counts += np.bincount(flat[start : start + CHUNK], minlength=256)
-    return counts

@@ -50,6 +50,25 @@ def test_the_index_holds_positions_of_each_class_and_no_others(index):
     assert index.of(0, 0).size == LIMIT < index.pixels_NK[0, 0], "the limit is met by this set"
 
 
+def test_positions_found_piece_by_piece_are_those_of_the_whole(index, monkeypatch):
+    """And the same as ever for the same file, for an index may be older than this code."""
+    monkeypatch.setattr(patches, "PIECE", 37)
+    assert same(build_index(KEYS, mask_of, LABELS, FRAME), index)
+    every = np.flatnonzero(mask_of(0) == 0)
+    drawn = numpy_generator(KEYS[0], 0, "positions").choice(len(every), LIMIT, replace=False, shuffle=False)
+    assert np.array_equal(index.of(0, 0), every[np.sort(drawn)])
+
+
+def test_a_volume_is_indexed_without_a_copy_eight_times_as_large():
+    mask = np.zeros((24, 512, 512), np.uint8)
+    mask[3:6, 100:200, 100:200] = 2
+    tracemalloc.start()
+    built = build_index(["a"], lambda _: mask, LABELS, (mask.shape,))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert built.pixels_NK.tolist() == [[mask.size - 30_000, 0, 30_000]] and peak < 4 * mask.size
+
+
 def test_the_images_that_hold_a_class(index):
     for class_id in range(3):
         assert index.holding(class_id).tolist() == [place for place in range(len(KEYS)) if (mask_of(place) == class_id).any()]

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.nn.functional import interpolate, pad
 
+from medseg.config.volume import VolumeConfig
 from medseg.data.volume.decode import Stored
 from medseg.engine.volumes import (
     LEAST,
@@ -19,6 +20,7 @@ from medseg.engine.volumes import (
     planes_on_box,
     predicted_planes,
     window_probs,
+    windows_of,
 )
 from medseg.grid import turn_of
 from medseg.labels import LabelSet
@@ -119,6 +121,14 @@ def test_a_network_of_slices_sees_each_plane_by_itself(sides):
     assert all(len(shape) == 4 for shape in net.seen)
 
 
+@pytest.mark.parametrize("at_once", [1, 3, 20])
+def test_no_more_slices_at_once_than_told(at_once):
+    net = wide(dims=2)
+    found = planes([net], volume(19, 20, 30), Windows((8, 8), at_once=at_once))
+    assert max(shape[0] for shape in net.seen) <= at_once
+    assert torch.allclose(found, planes([wide(dims=2)], volume(19, 20, 30), Windows((8, 8))), atol=1e-5)
+
+
 def test_models_are_averaged():
     image, first, second = volume(9, 9, 9), pointwise(), wide()
     both = window_probs([first, second], Windows((9, 9, 9)))(torch.from_numpy(image)[None])[0]
@@ -185,3 +195,11 @@ def test_what_was_cropped_away_is_background():
     expected[2:6, 3:8, 1:7] = 1
     assert np.array_equal(turn.forward(found.mask_XYZ), expected)
     assert float(found.probs_KXYZ[0, 0, 0, 0]) == 1.0
+
+
+def test_slices_have_no_mirror_image_across_themselves():
+    """Across x it would be the same slice, with left and right exchanged: each would be half of both."""
+    sagittal = VolumeConfig(spacing_mm=(1, 1, 1), depth_axis="x")
+    assert windows_of(sagittal, (16, 16), 0.5, ("x",), PAIR).mirrors is None
+    flat, solid = (windows_of(sagittal, size, 0.5, ("x", "y"), PAIR).mirrors for size in ((16, 16), (8, 16, 16)))
+    assert flat is not None and solid is not None and (flat.axes, solid.axes) == ((2,), (0, 2))

@@ -1,4 +1,5 @@
 import pytest
+import torch
 
 from medseg.config.model import (
     AttentionUnetConfig,
@@ -11,6 +12,9 @@ from medseg.config.model import (
     UnetPlusPlusConfig,
     UnetrConfig,
 )
+from medseg.errors import ConfigError
+from medseg.models.contract import Task
+from medseg.models.families.monai import build
 from tests.models.contract import NetworkContract
 
 SIX = (8, 8, 16, 16, 16, 8)
@@ -74,6 +78,42 @@ class TestDynUnetWithoutSupervision(NetworkContract):
 class TestDynUnetOfVolumes(NetworkContract):
     config = DynUnetConfig(name="dynunet", channels=(8, 8, 16))
     grid = (8, 32, 32)
+
+
+class TestDynUnetOfThickSlices(NetworkContract):
+    config = DynUnetConfig(name="dynunet", channels=(8, 8, 16), strides=((1, 2, 2), 2), kernels=((1, 3, 3), 3, 3))
+    grid = (8, 32, 32)
+
+
+def test_a_network_s_strides_and_kernels_are_those_that_are_told():
+    config = DynUnetConfig(name="dynunet", channels=(8, 8, 16), strides=((1, 2, 2), 2), kernels=((1, 3, 3), 3, 3))
+    network = build(config, Task(2, (8, 32, 32), 1, 255, True))
+    blocks = [network.net.input_block, *network.net.downsamples, network.net.bottleneck, *(up.conv_block for up in network.net.upsamples)]
+    firsts = [next(each for each in block.modules() if isinstance(each, torch.nn.Conv3d)) for block in blocks]
+    thick = (3, 3, 3)
+    assert [each.kernel_size for each in firsts] == [(1, 3, 3), thick, thick, thick, (1, 3, 3)], "down, and up to the same levels"
+    assert [each.stride for each in firsts[:3]] == [(1, 1, 1), (1, 2, 2), (2, 2, 2)]
+    assert network.divisor == (2, 4, 4)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"strides": (2,)}, "three levels or more"),
+        ({"strides": (2, 2), "channels": (8, 8, 8, 8)}, "they tell of .*levels"),
+        ({"kernels": (3, 3), "strides": (2, 2)}, "three levels or more"),
+        ({"kernels": (3, 2, 3)}, "1, 3, 5 or 7"),
+    ],
+)
+def test_levels_that_disagree_are_told(settings, message):
+    with pytest.raises(ValueError, match=message):
+        DynUnetConfig(name="dynunet", **settings)
+
+
+def test_a_level_of_another_number_of_axes_is_told():
+    config = DynUnetConfig(name="dynunet", strides=((1, 2, 2), 2))
+    with pytest.raises(ConfigError, match=r"model.strides: \[1, 2, 2\] is 3 numbers, and the network is of 2 dimensions"):
+        build(config, Task(2, (32, 32), 1, 255, True))
 
 
 @pytest.mark.slow

@@ -51,6 +51,7 @@ def test_thick_slices_are_halved_only_once_the_plane_is_as_coarse():
     levels = topology((3.6, 0.625, 0.625), (20, 320, 256))
     assert levels.strides == ((1, 1, 1), (1, 2, 2), (1, 2, 2), (2, 2, 2), (2, 2, 2), (1, 2, 2), (1, 2, 2))  # nnU-Net's published ones
     assert levels.divisors == (4, 64, 64)
+    assert levels.kernels == (*[(1, 3, 3)] * 2, *[(3, 3, 3)] * 5)  # 3.6 mm is twice 1.25 and more, not of 2.5
 
 
 def test_one_axis_alone_needs_twelve_voxels():
@@ -59,7 +60,7 @@ def test_one_axis_alone_needs_twelve_voxels():
 
 
 def test_two_axes_serve_slices():
-    assert topology((1.0, 1.0), (50, 35)) == Topology((56, 40), ((1, 1), (2, 2), (2, 2), (2, 2)))
+    assert topology((1.0, 1.0), (50, 35)) == Topology((56, 40), ((1, 1), (2, 2), (2, 2), (2, 2)), ((3, 3),) * 4)
 
 
 def test_the_side_that_shows_most_of_the_volume_is_made_smaller_first():

@@ -57,6 +57,18 @@ def test_the_header_tells_question_command_and_source(tmp_path, monkeypatch):
     )
 
 
+def test_a_plan_for_all_folds_says_that_val_rows_are_in_it(tmp_path):
+    manifest, _ = make_volumes(tmp_path)
+    make_split(manifest, "cv2", (0.5, 0.2, 0.3), folds=2)
+    source, out = Source(tmp_path / "manifest", tmp_path / "data", "cv2"), tmp_path / "plan.yaml"
+    text = write_plan(source, SMALL, out=out, jobs=1).read_text()
+    assert "# From 4 training volumes of the split cv2, those of all its 2 folds and none of test: plan.fingerprint.json.\n" in text
+    assert "# So each fold's val rows are among what was measured, as in nnU-Net; --fold K measures without those of fold K.\n" in text
+    text = write_plan(source._replace(fold=1), SMALL, out=out, jobs=1, overwrite=True).read_text()
+    assert "# From 2 training volumes of the split cv2, none of val or test: plan.fingerprint.json.\n" in text and "So each" not in text
+    assert json.loads(fingerprint_path(out).read_text())["measured_on"]["fold"] == 1
+
+
 def test_what_the_import_was_told_decides_how_intensities_are_normalised(tmp_path):
     manifest, _ = make_volumes(tmp_path)
     write_json(manifest.folder / "import.json", {"importer": "decathlon", "modalities": ["CT"]})

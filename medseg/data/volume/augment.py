@@ -163,14 +163,14 @@ def mirrored(image_CDHW: Tensor, mask_DHW: Tensor, change: VolumeChange, left_ri
 
 
 def reshaded(image_CDHW: Tensor, change: VolumeChange) -> Tensor:
-    """Blurred, made brighter, of more contrast, raised to gamma within its own range, then noisy; each channel by itself.
+    """Blurred, of more contrast, made brighter, raised to gamma within its own range, then noisy; each channel by itself.
 
-    Contrast keeps the mean, gamma mean and deviation (both as nnU-Net does).
+    Contrast keeps the mean, gamma mean and deviation; brightness multiplies all, as in nnU-Net: of a z-scored patch the mean is near 0.
     """
     image = _blurred(image_CDHW, change.blur_px)
     if change.contrast != 1.0 or change.brightness != 1.0:
         mean = image.mean(dim=(1, 2, 3), keepdim=True)
-        image = (image - mean) * change.contrast + mean * change.brightness
+        image = ((image - mean) * change.contrast + mean) * change.brightness
     if change.gamma != 1.0:
         image = _raised(image, change.gamma)
     if change.noise > 0.0:

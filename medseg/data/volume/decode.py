@@ -20,11 +20,12 @@ from medseg.grid import Turn, turn_of
 from medseg.labels import LabelSet
 from medseg.manifest.imagefiles import image_files, image_hash
 from medseg.manifest.schema import Manifest
-from medseg.normalise import nonzero_box, unit_range, window, zscore
+from medseg.normalise import inside_of, nonzero_box, unit_range, window, zscore
 from medseg.resample import coarse_axis, grid_shape, resample_image, resample_labels
 from medseg.types import Row
 from medseg.volumes import Header, read_header, read_label_volume, read_volume, same_affine
 
+MAX_GRID = 2**31  # voxels of a network's grid, channels counted: 8 GiB as float32, four times what a file may hold (volumes.MAX_VOXELS)
 Box = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]  # (first, one after the last) along D, H, W
 
 
@@ -77,18 +78,32 @@ def volume_of(path: Path, header: Header, channels: int, config: VolumeConfig) -
 
 
 def read_image(manifest: Manifest, row: Row, data_root: Path) -> np.ndarray:
-    """float32 (X, Y, Z, C), as stored; ManifestError where the files are not those that the manifest describes."""
+    """float32 (X, Y, Z, C), as stored; ManifestError where the files are not those that the manifest describes, ImageError where they do
+    not lie on one grid."""
     path = manifest.image_path(row, data_root)
     files = image_files(path, row.channels)
-    arrays = [read_volume(file) for file in files]
-    for file, (array, affine) in zip(files[1:], arrays[1:], strict=True):
-        if array.shape != arrays[0][0].shape or not same_affine(affine, arrays[0][1]):
-            raise ManifestError(manifest.where(row), f"{file} lies on another grid than {path}", "export the channels on one grid")
+    shared_header(files, manifest.where(row))
+    arrays = [read_volume(file)[0] for file in files]
     derived = manifest.dataset.images_under == "manifest"
-    found = sha256_array(arrays[0][0]) if derived else image_hash(path, row.channels)
+    found = sha256_array(arrays[0]) if derived else image_hash(path, row.channels)
     if found != row.image_sha256:
         raise ManifestError(manifest.where(row), f"{path} has changed since the import", "import it again as a new version")
-    return np.concatenate([array.astype(np.float32, copy=False).reshape(*array.shape[:3], -1) for array, _ in arrays], axis=3)
+    return stacked(arrays)
+
+
+def shared_header(files: Sequence[Path], where: object) -> Header:
+    """Of the files of one image, a channel each: the first's. ImageError, at `where`, for a file on another grid than the first."""
+    first, *others = (read_header(file) for file in files)
+    for file, header in zip(files[1:], others, strict=True):
+        one_size = (header.shape, header.channels) == (first.shape, first.channels)
+        if not (one_size and same_affine(header.affine, first.affine)):
+            raise ImageError(where, f"{file} lies on another grid than {files[0]}", "export the channels on one grid")
+    return first
+
+
+def stacked(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    """float32 (X, Y, Z, C) of the voxels of one image's files, (X, Y, Z[, C]) each."""
+    return np.concatenate([array.astype(np.float32, copy=False).reshape(*array.shape[:3], -1) for array in arrays], axis=3)
 
 
 def read_mask(manifest: Manifest, row: Row, data_root: Path) -> np.ndarray:
@@ -127,7 +142,8 @@ def prepared(image_CDHW: np.ndarray, volume: Stored, config: VolumeConfig, where
     box = _box(nonzero_box(image_CDHW)) if config.crop == "nonzero" else _box(tuple(slice(0, side) for side in volume.turn.shape))
     depth, height, width = slices(box)
     cut_CDHW = image_CDHW[:, depth, height, width]
-    inside_DHW = (cut_CDHW != 0).any(axis=0)
+    told_apart = any(how.normalise == "zscore_inside" for how in config.channels)  # filling holes takes three times as long as the scaling
+    inside_DHW = inside_of(cut_CDHW) if told_apart else None
     scaled = [normalised(channel, inside_DHW, how, where) for channel, how in zip(cut_CDHW, config.channels, strict=True)]
     shape = volume.grid(config.spacing_mm, box)
     coarse = coarse_axis(volume.turn.spacing_mm, config.spacing_mm)
@@ -144,13 +160,14 @@ def place_mask(turned_DHW: np.ndarray, volume: Stored, config: VolumeConfig, lab
     return resample_labels(turned_DHW, shape, None, (*range(labels.num_classes), labels.ignore_id))
 
 
-def normalised(image_DHW: np.ndarray, inside_DHW: np.ndarray, config: ChannelConfig, where: object) -> np.ndarray:
-    """One channel, float32, as its config says."""
+def normalised(image_DHW: np.ndarray, inside_DHW: np.ndarray | None, config: ChannelConfig, where: object) -> np.ndarray:
+    """One channel, float32, as its config says. inside_DHW: what zscore_inside is of."""
     if config.normalise == "window":
         assert config.lower is not None and config.upper is not None and config.mean is not None and config.deviation is not None
         return window(image_DHW, config.lower, config.upper, config.mean, config.deviation)
     if config.normalise == "unit_range":
         return unit_range(image_DHW)
+    assert config.normalise == "zscore" or inside_DHW is not None
     return zscore(image_DHW, inside_DHW if config.normalise == "zscore_inside" else None)
 
 
@@ -174,3 +191,13 @@ def _box(parts: tuple[slice, ...]) -> Box:
 def most_voxels(volume: Stored, config: VolumeConfig) -> int:
     """Of the network's grid, if nothing is cropped: known before a voxel is read."""
     return math.prod(volume.grid(config.spacing_mm))
+
+
+def check_grid(volume: Stored, config: VolumeConfig, where: object) -> None:
+    """ImageError for a volume that would take over MAX_GRID on the network's grid: a header that says metres for millimetres."""
+    if most_voxels(volume, config) * volume.channels <= MAX_GRID:
+        return
+    grid = " x ".join(f"{side:,}" for side in volume.grid(config.spacing_mm))
+    spacing = " x ".join(f"{length:g}" for length in volume.turn.spacing_mm)
+    rule = f"at the spacing that its header says, {spacing} mm, the network's grid would be {grid} voxels, over {MAX_GRID:,} in all"
+    raise ImageError(where, rule, "correct the spacing, cut the volume into parts, or train with a coarser data.volume.spacing_mm")

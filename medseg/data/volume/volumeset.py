@@ -20,7 +20,8 @@ from medseg.manifest.schema import Manifest
 from medseg.parallel import in_order
 from medseg.types import Row
 
-VERSION = 1  # raise when the voxels a Row is preprocessed to change, or a record holds other things
+FEWER = "let go of memory elsewhere, or run it on one processor: taskset -c 0 medseg ..."
+VERSION = 2  # raise when the voxels a Row is preprocessed to change, or a record holds other things
 Progress = Callable[[int, int], None]
 Shape = tuple[int, int, int]
 
@@ -82,9 +83,14 @@ class VolumeSet:
 
     @cached_property
     def keys(self) -> list[str]:
-        """The name of each row's record in the store."""
+        """The name of each row's record in the store.
+
+        How the file lies is told beside the row's hashes, because those of a derived volume are of its voxels alone.
+        """
         grid = f"volume {VERSION} {self.config.model_dump_json()} {self.labels.ignore_id} {self.labels.num_classes}"
-        texts = (f"{grid} {row.image_sha256} {row.mask_sha256}" for row in self.rows)
+        turns = (volume.turn for volume in self.volumes)
+        lies = (f"{turn.axes} {turn.flips} {turn.spacing_mm}" for turn in turns)
+        texts = (f"{grid} {row.image_sha256} {row.mask_sha256} {lie}" for row, lie in zip(self.rows, lies, strict=True))
         return [hashlib.sha256(text.encode()).hexdigest()[:32] for text in texts]
 
     @property
@@ -100,7 +106,9 @@ class VolumeSet:
         Raises ImageError, LabelError, ManifestError.
         """
         missing = [place for place, key in enumerate(self.keys) if self.store.shape(key) is None]
-        for done, _ in enumerate(in_order(partial(_fill_one, self), missing), start=1):
+        most = max((working_bytes(self.volumes[place], self.config) for place in missing), default=0)
+        work = partial(_fill_one, self)
+        for done, _ in enumerate(in_order(work, missing, chunk=1, item_bytes=most, fewer=FEWER), start=1):
             if progress:
                 progress(done, len(missing))
 
@@ -113,6 +121,13 @@ class VolumeSet:
 
 def _fill_one(data: VolumeSet, position: int) -> None:
     data.preprocessed(position)
+
+
+def working_bytes(volume: Stored, config: VolumeConfig) -> int:
+    """What preprocessing a volume takes at its peak, rounded up, as measured: the channels in float32 three times as stored and once on the
+    network's grid, one of them on its way from axis to axis, the masks."""
+    stored_px, grid_px = math.prod(volume.shape), most_voxels(volume, config)
+    return 4 * volume.channels * (3 * stored_px + grid_px) + 12 * max(stored_px, grid_px)
 
 
 def unprepared(manifest: Manifest, rows: Sequence[Row], data_root: Path, store: VolumeStore, config: VolumeConfig) -> VolumeSet:

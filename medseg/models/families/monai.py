@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -26,7 +26,7 @@ from medseg.config.model import (
     UnetPlusPlusConfig,
     UnetrConfig,
 )
-from medseg.errors import ConfigError, WeightsError
+from medseg.errors import ConfigError, WeightsError, counted
 from medseg.models.contract import Heads, Network, Task, retire
 from medseg.models.weights import IMAGENET_DEVIATION, IMAGENET_MEAN, Source, fetch_torch
 from medseg.models.zoo import Entry
@@ -103,12 +103,13 @@ def _nested_heads(net: nn.Module, image: Tensor) -> Heads:
 
 def _dynunet(config: DynUnetConfig, task: Task) -> Network:
     """Isensee et al., Nature Methods 2021: 3 x 3 convolutions, instance norm, leaky ReLU, strides of 2 until a side is 4 pixels."""
-    strides = nnunet_strides(task.grid, len(config.channels) if config.channels else None)
+    strides = _dynunet_strides(config, task)
+    kernels = _per_axis("kernels", config.kernels or (3,) * len(strides), task.spatial_dims)
     most = MOST_FEATURES[task.spatial_dims]
     filters = config.channels or tuple(min(32 * 2**level, most) for level in range(len(strides)))
     levels = min(len(strides) - 2, 3) if config.deep_supervision else 1
-    net = monai.DynUNet(
-        task.spatial_dims, task.in_channels, task.num_classes, [3] * len(strides), strides, strides[1:], filters,
+    net = _DynUNet(
+        task.spatial_dims, task.in_channels, task.num_classes, kernels, strides, strides[1:], filters,
         dropout=config.dropout or None, deep_supervision=config.deep_supervision, deep_supr_num=levels, res_block=config.residual,
         trans_bias=True,
     )  # fmt: skip
@@ -118,6 +119,27 @@ def _dynunet(config: DynUnetConfig, task: Task) -> Network:
     head = ("output_block", *(("deep_supervision_heads",) if config.deep_supervision else ()))
     least = tuple(2 * factor for factor in factors)
     return Network(net, _supervised, factors, least, head=head, encoder=encoder)
+
+
+def _dynunet_strides(config: DynUnetConfig, task: Task) -> list[list[int]]:
+    """Of each level, the first without any: as told, else nnU-Net's for the grid."""
+    if config.strides is not None:
+        return [[1] * task.spatial_dims, *_per_axis("strides", config.strides, task.spatial_dims)]
+    levels = config.channels or config.kernels
+    return nnunet_strides(task.grid, len(levels) if levels else None)
+
+
+def _per_axis(name: str, told: Sequence[int | tuple[int, ...]], dims: int) -> list[list[int]]:
+    """One number an axis of each level; ConfigError where a level has another number of them.
+
+    >>> _per_axis("kernels", (3, (1, 3, 3)), 3)
+    [[3, 3, 3], [1, 3, 3]]
+    """
+    each = [[level] * dims if isinstance(level, int) else list(level) for level in told]
+    if wrong := next((level for level in each if len(level) != dims), None):
+        rule = f"{wrong} is {counted(len(wrong), 'number')}, and the network is of {dims} dimensions"
+        raise ConfigError(f"model.{name}", rule, "give one number a level, or one an axis")
+    return each
 
 
 def nnunet_strides(grid: tuple[int, ...], levels: int | None = None) -> list[list[int]]:
@@ -136,6 +158,18 @@ def nnunet_strides(grid: tuple[int, ...], levels: int | None = None) -> list[lis
     if len(strides) < 3:
         raise ConfigError("data.size_px", f"{grid} is too small for dynunet, which needs three levels", "take 16 pixels or more a side")
     return strides
+
+
+class _DynUNet(monai.DynUNet):
+    """Its decoder reaches as far as the encoder does on the same level, as nnU-Net's; MONAI's takes the kernels of the level below."""
+
+    def get_upsamples(self) -> nn.ModuleList:
+        own = self.kernel_size  # type: ignore[has-type]
+        self.kernel_size = [own[0], *own[:-1]]  # of these it takes all but the first
+        try:
+            return super().get_upsamples()
+        finally:
+            self.kernel_size = own
 
 
 def _know_once(net: nn.Module) -> None:

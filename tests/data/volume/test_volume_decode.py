@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from itertools import permutations, product
 
 import nibabel as nib
@@ -11,12 +12,14 @@ import torch
 from torch.nn.functional import one_hot
 
 from medseg.config.volume import ChannelConfig, VolumeConfig
-from medseg.data.volume.decode import place_mask, prepared, preprocess, sides_of, slices, stored
+from medseg.data.volume.decode import Stored, check_grid, place_mask, prepared, preprocess, read_image, sides_of, slices, stored
 from medseg.data.volume.store import VolumeStore, most_bytes
 from medseg.data.volume.volumeset import unprepared
 from medseg.engine.volumes import planes_on_box
 from medseg.errors import ConfigError, ImageError, ManifestError
+from medseg.grid import turn_of
 from medseg.manifest.importers.nifti import import_nifti
+from medseg.manifest.importers.nnunet import import_nnunet
 from medseg.manifest.table import read_manifest
 from medseg.volumes import read_header, read_label_volume, write_labels
 from tests.data.volume.made import make_volumes
@@ -137,6 +140,30 @@ def test_a_window_is_clipped_and_scaled_by_its_numbers(tmp_path):
     assert np.allclose(record.image_CDHW[0], (np.clip(original, 80, 400) - 200.0) / 50, atol=1e-5)
 
 
+def test_zscore_inside_is_of_the_holes_too(tmp_path):
+    """26 voxels of 2 around a 0: of the 27, mean 52 / 27 and deviation sqrt(104) / 27; what lies outside stays 0."""
+    image = np.zeros((1, 5, 5, 5), np.float32)
+    image[0, 1:4, 1:4, 1:4] = 2
+    image[0, 2, 2, 2] = 0
+    volume = Stored((5, 5, 5), np.eye(4), turn_of((5, 5, 5), np.eye(4), "a"), 1)
+    config = VolumeConfig(spacing_mm=(1, 1, 1), crop="none", channels=[ChannelConfig(normalise="zscore_inside")])
+    found, _ = prepared(image, volume, config, "a")
+    expected = np.where(image == 2, 2 / 104**0.5, 0)
+    expected[0, 2, 2, 2] = -52 / 104**0.5
+    assert np.allclose(found, expected, atol=1e-5)
+
+
+def test_a_grid_of_over_8_gib_is_refused_and_a_fine_ct_is_not():
+    def check(shape, spacing, channels=1):
+        affine = np.diag([*spacing, 1.0])
+        check_grid(Stored(shape, affine, turn_of(shape, affine, "a"), channels), VolumeConfig(spacing_mm=(0.5, 0.5, 0.5)), "a")
+
+    check((512, 512, 600), (0.98, 0.98, 1.5))
+    for arguments in [((512, 512, 600), (0.98, 0.98, 1.5), 2), ((50, 50, 50), (1000, 1000, 1000)), ((4, 4, 4), (1e30, 1, 1))]:
+        with pytest.raises(ImageError, match="a: at the spacing that its header says, .* voxels, over 2,147,483,648 in all; correct the"):
+            check(*arguments)
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_voxels_that_are_no_numbers_are_refused(tmp_path, bad):
     manifest, root = make_volumes(tmp_path, 1)
@@ -151,6 +178,22 @@ def test_channels_are_those_that_are_told(tmp_path):
     manifest, root = make_volumes(tmp_path, 1)
     with pytest.raises(ConfigError, match=r"data.volume.channels: 2 channels are told, and .*case_0.nii.gz has 1; name one a channel"):
         stored(manifest, manifest.row(0), root, VolumeConfig(spacing_mm=(1, 1, 1), channels=[ChannelConfig(), ChannelConfig()]))
+
+
+def test_channels_on_two_grids_are_refused(tmp_path):
+    """Moved after the import."""
+    for folder, name in (("imagesTr", "a_0000"), ("imagesTr", "a_0001"), ("labelsTr", "a")):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        nib.Nifti1Image(np.arange(60, dtype=np.uint8).reshape(3, 4, 5) % 2, np.eye(4)).to_filename(tmp_path / folder / f"{name}.nii.gz")
+    told = {"channel_names": {"0": "T1", "1": "T2"}, "labels": {"background": 0, "ball": 1}, "file_ending": ".nii.gz"}
+    (tmp_path / "dataset.json").write_text(json.dumps(told))
+    import_nnunet(tmp_path, tmp_path / "manifest")
+    manifest = read_manifest(tmp_path / "manifest")
+    assert read_image(manifest, manifest.row(0), tmp_path).shape == (3, 4, 5, 2)
+    for array, affine in ((np.ones((3, 4, 6)), np.eye(4)), (np.ones((3, 4, 5)), np.diag([1.0, 1, 2, 1]))):
+        nib.Nifti1Image(array, affine).to_filename(tmp_path / "imagesTr" / "a_0001.nii.gz")
+        with pytest.raises(ImageError, match=r"manifest.csv row 2 \(a\): .*a_0001.nii.gz lies on another grid than .*a_0000.nii.gz"):
+            read_image(manifest, manifest.row(0), tmp_path)
 
 
 def test_a_file_that_has_changed_is_refused(tmp_path):
@@ -205,6 +248,21 @@ def test_records_are_kept_and_read_back_and_a_damaged_one_is_made_again(tmp_path
 
 def fresh_image(manifest, root, config):
     return preprocess(manifest, manifest.row(1), root, config).image_CDHW
+
+
+@pytest.mark.parametrize("affine", [np.diag([2.0, 1, 2, 1]), np.diag([-1.0, 1, 2, 1]), np.eye(4)[[1, 0, 2, 3]] @ np.diag([1.0, 1, 2, 1])])
+def test_the_same_voxels_lying_otherwise_have_a_record_of_their_own(tmp_path, affine):
+    """An import of DICOM files mended: its hash is of the voxels alone."""
+    manifest, root = make_volumes(tmp_path, 1)
+    path = root / "images" / "case_0.nii.gz"
+
+    def key():
+        return unprepared(manifest, list(manifest), root, VolumeStore(tmp_path, 1), VolumeConfig(spacing_mm=(1, 1, 1))).keys[0]
+
+    before, image = key(), nib.load(path)
+    assert key() == before
+    nib.Nifti1Image(np.asarray(image.dataobj), affine).to_filename(path)
+    assert key() != before
 
 
 def test_another_config_has_records_of_its_own(tmp_path):

@@ -194,6 +194,13 @@ def test_contrast_keeps_the_mean_and_gamma_mean_and_deviation():
     assert torch.allclose(raised.std((1, 2, 3)), image.std((1, 2, 3)), rtol=1e-3) and not torch.allclose(raised, image)
 
 
+def test_brightness_multiplies_all_of_it():
+    """A z-scored patch has a mean near 0, so that brightness which moved the mean alone would do nothing."""
+    image = torch.from_numpy(blob())[None]
+    image = image - image.mean()
+    assert torch.allclose(reshaded(image, VolumeChange(brightness=1.2)), 1.2 * image, atol=1e-5)
+
+
 def test_the_blur_is_scipy_s_and_the_noise_has_its_deviation():
     image = torch.from_numpy(blob())[None]
     expected = ndimage.gaussian_filter(image[0].numpy(), 1.3, mode="reflect")
