@@ -82,6 +82,7 @@ def of_run(run: RunFolder, timed: bool = True) -> dict[str, Any]:
         "dirty": environment["git"]["dirty"],
         "epochs": config["train"]["epochs"],
         "size_px": config["data"]["size_px"],
+        "patch_px": config["sampling"].get("patch_px"),
         "precision": config["train"]["precision"],
         "training_s": round(sum(t["train_s"] + t["val_s"] for t in timings), 1) if timed else None,
         "n_test": scores["n_cases"],

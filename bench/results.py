@@ -73,7 +73,8 @@ def _mean_row(runs: list[dict[str, Any]], names: list[str]) -> list[str]:
 def _provenance(runs: list[dict[str, Any]]) -> str:
     first = runs[0]
     commits = sorted({f"{str(run['commit'])[:10]}{'+' if run['dirty'] else ''}" for run in runs})
-    size = "x".join(map(str, first["size_px"]))
+    patch = first.get("patch_px")  # which the first lines had not
+    size = f"{'patches of ' if patch else ''}{'x'.join(map(str, patch or first['size_px']))}"
     legend = " (+: with uncommitted changes)" if any(run["dirty"] for run in runs) else ""
     return (
         f"{first['n_test']} test images; {first['epochs']} epochs at {size}, {first['precision']}; trained at"

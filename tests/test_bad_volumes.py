@@ -84,7 +84,7 @@ def test_a_bad_volume_is_not_predicted(world, tmp_path, medseg, name):
     assert not list((tmp_path / "out").glob("*.nii.gz"))
 
 
-@pytest.mark.parametrize("shape", [(18, 22, 1), (5, 6, 4), (40, 7, 3), (3, 3, 3)])
+@pytest.mark.parametrize("shape", [(18, 22, 1), pytest.param((40, 7, 3), marks=pytest.mark.slow), (3, 3, 3)])
 def test_one_slice_and_volumes_smaller_than_a_patch_are_predicted_on_their_own_grid(world, tmp_path, medseg, shape):
     _, run = world
     path = tmp_path / "small.nii.gz"
@@ -95,6 +95,7 @@ def test_one_slice_and_volumes_smaller_than_a_patch_are_predicted_on_their_own_g
     assert mask.shape == image.shape and np.array_equal(mask.affine, image.affine) and set(np.unique(mask.dataobj)) <= {0, 1, 2}
 
 
+@pytest.mark.slow
 def test_a_set_with_a_single_slice_and_a_tiny_volume_is_trained_and_scored(tmp_path, medseg):
     manifest, data_root = make_volumes(tmp_path, 6)
     for place, shape in ((0, (18, 22, 1)), (1, (6, 5, 4))):

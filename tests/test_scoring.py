@@ -362,7 +362,7 @@ def spoil_mixed(root: Path) -> None:
         (spoil_mixed, ImageError, "images and volumes are mixed"),
     ],
 )
-@pytest.mark.parametrize("jobs", [1, 2])  # in one process, and in two, which must hand the error on
+@pytest.mark.parametrize("jobs", [1, pytest.param(2, marks=pytest.mark.slow)])  # in two processes, which must hand the error on
 def test_what_cannot_be_scored_is_one_error_and_leaves_nothing(tmp_path, monkeypatch, spoil, error, message, jobs):
     monkeypatch.setattr("medseg.parallel.FEW", 1)
     for number, (truth, guess) in enumerate(masks(20)):

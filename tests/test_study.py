@@ -176,6 +176,7 @@ def folders(root: Path) -> set[str]:
     return {path.parent.name for path in (root / "runs").glob("*/run.json")}
 
 
+@pytest.mark.slow
 def test_the_rarest_class_is_what_the_masks_hold(world):
     _, manifest, split, data_root, _, result = world
     rows, rarest = select(manifest, split, "train"), result.rarest
@@ -187,6 +188,7 @@ def test_the_rarest_class_is_what_the_masks_hold(world):
     assert f"{len(held)} of {len(masks)} training images" in rarest.sentence()
 
 
+@pytest.mark.slow
 def test_the_table_says_what_the_runs_hold(world):
     root, _, _, _, _, result = world
     text = (root / "runs/studies/sampling.md").read_text()
@@ -239,6 +241,7 @@ def test_an_interrupted_study_goes_on_where_it_stopped(world, monkeypatch, tmp_p
     assert len(folders(tmp_path)) == 5 and (tmp_path / "runs/studies/sampling.md").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("body", "words"),
     [
@@ -256,6 +259,7 @@ def test_arms_that_differ_in_more_than_is_studied_are_refused_before_any_trainin
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 def test_a_seed_twice_and_a_class_that_test_lacks_are_refused(world, tmp_path):
     _, manifest, split, data_root, arms, _ = world
     with pytest.raises(ConfigError, match="stands twice"):
@@ -266,6 +270,7 @@ def test_a_seed_twice_and_a_class_that_test_lacks_are_refused(world, tmp_path):
         study_report.rarest_class(train, without, manifest.labels)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("change", "words"), [(0, "no difference was shown between"), (-40, "is worse than"), (40, "is better than")])
 def test_the_answer_follows_the_interval_whatever_it_is(world, change, words):
     confusion = cases(5, seeds=2)
@@ -293,6 +298,7 @@ def test_the_command_line_tells_one_error(tmp_path, capsys, monkeypatch):
     assert stopped.value.code == 2 and capsys.readouterr().err.startswith("error: ")
 
 
+@pytest.mark.slow
 def test_the_figures_are_recorded_as_the_results_page_reads_them(world, monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(str(ROOT / "bench"))
     import record

@@ -325,6 +325,7 @@ def test_runs_go_before_the_cross_validations_of_an_experiment(cv, runs, tmp_pat
     assert source.facts["run"] == [runs[2].id]
 
 
+@pytest.mark.slow
 def test_the_parent_run_has_the_means_over_the_folds(cv):
     for run in parts(cv):
         sync(run)
@@ -343,6 +344,7 @@ def test_the_parent_run_has_the_means_over_the_folds(cv):
     assert found.data.tags["mlflow.note.content"].startswith("**organs / small**\n\n0.5 [0.4, 0.6] \\(28)")
 
 
+@pytest.mark.slow
 def test_a_parent_that_is_sent_again_keeps_its_end(cv):
     sync(parts(cv)[0])
     sync_parent(cv)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import Discriminator, Field, Tag, ValidationInfo, field_validator, model_validator
 
 from medseg.config.section import Count, Positive, Section, Share
 
@@ -140,12 +140,17 @@ class DynUnetConfig(NetworkConfig):
     deep_supervision: bool = True
     dropout: Share = 0.0
 
+    @field_validator("channels", "strides", "kernels")
+    @classmethod
+    def _enough(cls, value: tuple[Any, ...] | None, info: ValidationInfo) -> tuple[Any, ...] | None:
+        if value is not None and len(value) + (info.field_name == "strides") < 3:
+            raise ValueError(f"the network needs three levels or more, got {list(value)}")
+        return value
+
     @model_validator(mode="after")
     def _levels_agree(self) -> DynUnetConfig:
         told = {"channels": self.channels, "strides": self.strides and (1, *self.strides), "kernels": self.kernels}
         numbers = {name: len(value) for name, value in told.items() if value is not None}
-        if any(number < 3 for number in numbers.values()):
-            raise ValueError(f"the network needs three levels or more, got {numbers}")
         if len(set(numbers.values())) > 1:
             raise ValueError(f"channels and kernels have one entry a level, strides one less; they tell of {numbers} levels")
         return self

@@ -136,6 +136,7 @@ class TestSegResNetOfVolumes(NetworkContract):
     grid = (16, 16, 24)
 
 
+@pytest.mark.slow
 class TestUnetr(NetworkContract):
     config = UnetrConfig(name="unetr", feature_size=8, hidden_size=48, mlp_dim=96, num_heads=4)
 
@@ -146,6 +147,7 @@ class TestUnetrOfVolumes(NetworkContract):
     grid = (32, 32, 32)
 
 
+@pytest.mark.slow
 class TestSwinUnetr(NetworkContract):
     config = SwinUnetrConfig(name="swin_unetr", feature_size=12)
 

@@ -106,6 +106,7 @@ def test_the_summary_says_what_the_table_says(compared, scored):
     assert "4 group(s): too few for any interval" in careful and "The test rows have been scored 3 times by now" in careful
 
 
+@pytest.mark.slow
 @pytest.mark.browser
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1280])
@@ -119,6 +120,7 @@ def test_a_browser_shows_it_at_any_width_in_light_and_dark(browser, page, width,
     assert said == []
 
 
+@pytest.mark.slow
 @pytest.mark.browser
 def test_a_number_leads_to_its_cases_and_a_case_to_its_picture(browser, page, compared):
     """The browser's own mean of the listed cases is the number that was pressed, for each class, run and score."""
@@ -147,6 +149,7 @@ def test_a_number_leads_to_its_cases_and_a_case_to_its_picture(browser, page, co
     assert not shown.is_visible("#viewer") and said == []
 
 
+@pytest.mark.slow
 @pytest.mark.browser
 def test_nothing_a_screen_reader_would_miss(browser, page):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
