@@ -1,6 +1,6 @@
 """The published cells of runs, averaged over their seeds, with their intervals, as one line of bench/results.
 
-python bench/record_table.py --data-root DIR [--metric dice iou recall precision hd95 nsd_1mm] [--record] runs/ID [runs/ID ...]
+python bench/record_table.py --data-root DIR [--metric dice iou recall precision hd95_mm nsd_1mm] [--record] runs/ID [runs/ID ...]
 
 What `medseg report` writes into table.csv: the mean over the images (or volumes) of test and its 95 % interval over the patients.
 """
@@ -17,7 +17,7 @@ from record import command_line, tell
 
 from medseg.labels import BACKGROUND
 
-METRICS = ("dice", "iou", "recall", "precision", "hd95", "nsd_1mm")
+METRICS = ("dice", "iou", "recall", "precision", "hd95_mm", "nsd_1mm")
 
 
 def cells(runs: list[Path], data_root: Path, metrics: list[str]) -> dict[str, dict[str, object]]:
@@ -29,7 +29,7 @@ def cells(runs: list[Path], data_root: Path, metrics: list[str]) -> dict[str, di
         subprocess.run(command, check=True, stdout=sys.stderr)
         with open(f"{folder}/tables/table.csv", newline="") as stream:
             rows = list(csv.DictReader(stream))
-    shown = [row for row in rows if row["average"] == "per_image" and row["class"] != BACKGROUND]
+    shown = [row for row in rows if row["average"] == "per_image" and row["class"] != BACKGROUND and row["score"] in metrics]
     return {f"{row['class']} {row['score']}": _cell(row) for row in shown}
 
 

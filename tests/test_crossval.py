@@ -160,6 +160,7 @@ def test_what_cannot_be_done_is_told_before_anything_is_trained(world, tmp_path,
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_one_fold_alone_is_a_training_too(world, tmp_path):
     run = api.train(world[-1], [*SHORT, "data.fold=1"], world[3], tmp_path)
     api.evaluate(run.path, "val", world[3])

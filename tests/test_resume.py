@@ -93,6 +93,7 @@ def test_a_stopped_training_comes_to_the_same_bytes(world, whole, tmp_path, vari
     assert_equal(run, whole(variant), SCORES)
 
 
+@pytest.mark.slow
 def test_it_may_be_stopped_again_and_again(world, whole, tmp_path):
     run = stopped(world, VARIANTS["all"], 2, tmp_path)
     for at in (3, 4, 9, 11):

@@ -66,6 +66,7 @@ def test_a_failed_run_ends_failed(world):
     assert tracked(RunFolder(path))[1].info.status == "FAILED"
 
 
+@pytest.mark.slow
 def test_a_resumed_run_goes_on_in_its_own_mlflow_run_with_one_history(world):
     """Stopped within the second epoch, resumed: as many points as lines, and none twice."""
     data_root, experiment = world

@@ -410,6 +410,7 @@ def test_a_set_without_a_readable_image_is_refused(prepared: Prepared) -> None:
     assert not (root / "v2").exists() or not any((root / "v2").rglob("*.*"))
 
 
+@pytest.mark.slow
 def test_the_command_repairs(prepared: Prepared) -> None:
     root, samples = prepared("binary")
     planting.white(255)(samples[0], RNG(0))
