@@ -301,9 +301,7 @@ def check_grid(config: Config, manifest: Manifest) -> None:
 
 def _check_mirrors(config: Config, volume: VolumeConfig) -> None:
     """ConfigError where the mean over mirror images is asked of volumes, and there are none."""
-    slices = len(config.sampling.patch_px or ()) == 2  # which have no mirror image across themselves
-    axes = [axis for axis in config.augment.flip_axes if not (slices and axis == volume.depth_axis)]
-    if config.infer.flip_tta and not axes:
+    if config.infer.flip_tta and not volume.mirrored(config.augment.flip_axes, len(config.sampling.patch_px or ())):
         rule = "the mirror images of volumes are along augment.flip_axes, which names no axis"
         rule += f" but {volume.depth_axis}, across the slices" if config.augment.flip_axes else ""
         raise ConfigError("infer.flip_tta", rule, "name one there, or set it to false")

@@ -11,9 +11,7 @@ import pytest
 
 from medseg import api
 from medseg.cli import main
-from medseg.manifest.split import make_split
-from tests.data.volume.made import make_volumes, stored
-from tests.test_volume_run import EXPERIMENT
+from tests.data.volume.made import EXPERIMENT, make_experiment, make_volumes, stored
 
 AFFINE = np.diag([1.0, 1.0, 2.0, 1.0])
 SHEARED, MOVED = AFFINE.copy(), AFFINE.copy()
@@ -26,10 +24,7 @@ NOISE = np.random.default_rng(0).normal(200, 50, (18, 22, 14)).astype(np.float32
 def world(tmp_path_factory):
     """(data root, a run trained for an epoch)."""
     root = tmp_path_factory.mktemp("bad_volumes")
-    manifest, data_root = make_volumes(root, 6)
-    make_split(manifest, "main", (0.5, 0.25, 0.25), seed=0)
-    experiment = root / "tiny3d.yaml"
-    experiment.write_text(EXPERIMENT.format(manifest=root / "manifest", cache=root / "cache"))
+    data_root, experiment = make_experiment(root, 6, (0.5, 0.25, 0.25))
     return data_root, api.train(experiment, ["train.epochs=1", "train.preview_every=1"], data_root, root / "runs")
 
 

@@ -15,14 +15,12 @@ from medseg.engine import evaluate as engine
 from medseg.engine.evaluate import on_original_grid
 from medseg.errors import ConfigError, RunError
 from medseg.evaluation import Asked, _calibration, _calibration_rule, _notes, _passes_told, _protocol, _set_up
-from medseg.manifest.split import make_split
 from medseg.metrics.calibration import count_calibration
 from medseg.report.evaluation import CALIBRATION_RULE
 from medseg.run import load_run
 from medseg.training import Progress
-from tests.data.volume.made import make_volumes
+from tests.data.volume.made import make_experiment
 from tests.engine.test_evaluate import Largest
-from tests.test_volume_run import EXPERIMENT
 
 PLAIN = Asked(boundary=False)
 
@@ -31,10 +29,7 @@ PLAIN = Asked(boundary=False)
 def world(tmp_path_factory):
     """(data root, experiment, a run of one epoch)."""
     root = tmp_path_factory.mktemp("volumes")
-    manifest, data_root = make_volumes(root, 6)
-    make_split(manifest, "main", (0.34, 0.33, 0.33), seed=0)
-    experiment = root / "tiny3d.yaml"
-    experiment.write_text(EXPERIMENT.format(manifest=root / "manifest", cache=root / "cache"))
+    data_root, experiment = make_experiment(root, 6, (0.34, 0.33, 0.33))
     run = api.train(experiment, ["train.epochs=1", "sampling.draws_per_epoch=4"], data_root, root / "runs")
     return data_root, experiment, run
 

@@ -17,8 +17,7 @@ from medseg.manifest.split import make_split
 from medseg.manifest.table import read_manifest
 from medseg.predicting import find_images, stems_of
 from medseg.segmenters import VolumeSegmenter
-from tests.data.volume.made import draw
-from tests.test_volume_run import EXPERIMENT
+from tests.data.volume.made import EXPERIMENT, draw
 
 AFFINE = np.diag([1.0, 1.0, 2.0, 1.0])
 TWO = "data.volume.channels=[{}, {}]"

@@ -18,19 +18,9 @@ from medseg.evaluation import Asked
 from medseg.files import write_json
 from medseg.manifest.split import make_split
 from medseg.manifest.table import read_manifest
-from tests.data.volume.made import make_volumes
+from tests.data.volume.made import make_experiment
 from tests.tiny import make_all
 
-EXPERIMENT = """
-name: tiny3d
-data: {{manifest: {manifest}, split: main, cache: {cache}, volume: {{spacing_mm: [2, 1, 1]}}}}
-model: {{channels: [8, 16], strides: [2], num_res_units: 0}}
-sampling: {{name: uniform, patch_px: [8, 16, 16], draws_per_epoch: 24, centre_ratios: {{ball: 1, box: 1}}}}
-augment: {{rotate_deg: 10, scale: 0.1, flip_probability: 0}}
-optim: {{lr: 0.02}}
-train: {{epochs: 8, batch_size: 4, preview_every: 8, precision: float32, compile: never}}
-tracking: {{enabled: false}}
-"""
 BRIEFLY = Asked(boundary=False, calibration=False)
 
 
@@ -38,10 +28,7 @@ BRIEFLY = Asked(boundary=False, calibration=False)
 def world(tmp_path_factory):
     """(folder, data root, experiment, a trained run)."""
     root = tmp_path_factory.mktemp("volumes")
-    manifest, data_root = make_volumes(root, 10)
-    make_split(manifest, "main", (0.6, 0.2, 0.2), seed=0)
-    experiment = root / "tiny3d.yaml"
-    experiment.write_text(EXPERIMENT.format(manifest=root / "manifest", cache=root / "cache"))
+    data_root, experiment = make_experiment(root, 10, (0.6, 0.2, 0.2))
     return root, data_root, experiment, api.train(experiment, [], data_root, root / "runs")
 
 

@@ -6,6 +6,7 @@ follow in the order z, y, x. Spacings and patches are told in the order D, H, W.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -55,6 +56,18 @@ class VolumeConfig(Section):
         """The axes of RAS that D, H and W are."""
         first, *others = self.depth_axis, *(axis for axis in _ZYX if axis != self.depth_axis)
         return first, others[0], others[1]
+
+    def mirrored(self, axes: Sequence[str], sides: int) -> tuple[int, ...]:
+        """Which of D, H, W (0 to 2) those axes of RAS are along which an image of so many sides has a mirror image.
+
+        A slice has none across itself: across x it would be the same slice, and its left be called right.
+
+        >>> sagittal = VolumeConfig(spacing_mm=(1, 1, 1), depth_axis="x")
+        >>> sagittal.mirrored(("x", "y"), 2), sagittal.mirrored(("x", "y"), 3)
+        ((2,), (0, 2))
+        """
+        places = (self.axes.index(axis) for axis in axes)  # type: ignore[arg-type]
+        return tuple(place for place in places if place or sides == 3)
 
     @field_validator("channels")
     @classmethod

@@ -251,10 +251,7 @@ def network_mask(models: Sequence[nn.Module], image_CDHW: np.ndarray, windows: W
 def windows_of(
     config: VolumeConfig, size: tuple[int, ...], overlap: float, axes: Sequence[str], labels: LabelSet, at_once: int = WINDOWS_AT_ONCE
 ) -> Windows:
-    """As a run's config has them. axes: of RAS, along which mirror images are averaged; none where empty.
-
-    Slices have no mirror image across themselves: across x it would be the same slice, and its left taken for its right.
-    """
-    places = tuple(place for axis in axes if (place := config.axes.index(axis)) or len(size) == 3)  # type: ignore[arg-type]
+    """As a run's config has them. axes: of RAS, along which mirror images are averaged; none where empty."""
+    places = config.mirrored(axes, len(size))
     mirrors = Mirrors(places, config.axes.index("x"), labels) if places else None
     return Windows(size, overlap, mirrors, at_once)

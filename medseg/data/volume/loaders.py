@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,24 +54,12 @@ def three_sided(patch: tuple[int, ...]) -> tuple[int, int, int]:
     return depth, height, width
 
 
-def mirrored_axes(names: Sequence[str], flip_axes: Sequence[str], patch: tuple[int, ...]) -> tuple[bool, bool, bool]:
-    """Along which of D, H, W, called `names`, patches may be mirrored.
-
-    A slice has no depth: mirrored across x, it would stay as it is, and its left be called right.
-
-    >>> mirrored_axes("xzy", "xy", (16, 16)), mirrored_axes("xzy", "xy", (8, 16, 16))
-    ((False, False, True), (True, False, True))
-    """
-    depth, height, width = (name in flip_axes for name in names)
-    return depth and len(patch) == 3, height, width
-
-
 def _cut(data: VolumeSet, draws: Draws, place: int, epoch: int, loading: Loading) -> _Cut:
     """Read the region of one draw out of the store."""
     assert loading.patch is not None and draws.centres is not None
     position, patch, spacing = int(draws.images[place]), three_sided(loading.patch), data.config.spacing_mm
-    record, names = data.record(position), data.config.axes
-    axes = mirrored_axes(names, loading.augment.flip_axes, loading.patch)
+    record, mirrored_axes = data.record(position), data.config.mirrored(loading.augment.flip_axes, len(loading.patch))
+    axes = (0 in mirrored_axes, 1 in mirrored_axes, 2 in mirrored_axes)
     flat = is_flat(spacing, patch)
     change = draw_volume_change(loading.augment, axes, flat, loading.seed, epoch, int(draws.places[place]))
     grid = record.image_CDHW.shape[1:]

@@ -9,8 +9,19 @@ import numpy as np
 
 from medseg.manifest.importers.nifti import import_nifti
 from medseg.manifest.schema import Manifest
+from medseg.manifest.split import make_split
 from medseg.manifest.table import read_manifest
 
+EXPERIMENT = """
+name: tiny3d
+data: {{manifest: {manifest}, split: main, cache: {cache}, volume: {{spacing_mm: [2, 1, 1]}}}}
+model: {{channels: [8, 16], strides: [2], num_res_units: 0}}
+sampling: {{name: uniform, patch_px: [8, 16, 16], draws_per_epoch: 24, centre_ratios: {{ball: 1, box: 1}}}}
+augment: {{rotate_deg: 10, scale: 0.1, flip_probability: 0}}
+optim: {{lr: 0.02}}
+train: {{epochs: 8, batch_size: 4, preview_every: 8, precision: float32, compile: never}}
+tracking: {{enabled: false}}
+"""
 CODES = ("RAS", "LPS", "PIR", "SAL")
 
 
@@ -45,3 +56,12 @@ def make_volumes(root: Path, count: int = 6, spacing=(1.0, 1.0, 2.0), out: Path 
     out = out or root / "manifest"
     import_nifti(data / "images", data / "labels", out, classes=["ball", "box"])
     return read_manifest(out), data
+
+
+def make_experiment(root: Path, count: int, ratios: tuple[float, float, float]) -> tuple[Path, Path]:
+    """(data root, experiment file): `make_volumes`, split into train, val and test."""
+    manifest, data = make_volumes(root, count)
+    make_split(manifest, "main", ratios, seed=0)
+    experiment = root / "tiny3d.yaml"
+    experiment.write_text(EXPERIMENT.format(manifest=root / "manifest", cache=root / "cache"))
+    return data, experiment
