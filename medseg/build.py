@@ -15,9 +15,9 @@ from typing import Literal
 
 import numpy as np
 import torch
-from lightning.fabric import Fabric
-from lightning.fabric.strategies import DDPStrategy
-from lightning.fabric.utilities.rank_zero import rank_zero_module
+from lightning_fabric import Fabric
+from lightning_fabric.strategies import DDPStrategy
+from lightning_fabric.utilities.rank_zero import rank_zero_module
 
 from medseg.config import Config, NetworkConfig
 from medseg.config.volume import VolumeConfig
@@ -61,7 +61,7 @@ log = logging.getLogger(__name__)
 COMPILE_REPAYS_PX = {"cpu": 4e8, "cuda": 2e10}
 # Fabric announces the precision at every set-up, which config.yaml tells already, and each process that joins.
 rank_zero_module.log.setLevel(logging.WARNING)
-logging.getLogger("lightning.fabric.utilities.distributed").setLevel(logging.WARNING)
+logging.getLogger("lightning_fabric.utilities.distributed").setLevel(logging.WARNING)
 FABRIC_PRECISION = {"float32": "32-true", "bfloat16": "bf16-mixed", "float64": "64-true"}
 PHOTOGRAPH_CHANNELS = 3
 LONGEST_WAIT = timedelta(days=1)  # of a process for the others: the first may decode for hours; torchrun ends the others where one dies

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 PACKAGES = (
     "medseg", "torch", "torchvision", "monai", "numpy", "pandas", "nibabel", "scikit-image",
-    "mlflow", "lightning", "pydantic", "pillow",
+    "mlflow", "lightning-fabric", "pydantic", "pillow",
 )  # fmt: skip
 # What decides whether bfloat16 pays on a processor.
 CPU_FLAGS = ("amx_bf16", "avx512_bf16")  # bfloat16 arithmetic in hardware

@@ -9,6 +9,7 @@ from pathlib import Path
 os.environ["MPLBACKEND"] = "Agg"
 os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"  # of each of the parallel tests: more would fight for the cores
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # each of those processes would compile medseg anew
 
 import pytest
 

@@ -76,6 +76,7 @@ def test_annotated_objects_are_asked_of_a_manifest_that_has_them(world):
         evaluated(world[-1], world[3], instances="annotated")
 
 
+@pytest.mark.slow
 def test_annotated_shapes_are_objects_though_they_touch(tmp_path):
     """Two discs of one class side by side: one component, two objects."""
     api_root = tmp_path / "data"

@@ -156,6 +156,7 @@ def test_without_anything_kept_it_starts_anew(world, whole, tmp_path):
     assert_equal(run, whole("plain"))
 
 
+@pytest.mark.slow
 def test_patience_ends_a_training_and_a_resumed_one_at_the_same_epoch(world, tmp_path):
     overrides = ["train.patience=2", "train.epochs=40", "optim.lr=1e-12"]  # nothing is learnt: the first epoch stays the best
     run = api.train(world[2], overrides, world[1], tmp_path / "a")

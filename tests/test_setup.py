@@ -19,7 +19,7 @@ MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 TARGETS = re.findall(r"^([a-z][a-z-]*):(?!=)", MAKEFILE, flags=re.MULTILINE)
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 APACHE_2_SHA256 = "cfc7749b96f63bd31c3c42b5c471bf756814053e847c10f3eb003417bc523d30"  # of the text as apache.org gives it
-HEAVY = {"torch", "torchvision", "monai", "lightning", "mlflow", "pandas", "matplotlib", "sklearn", "skimage"}
+HEAVY = {"torch", "torchvision", "monai", "lightning_fabric", "mlflow", "pandas", "matplotlib", "sklearn", "skimage"}
 
 needs_make = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 

@@ -41,6 +41,7 @@ def test_a_run_learns_and_shows_planes(world):
     assert (run.previews / "epoch_0008.jpg").stat().st_size > 1000
 
 
+@pytest.mark.slow
 def test_a_stopped_training_goes_on_to_the_same_bytes(world, tmp_path):
     root, data_root, experiment, whole = world
     progress = api.Progress(on_step=stop_at(9))

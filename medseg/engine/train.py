@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning.fabric import Fabric
+from lightning_fabric import Fabric
 
 from medseg.config import Config, NetworkConfig
 from medseg.data.decoded import DecodedSet

@@ -314,7 +314,12 @@ def write_manifest(folder: Path, frame: pd.DataFrame, dataset: Dataset) -> Manif
 
     dataset.yaml that says the same in other words (comments, order) is left as it is. Raises ManifestError where either differs.
     """
-    content = check_version(folder, frame, dataset)
+    write_checked(folder, check_version(folder, frame, dataset), dataset)
+    return read_manifest(folder)
+
+
+def write_checked(folder: Path, content: bytes, dataset: Dataset) -> None:
+    """Write what check_version has returned, as write_manifest does; both files or neither."""
     described = (folder / DATASET_FILE).exists()
     try:
         if not described:
@@ -325,7 +330,6 @@ def write_manifest(folder: Path, frame: pd.DataFrame, dataset: Dataset) -> Manif
         if not described:
             (folder / DATASET_FILE).unlink(missing_ok=True)
         raise
-    return read_manifest(folder)
 
 
 def check_data_root(data_root: Path | None) -> Path:

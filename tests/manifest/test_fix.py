@@ -77,7 +77,10 @@ EQUAL: dict[str, tuple[str, str, tuple[Planter, ...]]] = {
 }
 
 
-@pytest.mark.parametrize("defect", EQUAL)
+FAST = [pytest.param(name, marks=[pytest.mark.slow] * (name.startswith("EXIF") and name != "EXIF 6")) for name in EQUAL]
+
+
+@pytest.mark.parametrize("defect", FAST)
 def test_a_repaired_mask_is_the_one_before_the_defect(defect: str, prepared: Prepared) -> None:
     kind, code, planters = EQUAL[defect]
     root, samples = prepared(kind)
@@ -113,7 +116,7 @@ def test_palettes_that_number_their_colours_otherwise_than_the_set(prepared: Pre
 
 
 @pytest.mark.parametrize(("way", "amount"), [("bilinear", 0.5), ("bicubic", 0.6), ("jpeg", 75), ("jpeg", 40), ("blur", 1.0)])
-@pytest.mark.parametrize(("kind", "values"), [("binary", "white"), ("binary", "colours")])
+@pytest.mark.parametrize(("kind", "values"), [("binary", "white"), pytest.param("binary", "colours", marks=pytest.mark.slow)])
 def test_an_interpolated_mask_is_snapped_to_its_classes(kind: str, values: str, way: str, amount: float, prepared: Prepared) -> None:
     root, samples = prepared(kind)
     original = {sample.mask.stem: sample.ids for sample in samples}
@@ -160,8 +163,8 @@ def test_duplicates_share_a_group_afterwards(prepared: Prepared) -> None:
 
 
 def test_what_cannot_be_known_is_left_out_and_said(prepared: Prepared) -> None:
-    root, samples = prepared("multi")
-    out = imported(root, "multi")
+    root, samples = prepared("multi", version=True)
+    out = root / "v1"
     samples[0].image.write_bytes(b"")
     samples[1].mask.write_bytes(b"none")
     planting.stray(77, 5)(samples[2], RNG(0))
@@ -209,8 +212,8 @@ def test_masks_and_instances_of_an_importer_move_along(labelme_set: tuple[Path, 
 
 @pytest.mark.parametrize("defect", planting.INSTANCE_PLANTS)
 def test_objects_at_fault_are_left_out_and_said(defect: str, prepared: Prepared) -> None:
-    root, samples = prepared("labelme")
-    out = imported(root, "labelme")
+    root, samples = prepared("labelme", version=True)
+    out = root / "v1"
     spec = planting.INSTANCE_PLANTS[defect]
     bad = samples[: len(spec.variants)]
     for sample, plant in zip(bad, spec.variants, strict=True):
@@ -230,8 +233,8 @@ def test_objects_at_fault_are_left_out_and_said(defect: str, prepared: Prepared)
 def test_no_object_outside_the_root_is_copied(name: str, prepared: Prepared) -> None:
     """Where the manifest names, through a link, a file that the user may read and its author may not; the text of a path that leaves
     its root is refused when the manifest is read."""
-    root, samples = prepared("labelme")
-    out = imported(root, "labelme")
+    root, samples = prepared("labelme", version=True)
+    out = root / "v1"
     (root.parent / "elsewhere").mkdir()
     secret = root.parent / "elsewhere" / "secret.json"
     secret.write_text("of another patient")
@@ -248,8 +251,8 @@ def test_no_object_outside_the_root_is_copied(name: str, prepared: Prepared) -> 
 
 @pytest.mark.parametrize("name", ["objects/{}.json", "instances/../objects/{}.json", "objects\\{}.json"])
 def test_objects_of_any_folder_are_found_in_the_new_version(name: str, prepared: Prepared) -> None:
-    root, samples = prepared("labelme")
-    out = imported(root, "labelme")
+    root, samples = prepared("labelme", version=True)
+    out = root / "v1"
     stem = samples[0].image.stem
     (out / "objects").mkdir()
     samples[0].instances.rename(out / "objects" / f"{stem}.json")
@@ -263,8 +266,8 @@ def test_objects_of_any_folder_are_found_in_the_new_version(name: str, prepared:
 
 def test_objects_of_a_repaired_mask_are_left_out_and_said(prepared: Prepared) -> None:
     """The objects are those of the mask as it was; of a row whose image alone was saved again they still are."""
-    root, samples = prepared("labelme")
-    out = imported(root, "labelme")
+    root, samples = prepared("labelme", version=True)
+    out = root / "v1"
     manifest = read_manifest(out)
     rng = RNG(0)
     planting.inverted(1)(samples[0], rng)
@@ -284,8 +287,8 @@ def test_objects_of_a_repaired_mask_are_left_out_and_said(prepared: Prepared) ->
 
 def test_objects_of_a_cleaned_mask_are_left_out_under_the_repair_s_code(prepared: Prepared) -> None:
     """Specks that were there at the import: no hash has changed, and the objects still hold them."""
-    root, samples = prepared("labelme")
-    out = imported(root, "labelme")
+    root, samples = prepared("labelme", version=True)
+    out = root / "v1"
     frame = pd.read_csv(out / "manifest.csv", dtype=str, keep_default_na=False)
     for sample in samples[:2]:
         planting.specks(3, 2)(sample, RNG(0))
@@ -302,8 +305,8 @@ def test_objects_of_a_cleaned_mask_are_left_out_under_the_repair_s_code(prepared
 
 
 def test_a_fault_of_the_objects_is_not_told_as_the_mask_s(prepared: Prepared) -> None:
-    root, samples = prepared("labelme")
-    out = imported(root, "labelme")
+    root, samples = prepared("labelme", version=True)
+    out = root / "v1"
     samples[0].mask.write_bytes(b"none")
     samples[0].instances.unlink()
     samples[1].image.write_bytes(b"")
@@ -337,8 +340,8 @@ def test_volumes_are_repaired_on_their_grid(tmp_path: Path) -> None:
 
 
 def test_the_manifests_own_folder_is_refused(prepared: Prepared) -> None:
-    root, _ = prepared("multi")
-    out = imported(root, "multi")
+    root, _ = prepared("multi", version=True)
+    out = root / "v1"
     before = hashes(root)
     with pytest.raises(ManifestError, match="versions are immutable"):
         repair(check_manifest(out, root), out / ".." / "v1")
@@ -393,7 +396,7 @@ def test_no_version_stands_without_its_log(when: str, prepared: Prepared, monkey
     elif when == "the log cannot be written":
         monkeypatch.setattr(fix, "_write_log", full)
     else:
-        monkeypatch.setattr(common, "write_manifest", full)
+        monkeypatch.setattr(common, "write_checked", full)
     before = hashes(root)
     with pytest.raises((OSError, ManifestError), match=r"no space|repairs.csv: the file exists and differs"):
         repair(report, root / "v2")
@@ -401,8 +404,8 @@ def test_no_version_stands_without_its_log(when: str, prepared: Prepared, monkey
 
 
 def test_a_set_without_a_readable_image_is_refused(prepared: Prepared) -> None:
-    root, samples = prepared("binary")
-    out = imported(root, "binary")
+    root, samples = prepared("binary", version=True)
+    out = root / "v1"
     for sample in samples:
         sample.image.write_bytes(b"")
     with pytest.raises(ManifestError, match="no row is left"):

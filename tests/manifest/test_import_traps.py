@@ -158,7 +158,7 @@ def test_refused_and_lists_are_there_before_the_manifest(tmp_path: Path, monkeyp
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr(common, "write_manifest", full)
+        patched.setattr(common, "write_checked", full)
         with pytest.raises(ManifestError, match=r"out: the disk is full \(No space left on device\), so nothing was written; free"):
             import_voc(root, out, ["train", "val"], skip_refused=True)
     assert not out.exists() or not list(out.iterdir())

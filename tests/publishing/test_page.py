@@ -57,6 +57,7 @@ def test_every_case_has_its_picture_and_its_scores(page, compared):
     assert picture["photograph"].startswith("data:image/jpeg;base64,")
 
 
+@pytest.mark.slow
 def test_a_page_of_a_score_that_is_seldom_shown(scored, tmp_path):
     write_html(tmp_path / "report.html", publish([str(scored / "baseline")], metrics=["nsd_2px"]))
     assert "NSD at 2 px" in (tmp_path / "report.html").read_text(encoding="utf-8")

@@ -38,7 +38,7 @@ from medseg.files import (
 from medseg.images import IMAGE_SUFFIXES, verify_image
 from medseg.labels import BACKGROUND, LabelSet
 from medseg.manifest.schema import PIXEL_PREFIX, SPACINGS, Dataset, columns_of
-from medseg.manifest.table import DATASET_FILE, MANIFEST_FILE, check_version, pixel_columns, read_dataset, write_manifest
+from medseg.manifest.table import DATASET_FILE, MANIFEST_FILE, check_version, pixel_columns, read_dataset, write_checked
 from medseg.types import Size, Spacing
 from medseg.yamlio import first_problem
 
@@ -553,7 +553,7 @@ def write_all(
 
     how: the importer and each choice that shaped the masks, kept in import.json.  beside: texts of further files; an empty one is none.
     """
-    check_version(out, frame, dataset)
+    content = check_version(out, frame, dataset)
     _check_choices(out, how or {})
     small = dict(beside or {})
     if how and not ((out / MANIFEST_FILE).exists() and (out / IMPORT_FILE).exists()):  # alone it is of an import since removed
@@ -565,7 +565,7 @@ def write_all(
                 place(stage, target, moved)
             for name, text in small.items():
                 write_text(out / name, text) if text else (out / name).unlink(missing_ok=True)
-            write_manifest(out, frame, dataset)
+            write_checked(out, content, dataset)
     except BaseException:
         for path in moved:
             path.unlink(missing_ok=True)
