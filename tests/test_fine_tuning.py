@@ -55,7 +55,10 @@ def test_the_encoder_is_held_for_the_first_epochs_and_learns_afterwards(world):
     more = [f"model.weights=run:{first.path}", "model.freeze=encoder", "train.epochs=2", "train.compile=never"]
     start = weights_of(first)
     held = weights_of(api.train(experiment, more, data_root, root / "held"), "last")
-    freed = weights_of(api.train(experiment, [*more, "model.freeze_epochs=1"], data_root, root / "freed"), "last")
+    run = api.train(experiment, [*more, "model.freeze_epochs=1", "optim.head_lr_multiplier=10"], data_root, root / "freed")
+    rates = [json.loads(line)["metrics"] for line in run.metrics_jsonl.read_text().splitlines()]
+    assert [line["train/lr_head"] for line in rates] == [pytest.approx(10 * line["train/lr"]) for line in rates]
+    freed = weights_of(run, "last")
     encoder = [name for name in start if name.startswith(ENCODER)]
     assert encoder and all(torch.equal(start[name], held[name]) for name in encoder)
     assert any(not torch.equal(start[name], freed[name]) for name in encoder)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 
-from medseg.config import Config, NetworkConfig
+from medseg.config import Config, NetworkConfig, OptimConfig
 from medseg.data.decoded import DecodedSet
 from medseg.data.loaders import Loading, train_batches
 from medseg.data.patches import PatchIndex
@@ -158,7 +158,13 @@ def _train_epoch(training: Training, run: RunFolder, course: Course, on_step: On
             kept_at = _between_steps(training, run, course, on_step, kept_at)
     labels, losses = training.train_set.labels, _mean_losses(training, course)
     seen = training.ranks.sum_seen(course.seen)
-    return losses | {"train/lr": rate} | training.shares | seen.shares(labels) | centre_shares(config.sampling, draws, labels)
+    return losses | _rates(config.optim, rate) | training.shares | seen.shares(labels) | centre_shares(config.sampling, draws, labels)
+
+
+def _rates(config: OptimConfig, rate: float) -> dict[str, float]:
+    """Of the epoch's last step; the head's, too, where it is another."""
+    times = config.head_lr_multiplier
+    return {"train/lr": rate} if times == 1 else {"train/lr": rate, "train/lr_head": rate * times}
 
 
 def _encoder_is_held(config: NetworkConfig, epoch: int) -> bool:
