@@ -9,11 +9,11 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin
 
-from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from medseg.config import Config, NetworkConfig
 from medseg.config.model import EVERY, names_of
+from medseg.config.section import Section, section_of
 from medseg.files import write_text
 
 PAGE = Path(__file__).parent / "experiments.md"
@@ -24,15 +24,23 @@ def key_table() -> str:
     """Every key with its type, default and meaning, a heading a section."""
     text = ["| key | type | default | meaning |", "| --- | --- | --- | --- |"]
     for name, field in Config.model_fields.items():
-        section = field.annotation
         if name == "model":
             text += _networks()
-        elif isinstance(section, type) and issubclass(section, BaseModel):
-            text.append(f"| **{name}** | | | {' '.join((section.__doc__ or '').split())} |")
-            text += [_line(f"{name}.{inner}", inner_field) for inner, inner_field in section.model_fields.items()]
+        elif section := section_of(field.annotation):
+            text += _section(name, section)
         else:
             text.append(_line(name, field))
     return "\n".join(text)
+
+
+def _section(name: str, section: type[Section]) -> list[str]:
+    """Its keys, then those of the sections within it; of a list of sections each entry has them."""
+    text = [f"| **{name}** | | | {' '.join((section.__doc__ or '').split())} |"]
+    text += [_line(f"{name}.{key}", field) for key, field in section.model_fields.items()]
+    for key, field in section.model_fields.items():
+        if inner := section_of(field.annotation):
+            text += _section(f"{name}.{key}{'' if get_origin(field.annotation) is not tuple else '[]'}", inner)
+    return text
 
 
 def _networks() -> list[str]:
@@ -48,8 +56,12 @@ def _networks() -> list[str]:
 
 def _line(key: str, field: Any) -> str:
     undefined = "" if key == "name" else "required"
-    default = undefined if field.default is PydanticUndefined else f"`{json.dumps(field.default)}`"
+    default = undefined if field.default is PydanticUndefined else f"`{json.dumps(field.default, default=_given)}`"
     return f"| `{key}` | {_type(field.annotation)} | {default} | {field.description or ''} |"
+
+
+def _given(section: Section) -> dict[str, Any]:
+    return section.model_dump(exclude_none=True)
 
 
 def _type(annotation: Any) -> str:

@@ -28,7 +28,8 @@ class MedsegError(Exception):
 
     def __init__(self, where: object, rule: str, fix: str):
         self.where, self.rule, self.fix = str(where), rule, fix
-        super().__init__(f"{where}: {rule}; {fix}")
+        between = "" if rule.endswith("\n") else "; "  # after a list of lines the way out has a line of its own
+        super().__init__(f"{where}: {rule}{between}{fix}")
 
     def __reduce__(self) -> tuple[type[MedsegError], tuple[str, str, str]]:
         """So that a worker process can hand it on: an exception is made anew from one string otherwise."""

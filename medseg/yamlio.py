@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from medseg.errors import MedsegError
 
@@ -53,9 +54,16 @@ def dump_yaml(content: Any) -> str:
     return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, default_flow_style=None, width=120)
 
 
+def telling(cause: ValidationError) -> ErrorDetails:
+    """The first thing pydantic found; where that is a missing key, an unknown one beside it comes before: it may be the same, misspelt."""
+    first, *others = cause.errors()
+    beside = [each for each in others if each["type"] == "extra_forbidden" and each["loc"][:-1] == first["loc"][:-1]]
+    return beside[0] if first["type"] == "missing" and beside else first
+
+
 def first_problem(cause: ValidationError) -> tuple[str, str]:
-    """(dotted key, message) of the first thing pydantic found."""
-    problem = cause.errors()[0]
+    """(dotted key, message) of what `telling` chooses."""
+    problem = telling(cause)
     key = ".".join(str(part) for part in problem["loc"]) or "(top level)"
     value = problem.get("input")
     message = str(problem["msg"]).removeprefix("Value error, ")

@@ -112,6 +112,12 @@ def test_canonical_yaml_round_trips(tmp_path):
         ("model.deviation=[0]", "model.deviation.0: Input should be greater than 0"),
         ("optim.layer_decay=1.5", "optim.layer_decay: Input should be less than or equal to 1"),
         ("optim.head_lr_multiplier=0", "optim.head_lr_multiplier: Input should be greater than 0"),
+        ("data.volume={spacing_m: [1, 1, 1]}", "data.volume.spacing_m: there is no such key; did you mean spacing_mm?"),
+        ("data.volume={}", "data.volume.spacing_mm: Field required; write it"),
+        (
+            "data.volume={spacing_mm: [1, 1, 1], channels: [{normalize: zscore}]}",
+            "data.volume.channels.0.normalize: there is no such key; did you mean normalise?",
+        ),
         ("train.epochs=true", "train.epochs: must not be true or false"),
         ("infer.flip_tta=no way", "infer.flip_tta: must be true or false"),
         ("name=2024-13-45", "the value is not valid YAML"),

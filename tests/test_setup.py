@@ -149,6 +149,13 @@ def test_the_command_line_imports_nothing_heavy() -> None:
     assert not HEAVY & set(loaded.stdout.split())
 
 
+@pytest.mark.parametrize("verb", [("train", "experiments/phantom/unet.yaml", "train.epocs=1"), ("cv", "nowhere.yaml"), ("plan", "nowhere")])
+def test_a_mistake_that_needs_no_torch_is_told_without_it(verb: tuple[str, ...]) -> None:
+    told = python("-X", "importtime", "-m", "medseg", *verb)
+    assert told.returncode == 2 and not re.search(r"\| +torch$", told.stderr, re.MULTILINE)
+    assert re.search(r"^error: .*(no such key; did you mean epochs|no such file)", told.stderr, re.MULTILINE)
+
+
 def test_every_package_has_an_init() -> None:
     folders = {path.parent for path in (ROOT / "medseg").rglob("*.py")}
     assert [str(folder) for folder in sorted(folders) if not (folder / "__init__.py").is_file()] == []

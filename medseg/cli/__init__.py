@@ -163,6 +163,9 @@ def cv(
     trust_code: TrustCode = False,
 ) -> None:
     """Cross-validate an experiment: every fold with every seed, one table of the held-out images. The same command goes on with it."""
+    from medseg.config import load_config
+
+    load_config(experiment, overrides or [])  # before torch is imported, as in _train
     from medseg.crossval import Part, cross_validate, failures
     from medseg.progress import TrainingBars
     from medseg.training import Progress
@@ -291,9 +294,6 @@ def predict(
 
 
 def _train(experiment: Path | None, overrides: list[str], data_root: Path | None, runs: Path, resumed: Path | None) -> Path:
-    from medseg import training
-    from medseg.progress import TrainingBars
-
     if (experiment is None) == (resumed is None) or (resumed and overrides):
         rule = "an experiment is trained, or a run resumed with the config it has"
         raise ConfigError("medseg train", rule, "give EXPERIMENT [key=value ...] or --resume RUN")
@@ -301,6 +301,9 @@ def _train(experiment: Path | None, overrides: list[str], data_root: Path | None
         from medseg.config import load_config
 
         load_config(experiment, overrides)  # before torch is imported, which takes seconds: a typo is told at once
+    from medseg import training
+    from medseg.progress import TrainingBars
+
     if not _rank():
         _mark_dead(Path("runs"), runs if resumed is None else resumed.parent, resumed=resumed)
 

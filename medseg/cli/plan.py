@@ -29,6 +29,9 @@ def plan(
     jobs: Annotated[int, typer.Option(min=0, help="processes; 0: one a processor")] = 0,
 ) -> None:
     """Measure the training images and write an experiment by nnU-Net's rules, with the reason of each value beside it."""
+    from medseg.manifest.table import read_manifest
+
+    read_manifest(manifest)  # before torch is imported, which takes seconds: a wrong path is told at once
     from medseg.planning.propose import Wanted
     from medseg.planning.write import Source, fingerprint_path, write_plan
     from medseg.progress import bar

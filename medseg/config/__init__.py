@@ -17,10 +17,10 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from medseg.config.model import CLASS_OF, EVERY, ModelConfig, UnetConfig
 from medseg.config.model import NetworkConfig as NetworkConfig  # what others take a network's settings as
-from medseg.config.section import LEAST_PX, Count, PixelSize, Positive, Section, Share
+from medseg.config.section import LEAST_PX, Count, PixelSize, Positive, Section, Share, section_of
 from medseg.config.volume import Axis, PatchSide, VolumeConfig
 from medseg.errors import ConfigError
-from medseg.yamlio import dump_yaml, first_problem, parse_value, read_yaml
+from medseg.yamlio import dump_yaml, first_problem, parse_value, read_yaml, telling
 
 
 class DataConfig(Section):
@@ -312,7 +312,7 @@ def validate_config(content: dict[str, Any], where: object, overrides: Mapping[s
     try:
         return Config.model_validate(content)
     except ValidationError as cause:
-        problem = cause.errors()[0]
+        problem = telling(cause)
         key, message = first_problem(cause)
         key = ".".join(part for part in key.split(".") if part not in _TAGS)
         if problem["type"] == "network":
@@ -336,10 +336,11 @@ def _way_out(problem: Mapping[str, Any]) -> str:
         if near := get_close_matches(str(given), CLASS_OF, 3):
             return f"did you mean {' or '.join(near)}?"
     if problem["type"] != "extra_forbidden":
-        return "correct the value (docs/experiments.md lists every key)"
+        return f"{'write it' if problem['type'] == 'missing' else 'correct the value'} (docs/experiments.md lists every key)"
     section: Any = Config
     for part in problem["loc"][:-1]:
-        section = _TAGS[part] if part in _TAGS else section.model_fields[part].annotation
+        if not isinstance(part, int):  # of a list each entry is a section
+            section = _TAGS[part] if part in _TAGS else section_of(section.model_fields[part].annotation) or section
     key = str(problem["loc"][-1])
     if near := get_close_matches(key, section.model_fields, 1):
         return f"did you mean {near[0]}? The keys here are {', '.join(section.model_fields)}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
@@ -26,3 +26,14 @@ class Section(BaseModel):
         if wants_truth is not isinstance(value, bool) and (wants_truth or isinstance(value, bool)):
             raise ValueError("must be true or false" if wants_truth else "must not be true or false")
         return value
+
+
+def section_of(annotation: Any) -> type[Section] | None:
+    """The section that a key holds, or a list of which or whose absence it may hold; None where it holds values.
+
+    >>> section_of(Section | None), section_of(tuple[Section, ...]), section_of(int)
+    (<class 'medseg.config.section.Section'>, <class 'medseg.config.section.Section'>, None)
+    """
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return annotation
+    return next((found for argument in get_args(annotation) if (found := section_of(argument))), None)

@@ -18,6 +18,7 @@ from medseg.engine.volumes import network_mask
 
 COUNT = 6
 MOST_VOLUMES = 3  # each is predicted whole, and shows one plane
+LEAST_PX = 192  # of a plane's longer side: smaller ones are drawn larger by whole numbers
 
 
 def preview_positions(data: DecodedSet | VolumeSet) -> list[int]:
@@ -53,7 +54,8 @@ def _write_planes(path: Path, model: nn.Module, data: VolumeSet, positions: list
         record, reference = data.record(place), data.mask(place)
         plane = int(((reference > 0) & data.labels.valid(reference)).sum(axis=(1, 2)).argmax())
         predicted = network_mask([model], record.image_CDHW, windows(data, passes), device)
-        layers = [layer[plane, ::-1, ::-1] for layer in (record.image_CDHW[0], reference, predicted)]
+        times = -(-LEAST_PX // max(reference.shape[1:]))
+        layers = [layer[plane, ::-1, ::-1].repeat(times, 0).repeat(times, 1) for layer in (record.image_CDHW[0], reference, predicted)]
         columns.append(_column(_grey(layers[0]), layers[1], layers[2], data))
     tallest = max(column.shape[0] for column in columns)
     images.write_image(path, np.concatenate([np.pad(each, ((0, tallest - len(each)), (0, 2), (0, 0))) for each in columns], axis=1))

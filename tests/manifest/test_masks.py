@@ -400,7 +400,7 @@ def test_a_reason_that_files_share_is_told_once(tmp_path: Path) -> None:
         import_masks(tmp_path / "i", tmp_path / "m", tmp_path / "out", ["a", "b"])
     _, *lines, way_out = str(caught.value).splitlines()
     orphans = [f"  {name}.png: there is no image {name}.* under {tmp_path / 'i'}; add the image, or remove the mask" for name in "uvw"]
-    assert lines[:4] == [*orphans, "  and 3 more of this kind (x.png, y.png, z.png)"] and way_out.startswith("; mend them")
+    assert lines[:4] == [*orphans, "  and 3 more of this kind (x.png, y.png, z.png)"] and way_out.startswith("mend them")
     first = ", ".join(f"p{place:02d}.png" for place in range(8))
     assert (
         len(lines) == 5
