@@ -39,7 +39,7 @@ def _section(name: str, section: type[Section]) -> list[str]:
     text += [_line(f"{name}.{key}", field) for key, field in section.model_fields.items()]
     for key, field in section.model_fields.items():
         if inner := section_of(field.annotation):
-            text += _section(f"{name}.{key}{'' if get_origin(field.annotation) is not tuple else '[]'}", inner)
+            text += _section(f"{name}.{key}{'[]' if get_origin(field.annotation) is tuple else ''}", inner)
     return text
 
 

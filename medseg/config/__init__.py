@@ -340,7 +340,7 @@ def _way_out(problem: Mapping[str, Any]) -> str:
     section: Any = Config
     for part in problem["loc"][:-1]:
         if not isinstance(part, int):  # of a list each entry is a section
-            section = _TAGS[part] if part in _TAGS else section_of(section.model_fields[part].annotation) or section
+            section = _TAGS[part] if part in _TAGS else section_of(section.model_fields[part].annotation)
     key = str(problem["loc"][-1])
     if near := get_close_matches(key, section.model_fields, 1):
         return f"did you mean {near[0]}? The keys here are {', '.join(section.model_fields)}"

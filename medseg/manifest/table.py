@@ -280,21 +280,25 @@ def manifest_bytes(frame: pd.DataFrame, labels: LabelSet) -> bytes:
 
 def check_version(folder: Path, frame: pd.DataFrame, dataset: Dataset) -> bytes:
     """The manifest's bytes, after checking them and that no other content stands in `folder`. Writes nothing."""
-    table = folder / MANIFEST_FILE
     content = manifest_bytes(frame, dataset.labels)
-    fresh = parse_manifest(content, table, dataset.labels)
-    if (folder / DATASET_FILE).exists() and read_dataset(folder / DATASET_FILE) != dataset:
-        raise ManifestError(folder / DATASET_FILE, "the file exists and differs", "write to a new version (v2 beside v1), or remove it")
-    if table.exists() and table.read_bytes() != content:
-        rule = f"this version exists and differs{_first_difference(table, fresh, dataset.labels)}"
-        raise ManifestError(table, rule, "versions are immutable: write to a new one (v2 beside v1), or remove this one")
+    parse_manifest(content, folder / MANIFEST_FILE, dataset.labels)
+    _refuse_another(folder, content, dataset)
     return content
 
 
-def _first_difference(table: Path, fresh: pd.DataFrame, labels: LabelSet) -> str:
+def _refuse_another(folder: Path, content: bytes, dataset: Dataset) -> None:
+    table = folder / MANIFEST_FILE
+    if (folder / DATASET_FILE).exists() and read_dataset(folder / DATASET_FILE) != dataset:
+        raise ManifestError(folder / DATASET_FILE, "the file exists and differs", "write to a new version (v2 beside v1), or remove it")
+    if table.exists() and table.read_bytes() != content:
+        rule = f"this version exists and differs{_first_difference(table, content, dataset.labels)}"
+        raise ManifestError(table, rule, "versions are immutable: write to a new one (v2 beside v1), or remove this one")
+
+
+def _first_difference(table: Path, content: bytes, labels: LabelSet) -> str:
     """' (...)' with the first cell that differs, or '' where the tables cannot be set side by side."""
     try:
-        old = parse_manifest(table.read_bytes(), table, labels)
+        old, fresh = parse_manifest(table.read_bytes(), table, labels), parse_manifest(content, table, labels)
     except ManifestError:
         return ""
     if len(old) != len(fresh):
@@ -319,7 +323,8 @@ def write_manifest(folder: Path, frame: pd.DataFrame, dataset: Dataset) -> Manif
 
 
 def write_checked(folder: Path, content: bytes, dataset: Dataset) -> None:
-    """Write what check_version has returned, as write_manifest does; both files or neither."""
+    """Write what check_version has returned, as write_manifest does; both files or neither, and no other version that came meanwhile."""
+    _refuse_another(folder, content, dataset)
     described = (folder / DATASET_FILE).exists()
     try:
         if not described:

@@ -15,11 +15,13 @@ from medseg.labels import LabelSet
 from medseg.manifest.schema import Dataset, Manifest
 from medseg.manifest.table import (
     check_data_root,
+    check_version,
     read_dataset,
     read_manifest,
     read_split,
     select,
     split_names,
+    write_checked,
     write_manifest,
     write_split,
 )
@@ -82,6 +84,16 @@ def test_a_version_is_immutable(make_manifest: Make, tmp_path: Path) -> None:
         make_manifest([{}, {"width_px": 31}])
     with pytest.raises(ManifestError, match=r"differs \(2 rows there, 3 now\)"):
         make_manifest([{}, {}, {}])
+
+
+def test_a_version_that_came_after_the_check_is_refused_and_stays(tmp_path: Path, labels: LabelSet) -> None:
+    dataset = Dataset(name="set", labels=labels)
+    content = check_version(tmp_path, table_of([{}], labels), dataset)
+    write_manifest(tmp_path, table_of([{"group_id": "somebody else's"}], labels), dataset)
+    theirs = (tmp_path / "manifest.csv").read_bytes()
+    with pytest.raises(ManifestError, match="this version exists and differs"):
+        write_checked(tmp_path, content, dataset)
+    assert (tmp_path / "manifest.csv").read_bytes() == theirs
 
 
 def test_dataset_yaml_with_comments_is_left_as_it_is(make_manifest: Make, labels: LabelSet) -> None:
