@@ -38,7 +38,7 @@ ORGAN_DATA     := data/organ
 ORGAN_MANIFEST := data_manifests/organ/v1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo phantom organ check experiment train resume cv evaluate score predict compare tables sampling-study loss-study zoo-table record results reference \
+.PHONY: help setup demo phantom organ check experiment train resume cv evaluate score predict export serve register annotate compare tables sampling-study loss-study zoo-table record results reference \
         mlflow-ui test test-slow lint format bench clean distclean
 
 help: ## list the targets
@@ -107,6 +107,18 @@ score: need-REFERENCE need-PREDICTION need-OUT $(INSTALLED) ## score anybody's m
 
 predict: need-RUN need-IMAGES need-OUT $(INSTALLED) ## write masks for a folder of images: RUN= IMAGES= OUT=
 	$(MEDSEG) predict $(RUN) "$(IMAGES)" --out "$(OUT)" $(ARGS)
+
+export: need-RUN $(INSTALLED) ## write a run as ONNX with description and model card: RUN= [ARGS="--int8 --data-root DIR"]
+	$(MEDSEG) export $(RUN) $(ARGS)
+
+serve: need-RUN $(INSTALLED) ## a web page and an HTTP API for a run, an export or models:/NAME@ALIAS: RUN= [ARGS="--port 8000"]
+	$(MEDSEG) serve $(RUN) $(ARGS)
+
+register: need-RUN $(INSTALLED) ## put a run into MLflow's model registry: RUN= [ARGS="--alias champion"]
+	MLFLOW_TRACKING_URI='$(MLFLOW_TRACKING_URI)' $(MEDSEG) register $(RUN) $(ARGS)
+
+annotate: need-RUN need-IMAGES need-OUT $(INSTALLED) ## labelme files with predicted outlines to correct: RUN= IMAGES= OUT=
+	$(MEDSEG) annotate $(RUN) "$(IMAGES)" --out "$(OUT)" $(ARGS)
 
 compare: need-RUNS $(INSTALLED) ## hold runs against the first, with paired tests: RUNS="runs/<id> runs/<id>" [ARGS="--margin 0.02"]
 	$(MEDSEG) compare $(RUNS) $(ARGS)
@@ -182,6 +194,10 @@ EXAMPLE_cv         = make cv EXP=tongue/unet DATA_ROOT=/data/tongue
 EXAMPLE_evaluate   = make evaluate RUN=runs/<id> DATA_ROOT=/data/tongue
 EXAMPLE_score      = make score REFERENCE=labelsTr PREDICTION=predicted OUT=scores
 EXAMPLE_predict    = make predict RUN=runs/<id> IMAGES=photos OUT=masks
+EXAMPLE_export     = make export RUN=runs/<id>
+EXAMPLE_serve      = make serve RUN=runs/<id>
+EXAMPLE_register   = make register RUN=runs/<id> ARGS="--alias champion"
+EXAMPLE_annotate   = make annotate RUN=runs/<id> IMAGES=photos OUT=drafts
 EXAMPLE_record     = make record RUNS="runs/<id> runs/<id>"
 EXAMPLE_zoo-table  = make zoo-table DATA_ROOT=/data/tongue600
 EXAMPLE_compare    = make compare RUNS="runs/<id> runs/<id>"

@@ -7,6 +7,7 @@ write_report writes them, send_report sends them to MLflow.
 
 from medseg.crossval import cross_validate
 from medseg.evaluation import evaluate
+from medseg.exporting.verb import export
 from medseg.manifest.check.doctor import check_manifest
 from medseg.manifest.check.fix import repair
 from medseg.manifest.check.page import write_page
@@ -27,7 +28,8 @@ from medseg.publishing.tracked import send_report
 from medseg.publishing.write import write_report
 from medseg.run import load_run
 from medseg.scoring import score_folders
-from medseg.training import Progress, resume, train
+from medseg.training import resume, train
+from medseg.watching import Progress
 
 __all__ = [
     "Predicted",
@@ -36,6 +38,7 @@ __all__ = [
     "choose_postprocessing",
     "cross_validate",
     "evaluate",
+    "export",
     "given_split",
     "import_coco",
     "import_decathlon",

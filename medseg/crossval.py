@@ -26,7 +26,8 @@ from medseg.manifest.schema import Manifest, Split
 from medseg.manifest.table import check_data_root, read_manifest, read_split
 from medseg.report.folds import Folds, write_folds
 from medseg.runfolder import RunFolder, mark_dead_runs
-from medseg.training import PathLike, Progress, as_path, check_tracking, resume, train
+from medseg.training import check_tracking, resume, train
+from medseg.watching import PathLike, Progress, as_path
 
 log = logging.getLogger(__name__)
 CHECKPOINT = "last"  # the best one was chosen on the very images that are predicted here

@@ -52,6 +52,10 @@ class ImageTooLargeError(ImageError):
     """An image whose header promises more pixels than are decoded."""
 
 
+class NoImageError(ImageError):
+    """Bytes that are no image, or one of a kind that is not read."""
+
+
 class AnnotationError(MedsegError):
     """An annotation file that cannot be imported."""
 
@@ -70,6 +74,10 @@ class WeightsError(MedsegError):
 
 class RunError(MedsegError):
     """A run folder that is missing, unfinished or not ours."""
+
+
+class ExportError(MedsegError):
+    """A network that cannot be exported, or an export that is not whole."""
 
 
 class TrainingError(MedsegError):

@@ -39,8 +39,9 @@ from medseg.report.casefiles import CaseFiles, case_files
 from medseg.report.evaluation import CALIBRATION_RULE, SOME_CALIBRATION_RULE, EvaluationFiles, Extras, objects_rule
 from medseg.report.figures import overlay_sheet
 from medseg.run import LoadedRun, load_run
-from medseg.training import PathLike, Progress, as_path, same_data
+from medseg.training import same_data
 from medseg.types import CaseResult, Row, by
+from medseg.watching import PathLike, Progress, as_path
 from medseg.yamlio import read_yaml
 
 log = logging.getLogger(__name__)

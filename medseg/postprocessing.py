@@ -19,8 +19,9 @@ from medseg.manifest.table import check_data_root, select
 from medseg.postprocess import Case, Tried, Unit, choose_steps, write_steps
 from medseg.report.casefiles import CaseFiles, case_files
 from medseg.runfolder import RunFolder, open_run
-from medseg.training import PathLike, Progress, as_path, config_of_run, same_data
+from medseg.training import config_of_run, same_data
 from medseg.types import Row
+from medseg.watching import PathLike, Progress, as_path
 
 PART = "val"
 ASKED = Asked(boundary=False, calibration=False, steps=False)

@@ -9,8 +9,10 @@ from pathlib import Path
 
 from medseg.errors import ImageError
 from medseg.files import staged_files, walk
-from medseg.segmenters import Segmenter, segmenter_of
-from medseg.training import PathLike, Progress
+from medseg.parallel import in_threads
+from medseg.segmenters.base import Segmenter
+from medseg.segmenters.choose import segmenter_of
+from medseg.watching import PathLike, Progress
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +21,7 @@ class Predicted:
 
     image: Path
     mask: Path
-    overlay: Path
+    overlay: Path | None = None
 
 
 def predict(
@@ -32,13 +34,15 @@ def predict(
     score_threshold: float | None = None,
     weights: str | None = None,
     others: Sequence[PathLike] = (),
+    overlays: bool = True,
 ) -> list[Predicted]:
     """Segment images or volumes (files or folders) on their own grid, below `out`: of a photograph `<stem>.png` (ids with a palette), of a
     volume `<stem>.nii.gz`, and `<stem>_overlay.jpg`.
 
-    run: a run folder, or zoo:NAME for a network with published weights (then score_threshold is of the objects that are shown, if
-    any, and weights name others of the same classes, such as hf:FOLDER).  others: run folders, such as the other folds', whose
-    probabilities are averaged with the run's.  A volume's stem is without nnU-Net's `_0000`.
+    run: a run folder, a folder that `medseg export` wrote, models:/NAME@ALIAS, or zoo:NAME for a network with published weights (then
+    score_threshold is of the objects that are shown, if any, and weights name others of the same classes, such as hf:FOLDER).
+    others: run folders, such as the other folds', whose probabilities are averaged with the run's.  A volume's stem is without nnU-Net's
+    `_0000`.  overlays: whether there are pictures, too.
     All or nothing: files appear in `out` when the last image is done. Raises ImageError for an image that cannot be read, for two that
     would have one name, and for files that are there already (unless `overwrite`; the images themselves are never overwritten).
     """
@@ -46,16 +50,16 @@ def predict(
     segment = segmenter_of(run, checkpoint, score_threshold, weights, others)
     found = find_images([Path(path) for path in paths], out, segment)
     names = [
-        (path, name.with_name(stem + segment.mask_suffix), name.with_name(f"{stem}_overlay.jpg"))
+        (path, name.with_name(stem + segment.mask_suffix), name.with_name(f"{stem}_overlay.jpg") if overlays else None)
         for (path, name), stem in zip(found, stems_of(found, segment), strict=True)
     ]
-    outputs = [Predicted(path, out / mask, out / overlay) for path, mask, overlay in names]
+    outputs = [Predicted(path, out / mask, out / overlay if overlay else None) for path, mask, overlay in names]
     _no_clash(outputs, overwrite)
     segment.load()
     with staged_files(out) as stage:
-        for done, (path, mask_name, overlay_name) in enumerate(names, start=1):
-            segment.write(path, stage / mask_name, stage / overlay_name)
-            progress.on_case(done, len(names))
+        jobs = [(path, stage / mask, stage / overlay if overlay else None) for path, mask, overlay in names]
+        for done, _ in enumerate(in_threads(lambda job: segment.write(*job), jobs, segment.at_once), start=1):
+            progress.on_case(done, len(jobs))
     return outputs
 
 
@@ -86,7 +90,7 @@ def _no_clash(outputs: Sequence[Predicted], overwrite: bool) -> None:
     inputs = {item.image.resolve() for item in outputs}
     seen: dict[Path, Path] = {}
     for item in outputs:
-        for path in (item.mask, item.overlay):
+        for path in (item.mask, item.overlay) if item.overlay else (item.mask,):
             if path in seen:
                 raise ImageError(item.image, f"and {seen[path]} would both be written to {path}", "predict them into two folders")
             seen[path] = item.image

@@ -11,18 +11,18 @@ from scipy import ndimage
 from torch.nn.functional import interpolate
 
 from medseg import palettes
-from medseg.data.decode import place_image
 from medseg.engine.infer import objects_to_original_grid
 from medseg.errors import ConfigError, WeightsError
 from medseg.instances import class_mask, painted
+from medseg.letterbox import place_image
 from medseg.models.contract import Adapter, SemanticNetwork, Task
+from medseg.models.listed import PREFIX
 from medseg.models.listing import config_of
 from medseg.models.weights import load, read_source, with_source
 from medseg.models.zoo import adapt, build_network
 from medseg.report.legend import overlay_with_legend
 from medseg.types import Letterbox, Size
 
-PREFIX = "zoo:"
 MOST_CLASSES = 256  # of a mask of bytes
 CLASSES_AT_ONCE = 8  # that are brought to the photograph's size: all of them at once would be gigabytes
 

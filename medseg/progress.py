@@ -96,3 +96,21 @@ class TrainingBars:
             self._progress.start()
             self._tasks[name] = self._progress.add_task(name, total=total)
         self._progress.update(self._tasks[name], completed=done, total=total)
+
+
+@contextmanager
+def steps() -> Iterator[Callable[[str], None]]:
+    """Work of a few long steps: what is being done now, and for how long."""
+    progress, tasks = Progress(TextColumn("{task.description}"), TimeElapsedColumn(), console=Console(stderr=True)), list[TaskID]()
+
+    def show(step: str) -> None:
+        if not tasks:
+            tasks.append(progress.add_task(step, total=None))
+            progress.start()
+        progress.update(tasks[0], description=step)
+
+    try:
+        yield show
+    finally:
+        if tasks:
+            progress.stop()

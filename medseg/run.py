@@ -18,7 +18,8 @@ from medseg.manifest.schema import Dataset
 from medseg.manifest.table import read_dataset
 from medseg.postprocess import Step, read_steps
 from medseg.runfolder import RunFolder, open_run
-from medseg.training import PathLike, config_of_run
+from medseg.training import config_of_run
+from medseg.watching import PathLike
 
 
 @dataclass(frozen=True)

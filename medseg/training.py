@@ -7,7 +7,6 @@ import logging
 import re
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -32,29 +31,14 @@ from medseg.runfolder import RunFolder, create_run, open_run
 from medseg.stopping import Asked, Stopped, stop_between_steps
 from medseg.trust import check_trusted, trust
 from medseg.types import by
+from medseg.watching import PathLike, Progress, as_path
 from medseg.yamlio import read_yaml
 
 if TYPE_CHECKING:
     from medseg.tracking import Tracker
 
 log = logging.getLogger(__name__)
-PathLike = str | Path
 LOOK_STEPS = {"cpu": 1, "cuda": 10}  # processes agree on a stop that often: on a GPU the question waits for the device
-
-
-def as_path(path: PathLike | None) -> Path | None:
-    """None stays None."""
-    return None if path is None else Path(path)
-
-
-@dataclass(frozen=True)
-class Progress:
-    """What a caller may watch; each is called often, by the first process alone, and must be quick."""
-
-    on_decode: Callable[[str, int, int], None] | None = None  # part, done, total
-    on_start: Callable[[RunFolder, int], None] = lambda run, total_steps: None
-    on_step: Callable[[int, float | None], None] = lambda step, val_score: None
-    on_case: Callable[[int, int], None] = lambda done, total: None
 
 
 def train(

@@ -18,7 +18,7 @@ from medseg.evaluation import Asked, _calibration, _calibration_rule, _notes, _p
 from medseg.metrics.calibration import count_calibration
 from medseg.report.evaluation import CALIBRATION_RULE
 from medseg.run import load_run
-from medseg.training import Progress
+from medseg.watching import Progress
 from tests.data.volume.made import make_experiment
 from tests.engine.test_evaluate import Largest
 

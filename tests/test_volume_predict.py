@@ -16,7 +16,7 @@ from medseg.manifest.importers.nnunet import import_nnunet
 from medseg.manifest.split import make_split
 from medseg.manifest.table import read_manifest
 from medseg.predicting import find_images, stems_of
-from medseg.segmenters import VolumeSegmenter
+from medseg.segmenters.runs import VolumeSegmenter
 from tests.data.volume.made import EXPERIMENT, draw
 
 AFFINE = np.diag([1.0, 1.0, 2.0, 1.0])

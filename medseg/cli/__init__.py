@@ -13,10 +13,14 @@ from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
 
+from medseg.cli.annotate import annotate
+from medseg.cli.export import export
 from medseg.cli.manifest import manifest_app
 from medseg.cli.options import Classes, DataRoot, GroupPattern, StoredAs, names
 from medseg.cli.plan import plan
 from medseg.cli.publish import compare, report, report_run
+from medseg.cli.register import register
+from medseg.cli.serve import serve
 from medseg.cli.sets import data_app
 from medseg.cli.track import track_app
 from medseg.cli.zoo import zoo
@@ -32,6 +36,10 @@ app.add_typer(manifest_app, name="manifest")
 app.add_typer(data_app, name="data")
 app.add_typer(track_app, name="track")
 app.command()(plan)
+app.command()(export)
+app.command()(annotate)
+app.command()(register)
+app.command()(serve)
 app.command()(compare)
 app.command()(report)
 app.command()(zoo)
@@ -168,7 +176,7 @@ def cv(
     load_config(experiment, overrides or [])  # before torch is imported, as in _train
     from medseg.crossval import Part, cross_validate, failures
     from medseg.progress import TrainingBars
-    from medseg.training import Progress
+    from medseg.watching import Progress
 
     def tell(part: Part, done: int, total: int) -> None:
         print(f"{part}: {done} of {total} parts are done", file=sys.stderr, flush=True)
@@ -214,7 +222,7 @@ def postprocess(
     """Look on val which steps afterwards help each class (largest component, holes, least size); evaluate and predict then take them."""
     from medseg.postprocessing import choose_postprocessing
     from medseg.progress import bar
-    from medseg.training import Progress
+    from medseg.watching import Progress
 
     with bar("predicting val") as show:
         tried = choose_postprocessing(runs, data_root, Progress(on_case=show))
@@ -268,7 +276,7 @@ def experiment(
 
 @app.command()
 def predict(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="a run folder below runs/, or zoo:NAME for published weights")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="a run folder, an export, models:/NAME@ALIAS, or zoo:NAME")],
     paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="images or volumes, or folders of them")],
     out: Annotated[Path, typer.Option(help="folder for masks and overlays")] = Path("predictions"),
     checkpoint: Checkpoint = "best",
@@ -279,18 +287,19 @@ def predict(
     others: Annotated[
         list[Path] | None, typer.Option("--with", help="a further run, such as another fold's: the mean of the probabilities; repeatable")
     ] = None,
+    overlays: Annotated[bool, typer.Option(help="a picture beside each mask")] = True,
     weights: Annotated[str | None, typer.Option(help="zoo: weights from elsewhere, of the same network: hf:FOLDER, hf:OWNER/NAME")] = None,
     trust_code: TrustCode = False,
 ) -> None:
     """Segment photographs or volumes: a mask on each image's own grid and a picture. zoo:NAME is a network with published weights."""
     from medseg import predicting
     from medseg.progress import bar
-    from medseg.training import Progress
+    from medseg.watching import Progress
 
     with bar("predicting") as show:
         progress = Progress(on_case=show)
-        written = predicting.predict(run, paths, out, checkpoint, overwrite, progress, score_threshold, weights, others or [])
-    print(f"{len(written)} masks and overlays are in {out}")
+        written = predicting.predict(run, paths, out, checkpoint, overwrite, progress, score_threshold, weights, others or [], overlays)
+    print(f"{len(written)} masks{' and overlays' if overlays else ''} are in {out}")
 
 
 def _train(experiment: Path | None, overrides: list[str], data_root: Path | None, runs: Path, resumed: Path | None) -> Path:
@@ -303,6 +312,7 @@ def _train(experiment: Path | None, overrides: list[str], data_root: Path | None
         load_config(experiment, overrides)  # before torch is imported, which takes seconds: a typo is told at once
     from medseg import training
     from medseg.progress import TrainingBars
+    from medseg.watching import Progress
 
     if not _rank():
         _mark_dead(Path("runs"), runs if resumed is None else resumed.parent, resumed=resumed)
@@ -313,7 +323,7 @@ def _train(experiment: Path | None, overrides: list[str], data_root: Path | None
 
     bars = TrainingBars()
     with _stopping(how), bars:
-        progress = training.Progress(bars.decode, bars.start, bars.step)
+        progress = Progress(bars.decode, bars.start, bars.step)
         if experiment is not None:
             return training.train(experiment, overrides, data_root, runs, progress).path
         assert resumed is not None
@@ -339,7 +349,7 @@ def _stopping(command: Callable[[], str | None]) -> Iterator[None]:
 def _evaluate(run: Path, split: str, data_root: Path | None, checkpoint: str, asked: Asked | None) -> None:
     from medseg import evaluation
     from medseg.progress import bar
-    from medseg.training import Progress
+    from medseg.watching import Progress
 
     with bar(f"decoding {split}") as show_decode, bar(f"evaluating {split}") as show:
         progress = Progress(on_decode=lambda part, done, total: show_decode(done, total), on_case=show)

@@ -27,6 +27,9 @@ def import_labelme_command(
     skip_refused: SkipRefused = False,
     ignore_label: Annotated[list[str] | None, typer.Option(help="paint shapes of this label with the ignore id; repeatable")] = None,
     instances: Instances = True,
+    only_corrected: Annotated[
+        bool, typer.Option("--only-corrected", help="predictions of `medseg annotate` that nobody has corrected or checked stay unlabelled")
+    ] = False,
 ) -> None:
     """Import labelme annotations: shapes become masks by labelme's own rule."""
     from medseg.manifest.importers.labelme import import_labelme
@@ -35,6 +38,7 @@ def import_labelme_command(
         lambda show: import_labelme(
             src, out, masks_out=masks_out, classes=names(classes), dataset_name=name, group_pattern=group_pattern,
             skip_refused=skip_refused, on_progress=show, instances=instances, ignore_labels=ignore_label or (),
+            only_corrected=only_corrected,
         )
     )  # fmt: skip
 

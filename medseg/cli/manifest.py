@@ -121,6 +121,7 @@ def split_command(
     unlock_test: Annotated[str | None, typer.Option(metavar="REASON", help="let rows of test move; the reason is recorded")] = None,
 ) -> None:
     """Write splits/NAME.csv: grouped, stratified by presence and area of the classes, seeded; or taken from a file."""
+    from medseg.manifest.history import scored_predictions
     from medseg.manifest.split import given_split, make_split, remarks, summary
     from medseg.manifest.table import read_manifest
 
@@ -132,7 +133,7 @@ def split_command(
     else:
         _not_with_from(folds, group_near_duplicates)
         split, warnings = given_split(read, name, from_, unlock_test)
-    for warning in warnings:
+    for warning in [*warnings, *scored_predictions(read, split)]:
         print(f"warning: {warning}", file=sys.stderr)
     for remark in remarks(split):
         print(f"note: {remark}")

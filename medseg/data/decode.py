@@ -11,38 +11,9 @@ from medseg import images
 from medseg.data.objects import objects_as_bytes
 from medseg.errors import ManifestError
 from medseg.files import sha256_array, sha256_file
+from medseg.letterbox import fit_letterbox, place_image, place_mask
 from medseg.manifest.schema import Manifest
-from medseg.types import Letterbox, Row, Sample, Size
-
-
-def fit_letterbox(original: Size, frame: Size) -> Letterbox:
-    """The largest place of an image in a frame with its aspect kept, centred.
-
-    >>> fit_letterbox(Size(100, 200), Size(64, 64))
-    Letterbox(original=Size(height_px=100, width_px=200), inner=Size(height_px=32, width_px=64), frame=Size(height_px=64, width_px=64), top_px=16, left_px=0)
-    """  # noqa: E501
-    scale = min(frame.height_px / original.height_px, frame.width_px / original.width_px)
-    inner = Size(max(1, round(original.height_px * scale)), max(1, round(original.width_px * scale)))
-    return Letterbox(original, inner, frame, (frame.height_px - inner.height_px) // 2, (frame.width_px - inner.width_px) // 2)
-
-
-def place_image(image_HWC: np.ndarray, letterbox: Letterbox) -> np.ndarray:
-    """uint8 (3, H, W) on the frame, black around it."""
-    framed = np.zeros((3, *letterbox.frame), np.uint8)
-    framed[(slice(None), *_window(letterbox))] = images.resize_image(image_HWC, letterbox.inner).transpose(2, 0, 1)
-    return framed
-
-
-def place_mask(mask_HW: np.ndarray, letterbox: Letterbox, around: int) -> np.ndarray:
-    """uint8 (H, W) on the frame, `around` around it: the ignore id of a mask, for padding is neither learned nor scored; 0 of objects."""
-    framed = np.full(letterbox.frame, around, np.uint8)
-    framed[_window(letterbox)] = images.resize_mask(mask_HW, letterbox.inner)
-    return framed
-
-
-def _window(letterbox: Letterbox) -> tuple[slice, slice]:
-    top, left, inner = letterbox.top_px, letterbox.left_px, letterbox.inner
-    return slice(top, top + inner.height_px), slice(left, left + inner.width_px)
+from medseg.types import Row, Sample, Size
 
 
 def read_original_image(manifest: Manifest, row: Row, data_root: Path) -> np.ndarray:

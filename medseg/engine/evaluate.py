@@ -10,7 +10,6 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from medseg.data.decode import fit_letterbox
 from medseg.data.decoded import DecodedSet
 from medseg.data.loaders import eval_batch
 from medseg.data.volume.volumeset import VolumeSet
@@ -18,6 +17,7 @@ from medseg.engine.infer import OnGrid, Passes, on_own_grid, predict
 from medseg.engine.ranks import Ranks
 from medseg.engine.volumes import WINDOWS_AT_ONCE, Windows, network_mask, on_file_grid, windows_of
 from medseg.labels import LabelSet
+from medseg.letterbox import fit_letterbox
 from medseg.types import CaseResult, Row
 
 Looked = TypeVar("Looked")

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from medseg.data.decode import fit_letterbox, place_image
 from medseg.instances import INSIDE, FoundObject, class_mask, found_objects, painted
 from medseg.labels import LabelSet
+from medseg.letterbox import fit_letterbox, place_image
 from medseg.monai_parts import sliding_window_inference
 from medseg.types import Found, Letterbox, Prediction, Size
 

@@ -24,13 +24,18 @@ COLUMNS = (
     "sample_id", "group_id", "image", "mask", "height_px", "width_px", "depth_px",
     "spacing_x_mm", "spacing_y_mm", "spacing_z_mm", "image_sha256", "mask_sha256",
 )  # fmt: skip
-OPTIONAL_COLUMNS = ("study_id", "channels", "instances", "instances_sha256", "mask_as_stored")  # as its annotations give
+OPTIONAL_COLUMNS = ("study_id", "channels", "instances", "instances_sha256", "mask_as_stored", "history")  # as its annotations give
 FLAG_PREFIX = "flag_"  # flag_<name>: true, false or blank, as the annotator ticked it
 PIXEL_PREFIX = "px_"
 SPACINGS = ("spacing_x_mm", "spacing_y_mm", "spacing_z_mm")
 SPLIT_COLUMNS = ("sample_id", "group_id", "split", "fold")
 SPLIT_NAMES = ("train", "val", "test")
 ROWS_AT_ONCE = 1024
+# A sample id becomes the name of output files: parts between '/', none empty, '.' or '..', no drive letter, backslash or control
+# sign. Written as what is wrong, without look-ahead, so that Arrow's linear-time engine can run it over a whole column.
+BAD_SAMPLE_ID = r"[\\\x00-\x1f]|^[A-Za-z]:|(?:^|/)\.{0,2}(?:/|$)"
+_STEP = r"(?:drawn|corrected|checked|predicted:[\w.+-]{1,200})"
+HISTORY = rf"{_STEP}(?:>{_STEP})*"  # of a mask, oldest step first; see `manifest.history`
 
 
 class Dataset(BaseModel):

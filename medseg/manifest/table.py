@@ -25,7 +25,9 @@ from medseg.labels import LabelSet
 from medseg.manifest.imagefiles import FIRST_CHANNEL
 from medseg.manifest.ledger import record_made
 from medseg.manifest.schema import (
+    BAD_SAMPLE_ID,
     FLAG_PREFIX,
+    HISTORY,
     PIXEL_PREFIX,
     SPACINGS,
     SPLIT_COLUMNS,
@@ -42,9 +44,6 @@ MANIFEST_FILE, DATASET_FILE, SPLITS_FOLDER = "manifest.csv", "dataset.yaml", "sp
 SPLIT_HEADER = "# medseg-split 1"
 _SIZES = ("height_px", "width_px")
 _HEX = r"[0-9a-f]{64}"
-# A sample id becomes the name of output files: parts between '/', none empty, '.' or '..', no drive letter, backslash or control
-# sign. Written as what is wrong, without look-ahead, so that Arrow's linear-time engine can run it over a whole column.
-_BAD_SAMPLE_ID = r"[\\\x00-\x1f]|^[A-Za-z]:|(?:^|/)\.{0,2}(?:/|$)"
 _MAY_LEAVE = r"(?:^/|^\\|^[A-Za-z]:|\.\.)"
 _NAME = r"[A-Za-z0-9][\w.-]*"
 
@@ -181,7 +180,7 @@ def _refuse(bad: pd.Series, raw: pd.DataFrame, table: Path, rule: str, fix: str)
 def _check_names(raw: pd.DataFrame, table: Path) -> None:
     _refuse(raw["sample_id"] == "", raw, table, "sample_id is blank", "give every row a name of its own")
     rule = "sample_id {sample_id!r} cannot name a file under an output folder"
-    _refuse(raw["sample_id"].str.contains(_BAD_SAMPLE_ID), raw, table, rule, "use a relative name without '..', '\\' or a drive letter")
+    _refuse(raw["sample_id"].str.contains(BAD_SAMPLE_ID), raw, table, rule, "use a relative name without '..', '\\' or a drive letter")
     _refuse(raw["sample_id"].duplicated(), raw, table, "sample_id {sample_id!r} stands twice", "sample ids must be unique")
     _refuse(raw["group_id"].str.strip() == "", raw, table, "group_id is blank", "name the patient, or repeat the sample_id")
     _refuse(raw["image"] == "", raw, table, "image is blank", "give the path relative to the data root")
@@ -231,6 +230,10 @@ def _check_labelled(raw: pd.DataFrame, table: Path, labels: LabelSet) -> None:
     if "mask_as_stored" in raw.columns:
         rule = "mask_as_stored must be true or blank, and true only for a row with a mask, got {mask_as_stored!r}"
         bad = (raw["mask_as_stored"] != "") & ((raw["mask_as_stored"] != "true") | (raw["mask"] == ""))
+        _refuse(bad, raw, table, rule, "correct the cell")
+    if "history" in raw.columns:
+        rule = "history must be blank, or of a row with a mask steps such as drawn or predicted:RUN>corrected, got {history!r}"
+        bad = (raw["history"] != "") & (~raw["history"].str.fullmatch(HISTORY) | (raw["mask"] == ""))
         _refuse(bad, raw, table, rule, "correct the cell")
     if {"instances", "instances_sha256"} <= set(raw.columns):
         bad = (raw["instances"] != "") & ~raw["instances_sha256"].str.fullmatch(_HEX)

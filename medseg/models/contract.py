@@ -208,7 +208,9 @@ class SemanticNetwork(Adapter):
         if self.network.grid is not None:
             return resized(out, size)
         out = resized(out, tuple(image.shape[2:]))
-        return out if tuple(out.shape[2:]) == size else out[(slice(None), slice(None), *(slice(side) for side in size))]
+        if not any(_may_differ(*each) for each in zip(out.shape[2:], size, strict=True)):
+            return out
+        return out[(slice(None), slice(None), *(slice(side) for side in size))]
 
     def _fitted(self, image_BCHW: Tensor) -> Tensor:
         """On a grid that the network takes: scaled to its own, or padded with the mean at the right and below."""
@@ -225,13 +227,27 @@ def fitting(size: tuple[int, ...], divisor: int | tuple[int, ...], least: int | 
     ((64, 96), (20, 128))
     """
     divisors, smallest = (each if isinstance(each, tuple) else (each,) * len(size) for each in (divisor, least))
-    return tuple(max(low, -(-side // step) * step) for side, step, low in zip(size, divisors, smallest, strict=True))
+    # upwards without negative numbers, which ONNX divides towards zero
+    return tuple(_at_least(low, (side + step - 1) // step * step) for side, step, low in zip(size, divisors, smallest, strict=True))
+
+
+def _at_least(low: int, side: int) -> int:
+    """The larger one; of a side that is a symbol, as it is while a network is exported, without asking which."""
+    larger: int = max(low, side) if isinstance(side, int) else torch.sym_max(low, side)
+    return larger
 
 
 def padded(values: Tensor, size: tuple[int, ...], fill: float) -> Tensor:
     """The last axes brought to `size` by `fill` at their ends; the tensor itself where nothing is missing."""
     missing = [wanted - have for wanted, have in zip(size, values.shape[-len(size) :], strict=True)]
-    return pad(values, [each for side in reversed(missing) for each in (0, side)], value=fill) if any(missing) else values
+    if not any(_may_differ(each, 0) for each in missing):
+        return values
+    return pad(values, [each for side in reversed(missing) for each in (0, side)], value=fill)
+
+
+def _may_differ(one: int, other: int) -> bool:
+    """True of symbols, too: an exported network must not take the example's sizes for every image's."""
+    return not (isinstance(one, int) and isinstance(other, int)) or one != other
 
 
 def resized(values: Tensor, size: tuple[int, ...]) -> Tensor:

@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+PREFIX = "zoo:"  # before a network's name, where its published weights are meant
 TABLE = Path(__file__).with_name("zoo.json")  # written by `make reference`: importing every library and counting takes a minute
 
 

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from medseg import images
-from medseg.data.decode import decode, fit_letterbox
+from medseg.data.decode import decode
 from medseg.data.decoded import decode_all
 from medseg.errors import LabelError, ManifestError
+from medseg.letterbox import fit_letterbox
 from medseg.types import Size
 from tests.tiny import make_data
 

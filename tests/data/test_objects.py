@@ -15,12 +15,13 @@ from medseg import api, images
 from medseg.config import AugmentConfig
 from medseg.data.augment import apply_changes, draw_change
 from medseg.data.cache import Cache
-from medseg.data.decode import fit_letterbox, place_mask, read_original_mask
+from medseg.data.decode import read_original_mask
 from medseg.data.decoded import DecodedSet, undecoded
 from medseg.data.loaders import Loading, collate, train_batches
 from medseg.data.objects import annotated_objects, objects_as_bytes
 from medseg.errors import ManifestError
 from medseg.labels import LabelSet
+from medseg.letterbox import fit_letterbox, place_mask
 from medseg.manifest.schema import Manifest
 from medseg.types import Batch, Draws, Size
 from tests.data.changes import EVERYTHING

@@ -6,11 +6,11 @@ import torch
 from torch import nn
 
 from medseg.config import OptimConfig
-from medseg.data.decode import fit_letterbox, place_image, place_mask
 from medseg.engine.infer import Passes, objects_to_original_grid, on_own_grid, predict, predict_image, predict_probs, to_original_grid
 from medseg.engine.optim import learning_rate, make_optimizer
 from medseg.instances import class_mask
 from medseg.labels import LabelSet
+from medseg.letterbox import fit_letterbox, place_image, place_mask
 from medseg.models.contract import Adapter, Network, Task
 from medseg.types import Found, Prediction, Size
 

@@ -31,6 +31,7 @@ from medseg.images import (
 )  # fmt: skip
 from medseg.instances import Instance, encode_patch, united
 from medseg.labels import LabelSet
+from medseg.manifest.history import CHECKED_FLAG, DRAWN, History, is_prediction, predictions_note, read_history
 from medseg.manifest.importers.common import (
     ImportReport,
     Notes,
@@ -74,7 +75,8 @@ class Draft:
     """What a labelme file says, checked, with no photograph looked at.
 
     size: as stated, None where it is not.  remarked: how many shapes carry a flag or description of their own, which nothing keeps.
-    trimmed: the labels that stand with blanks around them.
+    trimmed: the labels that stand with blanks around them.  history: what `medseg annotate` wrote, None where it did not.  steps: how the
+    shapes came to be, oldest first.
     """
 
     path: Path
@@ -85,6 +87,8 @@ class Draft:
     embedded: bool
     remarked: int = 0
     trimmed: frozenset[str] = frozenset()
+    history: History | None = None
+    steps: tuple[str, ...] = (DRAWN,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +96,7 @@ class Annotation:
     """A labelme file that can be imported: its photograph (relative to SRC), that one's upright size, its shapes in order.
 
     turned: EXIF turns the photograph, and neither its size nor an embedded picture tells whether the annotator saw it so.
+    steps: how the shapes came to be, oldest first.
     """
 
     path: Path
@@ -103,6 +108,7 @@ class Annotation:
     flags: Mapping[str, bool]
     notes: tuple[str, ...]
     turned: bool = False
+    steps: tuple[str, ...] = (DRAWN,)
 
 
 Found = TypeVar("Found", Draft, Annotation)
@@ -119,12 +125,15 @@ def import_labelme(
     on_progress: Progress | None = None,
     instances: bool = True,
     ignore_labels: Sequence[str] = (),
+    only_corrected: bool = False,
 ) -> ImportReport:
     """Write the manifest of a folder of labelme files, their id masks and their instances; the data root is `src`.
 
     Shapes of `ignore_labels` are painted with the ignore id, in the file's order, and are no instances. Images without a JSON
-    become unlabelled rows. Raises AnnotationError naming every file that cannot be imported (unless `skip_refused`), LabelError
-    where it has a label that is no class, ManifestError where `out` holds something else; then nothing is written.
+    become unlabelled rows, and with `only_corrected` those whose shapes are a prediction of `medseg annotate` that nobody has changed or
+    checked. Where a file is of that verb, the column `history` tells of each mask how it came to be. Raises AnnotationError naming
+    every file that cannot be imported (unless `skip_refused`), LabelError where it has a label that is no class, ManifestError where
+    `out` holds something else; then nothing is written.
     """
     root = folder_at(src, "source")
     group_ids([], group_pattern)  # a bad pattern shall not cost a pass over the images
@@ -155,16 +164,21 @@ def import_labelme(
     plain, damaged = _unlabelled(photographs, found, refused, root, advance)
     refused += damaged
     check_left(annotations, refused, src, skip_refused)
+    known = _with_history(annotations)
+    annotations, alone = _apart(annotations, src) if only_corrected else (annotations, [])
+    plain += [Record(one.sample_id, one.image, one.size, one.image_sha256) for one in alone]
+    for _ in alone:
+        advance()
     with stage_of(source, dataset.labels, instances) as stage:
         outside: list[str] = []
-        drawing = partial(_draw, stage=stage, ignored=ignored, columns=columns, outside=outside)
+        drawing = partial(_draw, stage=stage, ignored=ignored, columns=columns, outside=outside, known=known)
         results = list(each(drawing, annotations, advance))
         raise_refused([result for result in results if isinstance(result, MedsegError)], str(src))
         records = [*(result for result in results if isinstance(result, Record)), *plain]
         for sample in sorted(set(outside)):
             notes.add("a shape lies outside its image and paints nothing", sample + ".json")
         said = _said(annotations, dataset.labels, ignore_labels, named)
-        how = _how(instances, ignore_labels)
+        how = _how(instances, ignore_labels) | ({"only_corrected": True} if only_corrected else {})
         return finish(stage, dataset, records, refused, notes, said, how, group_pattern, skip_refused)
 
 
@@ -180,6 +194,7 @@ def _said(annotations: Sequence[Annotation], labels: LabelSet, ignore_labels: Se
     met = _labels_met(annotations)
     told = turned_note(sum(annotation.turned for annotation in annotations))
     told += unused_classes(labels, met)
+    told += predictions_note(sorted(annotation.sample_id for annotation in annotations if is_prediction(annotation.steps[-1])))
     told += [f"--ignore-label {name} is in no annotation" for name in ignore_labels if name not in met]
     drawn = ((annotation.image, shape.label) for annotation in annotations for shape in annotation.shapes)
     return told if named else [*told, *met_classes(labels, drawn, "shape")]
@@ -236,7 +251,10 @@ def checked_draft(content: Any, path: Path) -> Draft | None:
     remarked = sum(_is_remarked(shape) for shape in content["shapes"])
     flags, size = _flags(content.get("flags"), path), _stated_size(content, path)
     trimmed = frozenset(shape["label"].strip() for shape in content["shapes"] if shape["label"] != shape["label"].strip())
-    return Draft(path, shapes, flags, size, content.get("imagePath"), bool(embedded), remarked, trimmed)
+    history = read_history(content, path)
+    steps = history.now(shapes, flags) if history else (DRAWN,)
+    flags = {name: value for name, value in flags.items() if not history or name != CHECKED_FLAG}  # it is a step now
+    return Draft(path, shapes, flags, size, content.get("imagePath"), bool(embedded), remarked, trimmed, history, steps)
 
 
 def _is_remarked(shape: Mapping[str, Any]) -> bool:
@@ -417,9 +435,16 @@ def with_photograph(draft: Draft, root: Path) -> Annotation:
     if not draft.shapes:
         notes.append("no shape: labelled as background all over")
     return Annotation(
-        path, stem_of(path, root), relative(image, root), size, hashed(image), draft.shapes, draft.flags, tuple(notes),
-        not draft.embedded and _turned(image, size, draft.size),
+        path, _sample_id(draft, image, root), relative(image, root), size, hashed(image), draft.shapes, draft.flags, tuple(notes),
+        not draft.embedded and _turned(image, size, draft.size), draft.steps,
     )  # fmt: skip
+
+
+def _sample_id(draft: Draft, image: Path, root: Path) -> str:
+    """By the JSON; of one that `medseg annotate` wrote by the photograph, so that a row is called as it was before."""
+    if draft.history is None:
+        return stem_of(draft.path, root)
+    return draft.history.sample or stem_of(image, root)
 
 
 def _turned(image: Path, size: Size, stated: Size | None) -> bool:
@@ -576,10 +601,29 @@ def unlabelled_record(path: Path, root: Path) -> Record:
 # --- pass 3: every mask drawn
 
 
-def _draw(annotation: Annotation, stage: Stage, ignored: frozenset[str], columns: Mapping[str, str], outside: list[str]) -> Record:
-    """Draw and write one mask and its instances; its name goes into `outside` for each shape that paints nothing."""
+def _with_history(annotations: Sequence[Annotation]) -> bool:
+    """Whether any of them came from a model: without such, a manifest is what it was before there were any."""
+    return any(annotation.steps != (DRAWN,) for annotation in annotations)
+
+
+def _apart(annotations: Sequence[Annotation], src: Path) -> tuple[list[Annotation], list[Annotation]]:
+    """(those that a person drew, corrected or checked, the others); AnnotationError where there is none of the first."""
+    alone = [annotation for annotation in annotations if is_prediction(annotation.steps[-1])]
+    if len(alone) == len(annotations):
+        rule = f"each of its {counted(len(alone), 'annotation')} is a prediction that nobody has corrected or checked"
+        raise AnnotationError(
+            src, rule, f"correct some in labelme, tick {CHECKED_FLAG!r} where nothing is wrong, or leave out --only-corrected"
+        )
+    return [annotation for annotation in annotations if not is_prediction(annotation.steps[-1])], alone
+
+
+def _draw(
+    annotation: Annotation, stage: Stage, ignored: frozenset[str], columns: Mapping[str, str], outside: list[str], known: bool
+) -> Record:
+    """Draw and write one mask and its instances; its name goes into `outside` for each shape that paints nothing. known: with history."""
     mask_HW, instances = drawn(annotation, stage.labels, ignored, stage.instances is not None, outside)
     more = {columns[flag]: str(value).lower() for flag, value in annotation.flags.items()}
+    more |= {"history": ">".join(annotation.steps)} if known else {}
     record = Record(annotation.sample_id, annotation.image, annotation.size, annotation.image_sha256, more=more)
     return stage.save(record, mask_HW, instances)
 

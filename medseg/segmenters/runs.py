@@ -1,8 +1,7 @@
-"""What segments one file: a network with published weights or runs of one's own, on photographs or on volumes."""
+"""Runs of one's own, and networks with published weights."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,51 +14,20 @@ from medseg.data.volume.decode import Box, Stored, check_grid, prepared, shared_
 from medseg.engine.infer import Ensemble, predict_image
 from medseg.engine.trouble import trouble_named
 from medseg.engine.volumes import on_file_grid, windows_of
-from medseg.errors import ConfigError, RunError
+from medseg.errors import RunError
 from medseg.grid import turn_of
 from medseg.manifest.imagefiles import image_files
 from medseg.postprocess import apply_steps
-from medseg.pretrained import PREFIX, segmenter
+from medseg.pretrained import segmenter
 from medseg.report.planes import Seen, montage
 from medseg.run import LoadedRun, load_run
 from medseg.runfolder import open_run
-from medseg.training import PathLike, config_of_run
+from medseg.segmenters.base import Segmenter
+from medseg.training import config_of_run
 from medseg.types import Size
 from medseg.volumes import read_header, read_volume, rounded, volume_stem, write_labels
 
 FIRST = "_0000"  # behind a case's name: nnU-Net's first channel
-
-
-class Segmenter(ABC):
-    """Of one kind of files. Nothing heavy is loaded before `load`, so that a file that cannot be read is told at once."""
-
-    suffixes: tuple[str, ...] = images.IMAGE_SUFFIXES
-    mask_suffix = ".png"
-    what = "photographs"
-
-    def stem(self, path: Path) -> str:
-        """A file's name without its suffix."""
-        return path.stem
-
-    def case(self, path: Path) -> str:
-        """The name that an image's results should have: its file's stem, without what only tells one of its files from another."""
-        return self.stem(path)
-
-    def firsts(self, files: Sequence[Path]) -> list[Path]:
-        """Of a folder's files those that name an image."""
-        return list(files)
-
-    def check(self, path: Path) -> None:
-        """ImageError where the header cannot be read."""
-        images.read_size(path)
-
-    @abstractmethod
-    def load(self) -> None:
-        """The network."""
-
-    @abstractmethod
-    def write(self, path: Path, mask: Path, overlay: Path) -> None:
-        """Both files of one image."""
 
 
 @dataclass
@@ -73,11 +41,12 @@ class PublishedSegmenter(Segmenter):
     def load(self) -> None:  # noqa: D102
         self._network = segmenter(self.name, self.score_threshold, self.weights)
 
-    def write(self, path: Path, mask: Path, overlay: Path) -> None:  # noqa: D102
+    def write(self, path: Path, mask: Path, overlay: Path | None) -> None:  # noqa: D102
         image_HWC = images.read_image(path)
         mask_HW = self._network.mask(image_HWC)
         images.write_mask(mask, mask_HW, self._network.palette)
-        images.write_image(overlay, self._network.overlay(image_HWC, mask_HW))
+        if overlay:
+            images.write_image(overlay, self._network.overlay(image_HWC, mask_HW))
 
 
 @dataclass
@@ -91,13 +60,14 @@ class RunSegmenter(Segmenter):
         self._loaded = _loaded(self.runs, self.checkpoint)
         self._model = Ensemble([one.model for one in self._loaded]).eval() if len(self._loaded) > 1 else self._loaded[0].model
 
-    def write(self, path: Path, mask: Path, overlay: Path) -> None:  # noqa: D102
+    def write(self, path: Path, mask: Path, overlay: Path | None) -> None:  # noqa: D102
         first, image_HWC = self._loaded[0], images.read_image(path)
         with trouble_named(first.config, first.device, "infer.batch_size", first.run.path):
             mask_HW = predict_image(self._model, image_HWC, Size(*first.config.data.size_px), first.device, first.passes)
         mask_HW = apply_steps(mask_HW, first.steps, first.labels)
         images.write_mask(mask, mask_HW, first.labels.palette)
-        images.write_image(overlay, images.blend(image_HWC, mask_HW, first.labels.palette))
+        if overlay:
+            images.write_image(overlay, images.blend(image_HWC, mask_HW, first.labels.palette))
 
 
 @dataclass
@@ -145,7 +115,7 @@ class VolumeSegmenter(Segmenter):
     def load(self) -> None:  # noqa: D102
         self._loaded = _loaded(self.runs, self.checkpoint)
 
-    def write(self, path: Path, mask: Path, overlay: Path) -> None:  # noqa: D102
+    def write(self, path: Path, mask: Path, overlay: Path | None) -> None:  # noqa: D102
         volume = self._volume(path)
         image_XYZC = stacked([read_volume(file)[0] for file in self._files(path)])
         image_CDHW, box = prepared(volume.turn.forward(image_XYZC), volume, self.config, path)
@@ -153,7 +123,8 @@ class VolumeSegmenter(Segmenter):
         with trouble_named(first.config, first.device, "infer.batch_size", first.run.path):
             mask_XYZ = self._mask(image_CDHW, box, volume)
         write_labels(mask, mask_XYZ, volume.affine, like=path)
-        self._draw(overlay, image_XYZC, mask_XYZ, path)
+        if overlay:
+            self._draw(overlay, image_XYZC, mask_XYZ, path)
 
     def _draw(self, overlay: Path, image_XYZC: np.ndarray, mask_XYZ: np.ndarray, path: Path) -> None:
         labels, header = self._loaded[0].labels, read_header(path)
@@ -190,21 +161,7 @@ _SHARED: dict[str, Callable[[LoadedRun], object]] = {
 }
 
 
-def segmenter_of(
-    run: PathLike, checkpoint: str, score_threshold: float | None, weights: str | None, others: Sequence[PathLike]
-) -> Segmenter:
-    """By run folders or by zoo:NAME; ConfigError for what belongs to the other."""
-    if str(run).startswith(PREFIX):
-        for option, given, why in (("--checkpoint", checkpoint != "best", "has no checkpoints"), ("--with", bool(others), "is no run")):
-            if given:
-                raise ConfigError(option, f"{run} {why}", "leave it out")
-        return PublishedSegmenter(str(run).removeprefix(PREFIX), score_threshold, weights)
-    for option, value, whose in (
-        ("--score-threshold", score_threshold, "model.score_threshold"),
-        ("--weights", weights, "its own weights"),
-    ):
-        if value is not None:
-            raise ConfigError(option, "is of networks named zoo:NAME", f"leave it out: a run has {whose}")
-    runs = (Path(run), *(Path(other) for other in others))
+def of_runs(runs: Sequence[Path], checkpoint: str) -> Segmenter:
+    """By run folders of one experiment: of photographs or of volumes, as the first says."""
     volume = config_of_run(open_run(runs[0])).data.volume
-    return VolumeSegmenter(runs, checkpoint, volume) if volume else RunSegmenter(runs, checkpoint)
+    return VolumeSegmenter(tuple(runs), checkpoint, volume) if volume else RunSegmenter(tuple(runs), checkpoint)

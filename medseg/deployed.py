@@ -1,0 +1,86 @@
+"""Whatever a user names as a model -> one that segments photographs: a run, an export, or a registered version."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Literal, get_args
+
+import numpy as np
+
+from medseg.deploy.description import is_export
+from medseg.deploy.model import Model, open_export
+from medseg.deploy.networks import Network
+from medseg.errors import ConfigError, ExportError
+from medseg.parallel import processors
+
+if TYPE_CHECKING:
+    from medseg.models.contract import Adapter
+
+REGISTERED = "models:/"
+Backend = Literal["auto", "openvino", "onnxruntime", "bfloat16", "compiled", "eager"]
+OF_GRAPHS = ("openvino", "onnxruntime", "bfloat16")
+
+
+class TorchNetwork(Network):
+    """A run's own network, eager or compiled. One request at a time takes all the threads there are."""
+
+    def __init__(self, network: Adapter, compiled: bool):
+        import torch
+
+        self.backend = "compiled" if compiled else "eager"
+        self._probs = torch.compile(self._eager, dynamic=False) if compiled else self._eager
+        self._network = network
+
+    def _eager(self, image_BCHW):  # type: ignore[no-untyped-def]
+        return self._network(image_BCHW).probs_BKHW
+
+    def probs(self, image_BCHW: np.ndarray) -> np.ndarray:  # noqa: D102
+        import torch
+
+        with torch.inference_mode():
+            return np.asarray(self._probs(torch.from_numpy(np.ascontiguousarray(image_BCHW))).numpy())
+
+
+@contextmanager
+def open_model(where: str | Path, backend: str = "auto", checkpoint: str = "best") -> Iterator[Model]:
+    """The model that `where` names: a run folder, a folder that `medseg export` wrote, models:/NAME@ALIAS or models:/NAME/VERSION.
+
+    backend: openvino (auto) and onnxruntime run the exported graph in float32, bfloat16 the same by OpenVINO for processors that have it
+    in hardware; compiled and eager run a run's own network in torch. Where a run is named and a graph is wanted, it is exported to a
+    scratch folder first, which takes half a minute. ConfigError or ExportError for what cannot be had.
+    """
+    if backend not in get_args(Backend):
+        raise ConfigError("--backend", f"there is no {backend!r}", f"name one of {', '.join(get_args(Backend))}")
+    wanted = "openvino" if backend == "auto" else backend
+    with TemporaryDirectory(prefix="medseg-") as scratch:
+        if str(where).startswith(REGISTERED):
+            from medseg.tracking.registry import fetch_model
+
+            yield _of_export(fetch_model(str(where), Path(scratch)), wanted, where)
+        elif is_export(Path(where)):
+            yield _of_export(Path(where), wanted, where)
+        else:
+            yield _of_run(Path(where), wanted, checkpoint, Path(scratch))
+
+
+def _of_export(folder: Path, backend: str, where: str | Path) -> Model:
+    if backend not in OF_GRAPHS:
+        raise ExportError(where, f"is a graph, which {backend} cannot run", f"name the run itself, or a backend of {', '.join(OF_GRAPHS)}")
+    return open_export(folder, "onnxruntime" if backend == "onnxruntime" else "openvino", bfloat16=backend == "bfloat16")
+
+
+def _of_run(run: Path, backend: str, checkpoint: str, scratch: Path) -> Model:
+    from medseg.exporting.verb import check_exportable, describe, model_of_run
+    from medseg.run import load_run
+
+    if backend in OF_GRAPHS:
+        graph: Literal["onnxruntime", "openvino"] = "onnxruntime" if backend == "onnxruntime" else "openvino"
+        return model_of_run(run, graph, scratch, backend == "bfloat16", checkpoint)
+    import torch
+
+    torch.set_num_threads(processors())
+    loaded = load_run(run, checkpoint)
+    return Model(describe(loaded, {}), TorchNetwork(check_exportable(loaded), backend == "compiled"))

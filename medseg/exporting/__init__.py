@@ -1,0 +1,1 @@
+"""A trained run -> a folder that other programs can use: graph, description, model card."""

@@ -1,0 +1,41 @@
+"""An exported network on photographs. Needs no torch, so that it starts in a second."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from medseg import images
+from medseg.deploy.model import open_export
+from medseg.parallel import processors
+from medseg.segmenters.base import Segmenter
+
+REGISTERED = "models:/"
+
+
+@dataclass
+class ExportSegmenter(Segmenter):
+    """What `medseg export` wrote, or a registered version of it; every processor has an image of its own. Needs no torch."""
+
+    where: str
+    at_once = processors()
+
+    def load(self) -> None:  # noqa: D102
+        with TemporaryDirectory(prefix="medseg-") as scratch:
+            self._model = open_export(_export_of(self.where, Path(scratch)), at_once=self.at_once)
+
+    def write(self, path: Path, mask: Path, overlay: Path | None) -> None:  # noqa: D102
+        image_HWC, palette = images.read_image(path), self._model.labels.palette
+        mask_HW = self._model.segment(image_HWC).mask_HW
+        images.write_mask(mask, mask_HW, palette)
+        if overlay:
+            images.write_image(overlay, images.blend(image_HWC, mask_HW, palette))
+
+
+def _export_of(where: str, scratch: Path) -> Path:
+    if not where.startswith(REGISTERED):
+        return Path(where)
+    from medseg.tracking.registry import fetch_model  # mlflow takes seconds to import
+
+    return fetch_model(where, scratch)

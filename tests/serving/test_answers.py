@@ -1,0 +1,100 @@
+"""What an answer tells, of every kind, against the model asked directly."""
+
+from __future__ import annotations
+
+import base64
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from medseg.deploy.model import Model
+from medseg.images import read_image_bytes
+from medseg.labels import LabelSet
+from medseg.rasterise import Shape, draw
+from medseg.types import Size
+from tests.serving.exports import photograph
+from tests.serving.server import Running, encoded
+
+PHOTOGRAPH = photograph(7, (80, 120))
+
+
+def pixels(content: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(content)))
+
+
+def test_the_mask_is_the_models_own_on_the_photographs_pixels(server: Running, model: Model) -> None:
+    found = server.send(encoded(PHOTOGRAPH), "?result=mask")
+    assert (found.status, found.headers["content-type"]) == (200, "image/png")
+    expected = model.segment(PHOTOGRAPH).mask_HW
+    assert set(np.unique(expected)) == {0, 1, 2}
+    np.testing.assert_array_equal(pixels(found.body), expected)
+    assert Image.open(io.BytesIO(found.body)).getpalette()[3:6] == [255, 0, 0]  # the export's colour, not the one of the hue wheel
+
+
+def test_json_counts_what_the_mask_shows(server: Running, model: Model) -> None:
+    expected = model.segment(PHOTOGRAPH)
+    found = server.send(encoded(PHOTOGRAPH), "?spacing_mm=0.5").json
+    assert (found["width_px"], found["height_px"]) == (120, 80)
+    disc, square, both = found["classes"]
+    assert (disc["id"], disc["name"], disc["colour"]) == (1, "disc", "#ff0000")
+    of_disc = expected.mask_HW == 1
+    assert disc["pixels"] == of_disc.sum() and disc["percent"] == pytest.approx(100 * of_disc.mean())
+    assert disc["area_mm2"] == pytest.approx(of_disc.sum() / 4)
+    assert disc["confidence"] == pytest.approx(expected.confidence_HW[of_disc].mean(), abs=1e-5)
+    assert (both["id"], both["name"], both["pixels"]) == (None, "both", disc["pixels"] + square["pixels"])
+    assert found["uncertainty"] == pytest.approx(expected.uncertainty)
+    np.testing.assert_array_equal(pixels(base64.b64decode(found["mask_png"])), expected.mask_HW)
+    assert found["model"]["run"] == "tiny-run" and found["model"]["backend"] == "onnxruntime"
+    assert set(found["milliseconds"]) == {"waited", "decoding", "network", "answering"} and min(found["milliseconds"].values()) >= 0
+
+
+def test_a_class_that_is_not_there_is_told_with_nothing(server: Running) -> None:
+    found = server.send(encoded(np.zeros((30, 40, 3), np.uint8))).json
+    assert [each["pixels"] for each in found["classes"]] == [0, 0, 0] and found["shapes"] == []
+    assert {each["confidence"] for each in found["classes"]} == {None} == {each["area_mm2"] for each in found["classes"]}
+
+
+def test_confidence_is_the_probability_of_the_class_that_is_shown(server: Running, model: Model) -> None:
+    found = pixels(server.send(encoded(PHOTOGRAPH), "?result=confidence").body)
+    np.testing.assert_allclose(found / 255, model.segment(PHOTOGRAPH).confidence_HW, atol=0.5 / 255 + 1e-6)
+
+
+def test_the_overlay_is_the_photograph_with_its_classes_in_colour(server: Running) -> None:
+    found = server.send(encoded(PHOTOGRAPH), "?result=overlay")
+    assert found.headers["content-type"] == "image/jpeg"
+    shown = pixels(found.body).astype(int)
+    assert shown.shape == PHOTOGRAPH.shape
+    np.testing.assert_allclose(shown[:10], PHOTOGRAPH[:10], atol=12)  # background, as it was
+    row, column = np.argwhere(PHOTOGRAPH[..., 1] == 220)[40]
+    assert shown[row, column, 1] < 200  # the square's green is a darker one
+
+
+def test_the_labelme_file_paints_the_mask_back(server: Running, model: Model, labels: LabelSet) -> None:
+    found = server.send(encoded(PHOTOGRAPH), "?result=labelme").json
+    assert (found["imagePath"], found["imageData"], found["imageHeight"], found["imageWidth"]) == ("image", None, 80, 120)
+    drawn = [Shape(each["label"], "polygon", tuple(map(tuple, each["points"]))) for each in found["shapes"]]
+    shapes = [(shape, model.labels.id_of(shape.label)) for shape in drawn]
+    mask_HW, expected = draw(shapes, Size(80, 120)), model.segment(PHOTOGRAPH).mask_HW
+    assert (mask_HW == expected).mean() > 0.99 and set(np.unique(mask_HW)) == {0, 1, 2}
+    assert server.send(encoded(PHOTOGRAPH)).json["shapes"] == found["shapes"]
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_a_turned_photograph_is_answered_upright(server: Running, model: Model, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    content = encoded(PHOTOGRAPH, "JPEG", quality=95, exif=exif)
+    upright = read_image_bytes(content, "test")
+    turns = {1: 0, 3: 2, 6: 3, 8: 1}[orientation]
+    assert upright.shape == np.rot90(PHOTOGRAPH, turns).shape
+    np.testing.assert_array_equal(pixels(server.send(content, "?result=mask").body), model.segment(upright).mask_HW)
+
+
+def test_the_model_tells_itself(server: Running) -> None:
+    found = server.get("/v1/model").json
+    assert [each["name"] for each in found["classes"]] == ["disc", "square"] and [each["name"] for each in found["regions"]] == ["both"]
+    assert found["card"] == "# Tiny\n" and found["protocol"] == "None." and found["backend"] == "onnxruntime"
+    assert found["limits"] == {"bytes": 20_000_000, "pixels": 50_000_000, "seconds": 30.0}
+    assert found["origin"]["run"] == "tiny-run" and found["frame"]["height_px"] == 48
