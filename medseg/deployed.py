@@ -73,6 +73,7 @@ def _of_export(folder: Path, backend: str, where: str | Path) -> Model:
 
 
 def _of_run(run: Path, backend: str, checkpoint: str, scratch: Path) -> Model:
+    from medseg.exporting.card import card_of
     from medseg.exporting.verb import check_exportable, describe, model_of_run
     from medseg.run import load_run
 
@@ -83,4 +84,5 @@ def _of_run(run: Path, backend: str, checkpoint: str, scratch: Path) -> Model:
 
     torch.set_num_threads(processors())
     loaded = load_run(run, checkpoint)
-    return Model(describe(loaded, {}), TorchNetwork(check_exportable(loaded), backend == "compiled"))
+    description = describe(loaded, {})
+    return Model(description, TorchNetwork(check_exportable(loaded), backend == "compiled"), card_of(loaded, description, None))

@@ -220,8 +220,8 @@ def _simplified(path: _Path, tolerance_px: float) -> np.ndarray:
 def _corners(points: Sequence[Sequence[int]], ends: Sequence[int], tolerance_px: float) -> list[int]:
     """The places of `ends`, and between each two those of the points without which some point would be over `tolerance_px` from the line.
 
-    Douglas and Peucker (1973). `skimage.measure.approximate_polygon` finds the same, in forty calls of numpy a corner: a hundred times as
-    long on the few points between two corners of an outline.
+    Douglas and Peucker (1973). `skimage.measure.approximate_polygon` finds the same, in forty calls of numpy a corner, which takes
+    several times as long on the few points between two corners of an outline.
     """
     found, waiting = set(ends), list(zip(ends, ends[1:], strict=False))
     while waiting:

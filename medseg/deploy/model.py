@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from medseg.deploy.description import Description, read_description
+from medseg.deploy.description import CARD, Description, read_description
 from medseg.deploy.networks import SCALE, Backend, Network, open_network
 from medseg.labels import LabelSet
 from medseg.letterbox import bands, fit_letterbox, inside, most_probable, place_image
@@ -41,10 +41,10 @@ class Segmented:
 
 
 class Model:
-    """A network with what brings photographs to it and back. Any thread may call it."""
+    """A network with what brings photographs to it and back. Any thread may call it. card: the model card, Markdown."""
 
-    def __init__(self, description: Description, network: Network):
-        self.description, self.network = description, network
+    def __init__(self, description: Description, network: Network, card: str | None = None):
+        self.description, self.network, self.card = description, network, card
 
     @property
     def labels(self) -> LabelSet:
@@ -136,4 +136,5 @@ def open_export(folder: Path, backend: Backend = "openvino", bfloat16: bool = Fa
     at_once: how many threads will ask it at one time.
     """
     description = read_description(folder)
-    return Model(description, open_network(description.graph_file(folder), backend, bfloat16, at_once))
+    card = (folder / CARD).read_text(encoding="utf-8") if (folder / CARD).is_file() else None
+    return Model(description, open_network(description.graph_file(folder), backend, bfloat16, at_once), card)

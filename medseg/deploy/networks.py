@@ -68,10 +68,10 @@ class OpenVinoNetwork(Network):
             "NUM_STREAMS": at_once,
             "INFERENCE_PRECISION_HINT": "bf16" if bfloat16 else "f32",
         }
-        self._graph, self._lock, self._places = graph, threading.Lock(), threading.Semaphore(at_once)
+        self._lock, self._places = threading.Lock(), threading.Semaphore(at_once)
         self._programs: dict[tuple[int, ...], _Compiled] = {}
         try:
-            self._core.read_model(graph)
+            self._model = self._core.read_model(graph)  # once: the file may be gone when a new shape is met
         except Exception as cause:
             raise _unreadable(graph, cause) from None
 
@@ -87,7 +87,7 @@ class OpenVinoNetwork(Network):
         with self._lock:
             program = self._programs.pop(shape, None)
             if program is None:
-                model = self._core.read_model(self._graph)
+                model = self._model.clone()
                 model.reshape(list(shape))
                 program = _Compiled(self._core.compile_model(model, "CPU", self._options))
             self._programs[shape] = program  # the last used at the end

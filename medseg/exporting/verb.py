@@ -188,4 +188,5 @@ def model_of_run(run: PathLike, backend: Backend, scratch: Path, bfloat16: bool 
     """A run as a model without an export that stays: its graph goes to `scratch`, which may be removed once the model is closed."""
     loaded = load_run(run, checkpoint)
     description = write_graphs(scratch, loaded, check_exportable(loaded), ("onnx",), lambda step: None)
-    return Model(description, open_network(description.graph_file(scratch), backend, bfloat16))
+    network = open_network(description.graph_file(scratch), backend, bfloat16)
+    return Model(description, network, card_of(loaded, description, None))

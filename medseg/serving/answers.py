@@ -7,7 +7,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from fastapi import Response
@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from medseg.deploy.description import Description
 from medseg.deploy.model import Model, Segmented
 from medseg.images import BAND, blend, encode_grey, encode_jpeg, encode_mask
-from medseg.outlines import labelme_content, labelme_shapes, outlines
+from medseg.outlines import labelme_content, outlines
 from medseg.serving.decoding import Placed
 from medseg.types import Size
 
@@ -87,7 +87,7 @@ class Milliseconds(_Part):
 
 class Answer(_Part):
     """width_px, height_px: upright.  mask_png, confidence_png: base64 of PNGs on the photograph's own pixels: class ids as a palette; 255
-    for probability 1.  shapes: as in a labelme file.  uncertainty: in [0, 1], 0 where the network is sure of the whole mask."""
+    for probability 1.  uncertainty: in [0, 1], 0 where the network is sure of the whole mask."""
 
     width_px: int
     height_px: int
@@ -95,7 +95,6 @@ class Answer(_Part):
     uncertainty: float
     mask_png: str
     confidence_png: str
-    shapes: list[dict[str, Any]]
     model: ModelNamed
     milliseconds: Milliseconds
 
@@ -212,7 +211,6 @@ def _json(ready: Ready) -> bytes:
         "uncertainty": ready.found.uncertainty,
         "mask_png": base64.b64encode(_mask(ready)).decode(),
         "confidence_png": base64.b64encode(_confidence(ready)).decode(),
-        "shapes": labelme_shapes(outlines(ready.found.mask_HW, ready.model.labels)),
         "model": ModelNamed(
             run=origin.run,
             dataset=origin.dataset,

@@ -84,7 +84,7 @@ class Served:
     desk: Desk
 
 
-def make_app(model: Model, limits: Limits, host: str = "127.0.0.1", token: str | None = None, card: str | None = None) -> Served:
+def make_app(model: Model, limits: Limits, host: str = "127.0.0.1", token: str | None = None) -> Served:
     """A model as an ASGI application, with all that guards it."""
     desk, segmenter = Desk(limits), Segmenter(model, limits)
     api = FastAPI(
@@ -93,7 +93,7 @@ def make_app(model: Model, limits: Limits, host: str = "127.0.0.1", token: str |
     )  # fmt: skip
     _add_errors(api)
     _add_health(api, segmenter, desk)
-    _add_model(api, segmenter, card)
+    _add_model(api, segmenter)
     _add_segment(api, segmenter)
     open_paths = {HEALTH, "/readyz", "/openapi.json", *_add_pages(api)}
     guarded = Visits(Guard(api, desk, names_of(host), token, open_paths), desk)
@@ -132,12 +132,12 @@ def _add_health(api: FastAPI, segmenter: Segmenter, desk: Desk) -> None:
         return {"status": "ready"}
 
 
-def _add_model(api: FastAPI, segmenter: Segmenter, card: str | None) -> None:
+def _add_model(api: FastAPI, segmenter: Segmenter) -> None:
     description, limits = segmenter.model.description, segmenter.limits
     classes, regions = classes_named(description)
     told = ModelAnswer(
         classes=classes, regions=regions, frame=description.frame, origin=description.origin, backend=segmenter.model.network.backend,
-        protocol=description.protocol, card=card, limits=LimitsTold(bytes=limits.bytes, pixels=limits.pixels, seconds=limits.seconds),
+        protocol=description.protocol, card=segmenter.model.card, limits=LimitsTold(bytes=limits.bytes, pixels=limits.pixels, seconds=limits.seconds),
     )  # fmt: skip
 
     @api.get("/v1/model", tags=["v1"], responses={401: {"model": ErrorAnswer}})

@@ -15,7 +15,6 @@ from types import FrameType
 
 import uvicorn
 
-from medseg.deploy.description import CARD
 from medseg.deployed import open_model
 from medseg.errors import ConfigError
 from medseg.serving.app import Served, make_app
@@ -101,7 +100,7 @@ def serve(
     logging.getLogger("medseg.serving").setLevel(logging.INFO)
     token = token_for(host, token_file)
     with bound(host, port) as listener, open_model(where, backend, checkpoint) as model:
-        served = make_app(model, limits or Limits(), host, token, card_of(where))
+        served = make_app(model, limits or Limits(), host, token)
         server = Server(served, host)
         url = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
         tell(f"{url}/ is the page, {url}/docs the API; Ctrl-C stops it")
@@ -121,11 +120,3 @@ def bound(host: str, port: int) -> Iterator[socket.socket]:
                 f"--host {host} --port {port}", f"cannot be had ({cause.strerror or cause})", "choose another --port"
             ) from None
         yield listener
-
-
-def card_of(where: str) -> str | None:
-    """The model card of an export, or of a run that was exported into its own folder."""
-    for path in (Path(where) / CARD, Path(where) / "export" / CARD):
-        if path.is_file():
-            return path.read_text(encoding="utf-8")
-    return None

@@ -113,7 +113,7 @@ def running(model: Model, limits: Limits | None = None, token: str | None = None
     """Started, warmed up, and stopped in the end."""
     network = Counting(model.network)
     logging.getLogger("medseg.serving").setLevel(logging.INFO)
-    served = make_app(Model(model.description, network), limits or Limits(), "127.0.0.1", token, "# Tiny\n")
+    served = make_app(Model(model.description, network, "# Tiny\n"), limits or Limits(), "127.0.0.1", token)
     server = Server(served, "127.0.0.1")
     with bound("127.0.0.1", 0) as listener:
         port = listener.getsockname()[1]

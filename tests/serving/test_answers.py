@@ -52,7 +52,7 @@ def test_json_counts_what_the_mask_shows(server: Running, model: Model) -> None:
 
 def test_a_class_that_is_not_there_is_told_with_nothing(server: Running) -> None:
     found = server.send(encoded(np.zeros((30, 40, 3), np.uint8))).json
-    assert [each["pixels"] for each in found["classes"]] == [0, 0, 0] and found["shapes"] == []
+    assert [each["pixels"] for each in found["classes"]] == [0, 0, 0]
     assert {each["confidence"] for each in found["classes"]} == {None} == {each["area_mm2"] for each in found["classes"]}
 
 
@@ -78,7 +78,6 @@ def test_the_labelme_file_paints_the_mask_back(server: Running, model: Model, la
     shapes = [(shape, model.labels.id_of(shape.label)) for shape in drawn]
     mask_HW, expected = draw(shapes, Size(80, 120)), model.segment(PHOTOGRAPH).mask_HW
     assert (mask_HW == expected).mean() > 0.99 and set(np.unique(mask_HW)) == {0, 1, 2}
-    assert server.send(encoded(PHOTOGRAPH)).json["shapes"] == found["shapes"]
 
 
 @pytest.mark.parametrize("orientation", [1, 3, 6, 8])

@@ -20,10 +20,24 @@ export const setTokenPrompt = (ask) => { askUser = ask; };
 
 export const askModel = () => request("v1/model", {});
 
-export function segment(file, signal) {
+export const segment = (file, signal) => send("v1/segment", file, signal);
+
+/** labelme's JSON, which takes the server longer than the answer that is shown, so that it is asked for when it is saved. */
+export async function outlinesOf(file) {
+  for (;;) {
+    try {
+      return await send("v1/segment?result=labelme", file);
+    } catch (error) {
+      if (!error.wait_s) throw error;
+      await new Promise((done) => { setTimeout(done, 1000 * error.wait_s); });
+    }
+  }
+}
+
+function send(path, file, signal) {
   const body = new FormData();
   body.append("image", file, "image");  // not the file's own name, which may be a patient's
-  return request("v1/segment", { method: "POST", body, signal });
+  return request(path, { method: "POST", body, signal });
 }
 
 async function request(path, options) {

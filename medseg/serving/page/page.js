@@ -146,7 +146,7 @@ async function keep(name, made) {
 
 const savers = {
   "save-mask": async () => save(maskFile(chosen)),
-  "save-labelme": async () => save(labelmeFile(chosen)),
+  "save-labelme": async () => save(await labelmeFile(chosen)),
   "save-overlay": async () => save(await overlayFile(chosen, { ...viewOf(chosen), opacity: opacity.fill })),
   "save-all": () => saveAll(queue.items.filter(({ state }) => state === "done"), (item) => ({ ...viewOf(item), opacity: opacity.fill })),
 };

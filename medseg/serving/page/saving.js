@@ -1,4 +1,5 @@
 // Files to keep: the mask, the picture with its outlines and its legend, labelme JSON, and all of them in one ZIP.
+import { outlinesOf } from "./asking.js";
 import { make } from "./elements.js";
 import { canvasOf, colourTable, coloured, outline, photograph } from "./drawing.js";
 import { areaOf, perCent } from "./numbers.js";
@@ -6,7 +7,6 @@ import { readPng } from "./png.js";
 import { say } from "./words.js";
 import { zip } from "./zip.js";
 
-const LABELME_VERSION = "5.5.0";  // as medseg/outlines.py writes
 const LINES_ACROSS = 400;  // a line is this part of the picture's longer side, as on a screen
 const NARROWEST_PX = 320;  // for a legend that can be read under the smallest picture
 const INK = "#1c2126", PAPER = "#ffffff", NOTHING = "#6a6f75";
@@ -23,9 +23,8 @@ export function maskFile({ file, answer }) {
   return { name: `${stem(file.name)}-mask.png`, blob: new Blob([answer.mask], { type: "image/png" }) };
 }
 
-export function labelmeFile({ file, answer }) {
-  const content = { version: LABELME_VERSION, flags: {}, shapes: answer.shapes, imagePath: plain(file.name), imageData: null,
-    imageHeight: answer.height_px, imageWidth: answer.width_px };
+export async function labelmeFile({ file }) {
+  const content = { ...await outlinesOf(file), imagePath: plain(file.name) };
   return { name: `${stem(file.name)}.json`, blob: new Blob([JSON.stringify(content, null, 2)], { type: "application/json" }) };
 }
 
@@ -108,6 +107,6 @@ export function save({ name, blob }) {
 /** Every file of every picture, in one, since phones save only one at a time. viewOf(item) as of `overlayFile`. */
 export async function saveAll(items, viewOf) {
   const files = [];
-  for (const item of items) files.push(maskFile(item), labelmeFile(item), await overlayFile(item, viewOf(item)));
+  for (const item of items) files.push(maskFile(item), await labelmeFile(item), await overlayFile(item, viewOf(item)));
   return save({ name: "medseg.zip", blob: await zip(files) });
 }
