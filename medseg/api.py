@@ -1,11 +1,14 @@
 """The verbs for a notebook: `from medseg import api; run = api.train("experiments/tongue/unet.yaml", data_root="...")`.
 
 The import_* functions make a manifest, `check_manifest` looks at it, `repair` mends it, `make_split` and `given_split` split it; train,
-evaluate and predict use it. score_folders scores anybody's masks. publish makes tables of runs, with intervals and paired tests;
+evaluate and predict use it. export writes a run for other programs; open_model opens a run, an export or a registered version, and
+annotate drafts outlines by it. score_folders scores anybody's masks. publish makes tables of runs, with intervals and paired tests;
 write_report writes them, send_report sends them to MLflow.
 """
 
+from medseg.annotating import annotate
 from medseg.crossval import cross_validate
+from medseg.deployed import open_model
 from medseg.evaluation import evaluate
 from medseg.exporting.verb import export
 from medseg.manifest.check.doctor import check_manifest
@@ -34,6 +37,7 @@ from medseg.watching import Progress
 __all__ = [
     "Predicted",
     "Progress",
+    "annotate",
     "check_manifest",
     "choose_postprocessing",
     "cross_validate",
@@ -50,6 +54,7 @@ __all__ = [
     "import_voc",
     "load_run",
     "make_split",
+    "open_model",
     "predict",
     "publish",
     "read_manifest",
