@@ -17,20 +17,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 
-from medseg.deploy.model import Model, Segmented
+from medseg.deploy.model import Model
 from medseg.deployed import open_model
 from medseg.errors import AnnotationError, ConfigError, ImageError, counted
 from medseg.files import staged_folder, write_json, write_text
 from medseg.images import read_image
-from medseg.manifest.history import CHECKED_FLAG, KEY, MOST_STEPS, is_prediction, predicted_by, shapes_digest
+from medseg.manifest.history import is_prediction, provenance
 from medseg.manifest.importers.labelme import Draft, read_draft
-from medseg.outlines import TOLERANCE_PX, Outline, labelme_content, outlines
+from medseg.outlines import TOLERANCE_PX, labelme_content, outlines
 from medseg.predicting import find_images
-from medseg.rasterise import Shape
 from medseg.segmenters.exports import ExportSegmenter
 from medseg.types import Size
 from medseg.watching import PathLike, Progress
@@ -104,6 +102,7 @@ def annotate(
             _place(job, one, f"{rank:0{digits}d}_{job.stem}" if copy else "", stage) for rank, (job, one) in enumerate(ranked, start=1)
         ]
         write_text(stage / ORDER, _order(named))
+        _check_out(out, overwrite)  # again: predicting takes minutes, in which a person may have gone on correcting
     return [replace(one, file=out / one.file.name, copied=out / one.copied.name if one.copied else None) for one in named]
 
 
@@ -164,26 +163,12 @@ def _write(job: _Job, model: Model, tolerance_px: float, path: Path, out: Path, 
     segmented = model.segment(image_HWC)
     found = outlines(segmented.mask_HW, model.labels, tolerance_px)
     image_path = "" if copy else Path(os.path.relpath(job.photograph.resolve(), out.resolve())).as_posix()
-    content = labelme_content(found, image_path, Size(*image_HWC.shape[:2]), {KEY: _provenance(job, model, segmented, found, copy)})
-    write_json(path, content | {"flags": {CHECKED_FLAG: False}})
+    origin, sample = model.description.origin, job.sample if copy else None
+    more = provenance(found, origin.run, origin.weights_sha256, segmented.uncertainty, job.steps, sample)
+    write_json(path, labelme_content(found, image_path, Size(*image_HWC.shape[:2]), more))
     counts = np.bincount(segmented.mask_HW.ravel(), minlength=len(model.labels.names))
     area_px = {name: int(counts[model.labels.id_of(name)]) for name in model.labels.foreground}
     return Annotated(job.photograph, path, None, segmented.uncertainty, area_px)
-
-
-def _provenance(job: _Job, model: Model, segmented: Segmented, found: Sequence[Outline], copy: bool) -> dict[str, Any]:
-    """What labelme keeps and the import reads (`manifest.history`), and what a person may want to know of the prediction."""
-    origin = model.description.origin
-    steps = [*job.steps, predicted_by(origin.run)][-MOST_STEPS:]
-    return {
-        "history": steps,
-        "shapes_sha256": shapes_digest([Shape(one.name, "polygon", one.points) for one in found]),
-        "run": origin.run,
-        "weights_sha256": origin.weights_sha256,
-        "uncertainty": round(segmented.uncertainty, 6),
-        "tolerance_px": {one.name: one.tolerance_px for one in found},
-        **({"sample": job.sample} if copy else {}),
-    }
 
 
 # --- all of them, ranked

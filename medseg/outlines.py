@@ -63,6 +63,9 @@ def outlines(mask_HW: np.ndarray, labels: LabelSet, tolerance_px: float = TOLERA
     mask_HW: class ids, uint8.  Corners are left out where the polygon stays within `tolerance_px` of the border (Douglas and Peucker 1973).
     A class that would not come back with an IoU of `least_iou` is given half the tolerance, and so on down to 0; where that is not
     enough, because another class reaches into it, all classes are. At 0 the mask comes back pixel by pixel.
+
+    Nothing is left out, so the time has no bound but the mask's own: about a millisecond a region, and less a hole. Noise of four classes
+    on 256 x 256, enlarged to 1024 x 1024, is 12,000 regions; without the smallest ones its classes would not come back.
     """
     assert mask_HW.ndim == 2 and tolerance_px >= 0, (mask_HW.shape, tolerance_px)
     paths = [_path(region) for region in _regions(mask_HW, len(labels.names))]
@@ -137,18 +140,31 @@ def _crop(array_HW: np.ndarray, region: _Region) -> np.ndarray:
 
 
 def _of_class(pixels_HW: np.ndarray, class_id: int) -> list[_Region]:
-    from scipy.ndimage import binary_fill_holes, find_objects, label
+    from scipy.ndimage import find_objects, label
 
     numbers_HW, _ = label(pixels_HW, ALL_AROUND)
     crops = ((place, numbers_HW[place] == number) for number, place in enumerate(find_objects(numbers_HW), start=1))
-    return [_Region(class_id, rows.start, columns.start, crop, binary_fill_holes(crop)) for (rows, columns), crop in crops]
+    return [_Region(class_id, rows.start, columns.start, crop, _filled(crop)) for (rows, columns), crop in crops]
+
+
+def _filled(pixels_hw: np.ndarray) -> np.ndarray:
+    """With all its holes. On small regions many times as fast as `scipy.ndimage.binary_fill_holes`, and a mask may have thousands."""
+    from scipy.ndimage import label
+
+    framed = np.ones([side + 2 for side in pixels_hw.shape], bool)
+    framed[1:-1, 1:-1] = ~pixels_hw
+    numbers, _ = label(framed)
+    return np.asarray(numbers[1:-1, 1:-1] != numbers[0, 0])
 
 
 def _with_holes(region: _Region, later_hw: np.ndarray) -> _Region:
     """The region with those holes left open in which a pixel is background, or painted before it."""
     from scipy.ndimage import label
 
-    numbers_hw, _ = label(region.filled_hw & ~region.pixels_hw)
+    holes_hw = region.filled_hw & ~region.pixels_hw
+    if not holes_hw.any():
+        return region
+    numbers_hw, _ = label(holes_hw)
     open_ = np.unique(numbers_hw[(numbers_hw > 0) & ~later_hw])
     return region._replace(filled_hw=region.filled_hw & ~np.isin(numbers_hw, open_[open_ > 0]))
 
@@ -157,48 +173,65 @@ def _with_holes(region: _Region, later_hw: np.ndarray) -> _Region:
 
 
 def _path(region: _Region) -> _Path:
-    """The region's outer ring with the ring of each open hole let in where a slit to the left meets what is there already."""
-    from scipy.ndimage import binary_fill_holes, find_objects, label
+    """The region's outer ring with the ring of each open hole let in where a slit to the left meets what is there already.
 
-    filled_hw = np.pad(region.filled_hw, 1)
-    around_hw = binary_fill_holes(filled_hw)
-    walk = _ring(around_hw, inside=True)
-    walk = np.roll(walk, -int(((walk - walk.mean(axis=0)) ** 2).sum(axis=1).argmax()), axis=0)  # no simplification drops the first point
-    kept = np.zeros(len(walk), bool)
-    numbers_hw, _ = label(around_hw & ~filled_hw)
-    holes = [(place, numbers_hw[place] == number) for number, place in enumerate(find_objects(numbers_hw), start=1)]
-    for (rows, columns), hole_hw in sorted(holes, key=lambda hole: hole[0][1].start):  # one further left may be what a slit meets
-        walk, kept = _let_in(walk, kept, _ring(hole_hw, inside=False) + (rows.start, columns.start), filled_hw)
-    return _Path(region.class_id, walk + (region.top - 1, region.left - 1), kept)
+    The walk is a linked list until all holes are in it: thousands of them would else each copy all of it.
+    """
+    outer, *holes = _rings(region.filled_hw)
+    outer = np.roll(outer, -int(((outer - outer.mean(axis=0)) ** 2).sum(axis=1).argmax()), axis=0)  # no simplification drops the first
+    pieces, after, kept, count = [outer], [*range(1, len(outer)), -1], [], len(outer)
+    place_hw = np.full(region.filled_hw.shape, -1)  # where in the pieces a pixel is
+    place_hw[tuple(outer.T)] = np.arange(len(outer))
+    for hole in holes:
+        meets = _left_of(hole[0], region.filled_hw)
+        aside = np.concatenate([hole, hole[:1], [meets]])
+        place, last = int(place_hw[meets]), count + len(aside) - 1
+        place_hw[tuple(hole.T)] = np.arange(count, count + len(hole))
+        after += [*range(count + 1, last + 1), after[place]]
+        after[place] = count
+        kept += [place, count, last - 1, last]
+        pieces.append(aside)
+        count = last + 1
+    order, held = _followed(after), np.zeros(count, bool)
+    held[kept] = True
+    return _Path(region.class_id, np.concatenate(pieces)[order] + (region.top, region.left), held[order])
 
 
-def _ring(pixels_hw: np.ndarray, inside: bool) -> np.ndarray:
-    """int (N, 2): the pixels along the edge of what is True, those of its own side or those around it. One step is one pixel.
+def _rings(filled_hw: np.ndarray) -> list[np.ndarray]:
+    """int (N, 2) each: the region's pixels along its outer edge, then around each hole, from left to right and from a leftmost pixel on.
 
-    An isoline at a level close to 1 (or 0) passes by the middles of the pixels of that side.
+    An isoline at a level above 0.5 lies nearer to the middles of the region's own pixels: outwards of them, and within a hole.
     """
     from skimage.measure import find_contours
 
-    level, touching = (1 - 1e-6, "high") if inside else (1e-6, "low")
-    found = find_contours(np.pad(pixels_hw, 1).astype(np.float64), level, fully_connected=touching)
-    assert len(found) == 1, len(found)
-    ring = np.rint(found[0]).astype(np.int64) - 1
-    moved = np.any(ring != np.roll(ring, 1, axis=0), axis=1)
-    return ring[moved] if moved.any() else ring[:1]
+    framed = np.zeros([side + 2 for side in filled_hw.shape])
+    framed[1:-1, 1:-1] = filled_hw
+    lines = sorted(find_contours(framed, 0.75, fully_connected="high"), key=lambda line: float(line[:, 1].min()))
+    return [_ring(line) for line in lines]
 
 
-def _let_in(walk: np.ndarray, kept: np.ndarray, ring: np.ndarray, filled_hw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The walk, led aside by a slit to the ring of a hole, around it and back."""
-    start = int(ring[:, 1].argmin())
-    row, column = ring[start]
-    free = np.flatnonzero(~filled_hw[row, :column])[-1]  # the slit runs through the region's pixels to the left, as far as they go
-    meets = int(np.flatnonzero((walk == (row, free + 1)).all(axis=1))[0])
-    aside = np.concatenate([ring[start:], ring[: start + 1], walk[meets : meets + 1]])
-    aside_kept = np.zeros(len(aside), bool)
-    aside_kept[[0, -2, -1]] = True
-    kept = kept.copy()
-    kept[meets] = True
-    return np.insert(walk, meets + 1, aside, axis=0), np.insert(kept, meets + 1, aside_kept)
+def _ring(line: np.ndarray) -> np.ndarray:
+    """The pixels that an isoline, whose first point is its last, passes by. One step is one pixel."""
+    ring = np.rint(line).astype(np.int64) - 1
+    moved = (ring[1:] != ring[:-1]).any(axis=1)
+    ring = ring[1:][moved] if moved.any() else ring[:1]
+    first = int(ring[:, 1].argmin())
+    return np.concatenate([ring[first:], ring[:first]])
+
+
+def _left_of(pixel: np.ndarray, filled_hw: np.ndarray) -> tuple[int, int]:
+    """Where a slit through the region's pixels to the left comes to an end: at a pixel of a ring further left."""
+    row, column = int(pixel[0]), int(pixel[1])
+    free = np.flatnonzero(~filled_hw[row, :column])
+    return row, int(free[-1]) + 1 if len(free) else 0
+
+
+def _followed(after: Sequence[int]) -> list[int]:
+    """The places of a linked list in its order, from 0 to the one that -1 comes after."""
+    order = [0]
+    while (place := after[order[-1]]) >= 0:
+        order.append(place)
+    return order
 
 
 # --- polygons

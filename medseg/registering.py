@@ -12,6 +12,7 @@ from typing import Any
 
 from medseg.config import read_config
 from medseg.deploy.description import Description, read_description
+from medseg.deploy.scored import are_of
 from medseg.errors import ConfigError, ExportError, MedsegError, RunError
 from medseg.files import read_json, sha256_file
 from medseg.publishing.overall import Overall, check_metric, compare_overall
@@ -143,9 +144,10 @@ def _description_of(exported: Path, run: RunFolder, scores: dict[str, Any]) -> D
     if origin.run != run.id or any(not path.is_file() or sha256_file(path) != digest for path, digest in files):
         rule = f"is an export of {origin.run} as it was on {origin.exported[:10]}, not of {run.id} as it is"
         raise ExportError(exported, rule, f"export it again: medseg export {run.path}")
-    scored, steps = scores["checkpoint"], ", ".join(step.told() for step in description.post_steps)
-    afterwards = str(scores["protocol"]["test_time"]).partition("; afterwards, chosen on val: ")[2]
-    if (scored.get("checkpoint"), scored.get("epoch"), afterwards) != (origin.checkpoint, origin.epoch, steps):
+    if origin.checkpoint != "best":
+        rule = f"is of the checkpoint {origin.checkpoint!r}, and a registered version is of the best, which its val scores are of"
+        raise ExportError(exported, rule, f"export that one: medseg export {run.path}")
+    if not are_of(scores, description):
         rule = f"its {PART} was scored by another checkpoint or with other steps afterwards than are exported"
         raise RunError(run.path, rule, _evaluate(run))
     return description

@@ -176,6 +176,21 @@ def test_what_a_person_has_made_is_not_overwritten(export: Path, photographs: Pa
         annotate(export, [photographs], out, overwrite=True)
 
 
+@pytest.mark.parametrize("meanwhile", ["corrected", "added"])
+def test_what_a_person_makes_while_it_predicts_is_not_overwritten(export: Path, photographs: Path, tmp_path: Path, meanwhile: str) -> None:
+    out = tmp_path / "out"
+    annotate(export, [photographs / "a.jpg"], out)
+
+    def meddle(done: int, total: int) -> None:
+        resaved(out / "0001_a.json", edit=True) if meanwhile == "corrected" else (out / "notes.txt").write_text("x")
+
+    before = (out / "0001_a.json").read_bytes()
+    with pytest.raises(AnnotationError, match="has been corrected or checked" if meanwhile == "corrected" else "notes.txt"):
+        annotate(export, [photographs / "a.jpg"], out, overwrite=True, progress=Progress(on_case=meddle))
+    assert ((out / "0001_a.json").read_bytes() != before) == (meanwhile == "corrected")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["export", "out", "photos"], "nothing half done is left"
+
+
 def test_all_or_nothing(export: Path, photographs: Path, tmp_path: Path) -> None:
     whole = (photographs / "d.jpg").read_bytes()
     (photographs / "d.jpg").write_bytes(whole[: len(whole) // 2])

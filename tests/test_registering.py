@@ -131,6 +131,7 @@ def test_the_alias_moves_to_one_that_is_shown_to_be_no_worse(both):
     assert told.startswith("against version 1: iou per image, mean of liver, lesion: +0.1324 (95 % interval -0.02")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("holder", "margin"), [("1", 0.005), ("2", WIDE)], ids=["the interval is too wide", "it is worse"])
 def test_it_stays_where_that_is_not_shown_and_the_version_is_there_all_the_same(both, holder, margin):
     client().set_registered_model_alias("organs", "champion", holder)
@@ -140,12 +141,14 @@ def test_it_stays_where_that_is_not_shown_and_the_version_is_there_all_the_same(
     assert versions() == ["1", "2", "3"] and champion() == holder
 
 
+@pytest.mark.slow
 def test_the_same_scores_are_no_worse_and_another_alias_is_another_matter(both):
     done = put(both[0], margin=0.005)
     assert done.compared.equal and "the same in every image" in done.compared.told() and champion() == "3"
     assert put(both[1], alias="small").before is None and champion() == "3"
 
 
+@pytest.mark.slow
 def test_whoever_has_the_alias_at_the_end_is_what_counts(both):
     """Another moves it to the better run while this one's is being uploaded."""
 
@@ -305,12 +308,14 @@ def test_a_registry_that_is_not_there(tmp_path, monkeypatch):
     assert not (tmp_path / "gone.db").exists()
 
 
+@pytest.mark.slow
 def test_a_database_that_cannot_be_written(both, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///no/such/folder/mlflow.db")
     with pytest.raises(RunError, match="the model registry: sqlite:///.*did not take it .*cannot be a database.*give the command again"):
         put(both[0])
 
 
+@pytest.mark.slow
 def test_what_somebody_has_changed_in_the_registry_is_refused(tmp_path):
     export = shutil.copytree(model_folder() / "artifacts/export", tmp_path / "changed/artifacts/export")
     client().create_model_version("organs", str(tmp_path / "changed"))
@@ -324,6 +329,7 @@ def test_what_somebody_has_changed_in_the_registry_is_refused(tmp_path):
         fetch_model("models:/organs/3", tmp_path / "c")
 
 
+@pytest.mark.slow
 def test_the_command_line_says_what_became_of_it(both):
     arguments = ["register", str(both[0].path), "--alias", "champion", "--export", str(both[0].path / "export")]
     found = CliRunner().invoke(app, arguments)

@@ -27,6 +27,9 @@ def export(
         from medseg.trust import trust_all
 
         trust_all()
+    from medseg.runfolder import open_run
+
+    open_run(run)  # a wrong path is told before torch is loaded
     from medseg.exporting.verb import export as write
     from medseg.progress import steps
 

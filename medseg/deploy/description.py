@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from medseg.errors import ExportError
 from medseg.files import read_json, sha256_file, write_json
-from medseg.labels import LabelSet
+from medseg.labels import Colour, LabelSet
 from medseg.postprocess import Kind, Step, Unit
 from medseg.types import Size
 
@@ -91,7 +91,7 @@ class Description(_Part):
     format: Literal[1] = 1
     graphs: dict[Literal["onnx", "torch-export"], Graph]
     labels: LabelSet
-    colours: dict[str, tuple[int, int, int]]
+    colours: dict[str, Colour]
     frame: Frame
     steps: tuple[StepPart, ...] = ()
     protocol: str = ""

@@ -5,14 +5,15 @@ Legend: B batch, K classes, H W an image's own pixels, h w the frame's.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from medseg.deploy.description import CARD, Description, read_description
+from medseg.deploy.description import AGAIN, CARD, Description, read_description
 from medseg.deploy.networks import SCALE, Backend, Network, open_network
+from medseg.errors import ExportError
 from medseg.labels import LabelSet
 from medseg.letterbox import bands, fit_letterbox, inside, most_probable, place_image
 from medseg.postprocess import apply_steps
@@ -75,9 +76,16 @@ class Model:
         return np.asarray((straight + mirrored[:, list(self.labels.mirrored_ids), :, ::-1]) / 2)
 
     def _frame_probs(self, image_BChw: np.ndarray) -> np.ndarray:
-        return (
-            _by_windows(self.network, image_BChw, self.description) if self.description.frame.window_px else self.network.probs(image_BChw)
-        )
+        if self.description.frame.window_px:
+            return _by_windows(self._network_probs, image_BChw, self.description)
+        return self._network_probs(image_BChw)
+
+    def _network_probs(self, image_BChw: np.ndarray) -> np.ndarray:
+        """One after the other where the graph takes one image only."""
+        graph = self.description.graphs.get("onnx")
+        if graph is None or "batch" in graph.varying or len(image_BChw) == 1:
+            return self.network.probs(image_BChw)
+        return np.concatenate([self.network.probs(image_BChw[place : place + 1]) for place in range(len(image_BChw))])
 
     def on_own_pixels(self, probs_Khw: np.ndarray, letterbox: Letterbox) -> Segmented:
         """The answer on the frame, float32 (K, h, w), brought to the photograph's own pixels, and the steps done to it."""
@@ -113,7 +121,7 @@ def uncertainty(probs_Khw: np.ndarray) -> float:
     return max(0.0, 1 - (2 * both + smooth) / (mass + area + smooth))
 
 
-def _by_windows(network: Network, image_BChw: np.ndarray, description: Description) -> np.ndarray:
+def _by_windows(probs: Callable[[np.ndarray], np.ndarray], image_BChw: np.ndarray, description: Description) -> np.ndarray:
     """As the run was scored: MONAI's sliding windows, which are torch's; nothing else here is."""
     import torch
 
@@ -123,11 +131,24 @@ def _by_windows(network: Network, image_BChw: np.ndarray, description: Descripti
     assert window is not None
 
     def predictor(windows: torch.Tensor) -> torch.Tensor:
-        return torch.from_numpy(network.probs(np.ascontiguousarray(windows.numpy())))
+        return torch.from_numpy(probs(np.ascontiguousarray(windows.numpy())))
 
     image = torch.from_numpy(np.ascontiguousarray(image_BChw))
     found = sliding_window_inference(image, window, WINDOWS_AT_ONCE, predictor, description.frame.overlap, mode="gaussian")
     return np.asarray(found)
+
+
+def _check_answers(model: Model, graph: Path) -> None:
+    """ExportError for a graph that does not give what model.json says: it may be anybody's, beside anybody's description."""
+    frame = model.description.frame
+    sides = frame.window_px or (frame.height_px, frame.width_px)
+    wanted = (1, model.labels.num_classes, *sides)
+    try:
+        found = model.network.probs(np.zeros((1, 3, *sides), np.float32)).shape
+    except Exception as cause:  # the runtimes' own, of many kinds
+        raise ExportError(graph, f"does not run ({' '.join(str(cause).split())[:200]})", AGAIN) from None
+    if found != wanted:
+        raise ExportError(graph, f"gives probabilities of {found}, and model.json says {wanted}", AGAIN)
 
 
 def open_export(folder: Path, backend: Backend = "openvino", bfloat16: bool = False, at_once: int = 1) -> Model:
@@ -137,4 +158,7 @@ def open_export(folder: Path, backend: Backend = "openvino", bfloat16: bool = Fa
     """
     description = read_description(folder)
     card = (folder / CARD).read_text(encoding="utf-8") if (folder / CARD).is_file() else None
-    return Model(description, open_network(description.graph_file(folder), backend, bfloat16, at_once), card)
+    graph = description.graph_file(folder)
+    model = Model(description, open_network(graph, backend, bfloat16, at_once), card)
+    _check_answers(model, graph)
+    return model

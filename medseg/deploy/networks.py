@@ -56,7 +56,7 @@ class OpenVinoNetwork(Network):
     at_once: images that different threads may have worked on together, each by its share of the processors.
     """
 
-    KEPT = 4
+    KEPT = 8  # a server meets a shape for every size of its batches
 
     def __init__(self, graph: Path, at_once: int = 1, bfloat16: bool = False):
         import openvino

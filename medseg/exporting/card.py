@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterator
 
 from medseg.deploy.description import Description
+from medseg.deploy.scored import are_of, read_scores, scored_name
 from medseg.errors import MedsegError
 from medseg.exporting.quantise import Int8
 from medseg.publishing.markdown import markdown
@@ -27,7 +28,7 @@ LIMITS = (
 def card_of(loaded: LoadedRun, description: Description, int8: Int8 | None) -> str:
     """The card as Markdown."""
     lines = [f"# {description.origin.run}", "", *_summary(loaded, description), "", "## Data", "", *_data(loaded, description)]
-    lines += ["", "## Scores", "", *_scores(loaded)]
+    lines += ["", "## Scores", "", *_scores(loaded, description)]
     if int8:
         lines += ["", "## Eight bits", "", *_eight_bits(int8)]
     lines += ["", "## Limits of use", "", *(f"- {limit}" for limit in LIMITS), *_few(loaded)]
@@ -61,17 +62,21 @@ def _data(loaded: LoadedRun, description: Description) -> Iterator[str]:
     yield f"- Split `{origin.split}`: {parts} images; {which}."
 
 
-def _scores(loaded: LoadedRun) -> Iterator[str]:
+def _scores(loaded: LoadedRun, description: Description) -> Iterator[str]:
+    """Of test, else of val, of exactly this checkpoint with these steps: another network's would be no scores of it."""
     for part in ("test", "val"):
-        if (loaded.run.evaluation(part) / "scores.json").is_file():
-            yield from _table(loaded, part)
+        name = scored_name(part, description.origin.checkpoint)
+        scores = read_scores(loaded.run, name)
+        if scores is not None and are_of(scores, description):
+            yield from _table(loaded, part, name)
             return
-    yield f"This run was never scored. `medseg evaluate {loaded.run.path} --split test --data-root ...`, then export it again."
+    yield "This network was never scored as it is exported. Do so, then export it again:"
+    yield f"`medseg evaluate {loaded.run.path} --split test --data-root ...`."
 
 
-def _table(loaded: LoadedRun, part: str) -> Iterator[str]:
+def _table(loaded: LoadedRun, part: str, name: str) -> Iterator[str]:
     try:
-        published = publish([str(loaded.run.path)], part)
+        published = publish([str(loaded.run.path)], name)
     except MedsegError as error:
         yield f"The scores on {part} cannot be read: {error}"
         return

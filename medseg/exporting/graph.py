@@ -32,6 +32,10 @@ PLACES = {"batch": 0, "height": 2, "width": 3}
 NOISY = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir", "torch._export")
 
 
+class DifferentError(Exception):
+    """An exported network that does not answer as the network itself."""
+
+
 class Probabilities(nn.Module):
     """What is exported: image_BCHW in [0, 1] -> float32 probabilities (B, K, H, W)."""
 
@@ -55,7 +59,7 @@ class Program:
 
 def exported(network: Adapter, frame: Size, varying: tuple[Axis, ...]) -> Program:
     """The network as a program whose axes `varying` may have any size; whatever torch raises where it cannot follow the network's code,
-    AssertionError where it follows it to other probabilities."""
+    DifferentError where it follows it to other probabilities."""
     wrapped = Probabilities(network).eval()
     found = Program(_traced(wrapped, frame, varying), varying)
     # without its guards, which take the example's odd sides for a rule: what it gives at other sizes is looked at instead
@@ -73,16 +77,17 @@ def _traced(wrapped: nn.Module, frame: Size, varying: Sequence[Axis]) -> Exporte
 
 
 def check_same(program: Any, wrapped: nn.Module, frame: Size, varying: Sequence[Axis]) -> None:
-    """AssertionError where the two give other probabilities, of the frame and of another size where the sides may vary."""
+    """DifferentError where the two give other probabilities, of the frame and of another size where the sides may vary."""
     for sides in dict.fromkeys([tuple(frame), (frame.height_px + 5, frame.width_px * 2 - 1) if "height" in varying else tuple(frame)]):
         image = torch.rand(3 if "batch" in varying else 1, 3, *sides, generator=torch.Generator().manual_seed(0))
         with torch.no_grad():
             off = float((program(image) - wrapped(image)).abs().max())
-        assert off <= TOLERANCE, f"probabilities differ by {off:.1e}"
+        if not off <= TOLERANCE:
+            raise DifferentError(f"probabilities differ by {off:.1e}")
 
 
 def write_onnx(path: Path, found: Program, network: Adapter, frame: Size) -> None:
-    """The program as an ONNX file, which ONNX Runtime answers as torch does; AssertionError or what they raise where it does not."""
+    """The program as an ONNX file, which ONNX Runtime answers as torch does; DifferentError or what they raise where it does not."""
     with _quiet():
         graph = torch.onnx.export(
             found.program, input_names=[INPUT], output_names=[OUTPUT], opset_version=OPSET, dynamo=True, verbose=False

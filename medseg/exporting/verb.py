@@ -12,13 +12,17 @@ from typing import Any, Literal, get_args
 from medseg.deploy.description import CARD, GRAPHS, Description, Frame, Graph, Origin, StepPart, is_export
 from medseg.deploy.model import Model
 from medseg.deploy.networks import Backend, open_network
+from medseg.deploy.scored import are_of, read_scores, scored_name
 from medseg.errors import ExportError
 from medseg.exporting.card import card_of
 from medseg.exporting.graph import FREEDOMS, OPSET, Axis, exported, write_onnx, write_program
 from medseg.exporting.quantise import Int8, quantise
 from medseg.files import read_json, sha256_file, staged_folder, write_text
+from medseg.manifest.table import check_data_root
+from medseg.metrics.protocol import Protocol
 from medseg.models.contract import Adapter
 from medseg.run import LoadedRun, load_run
+from medseg.runfolder import RunFolder, open_run
 from medseg.types import Size
 from medseg.watching import PathLike, as_path
 
@@ -55,7 +59,9 @@ def export(
     target = Path(out) if out is not None else path / FOLDER
     _check_target(target, overwrite)
     _check_asked(formats, int8, path)
+    root = check_data_root(as_path(data_root)) if int8 else None
     tell("loading the run")
+    weights = _digest(path, checkpoint)
     loaded = load_run(path, checkpoint)
     network = check_exportable(loaded)
     with staged_folder(target) as folder:
@@ -63,11 +69,19 @@ def export(
         found = None
         if int8:
             tell("calibrating on train, scoring val twice")
-            found = quantise(folder, description, loaded, as_path(data_root))
+            found = quantise(folder, description, loaded, root)
             description = found.description
+        if description.origin.weights_sha256 != weights:
+            raise ExportError(path, f"its checkpoint {checkpoint} has changed meanwhile", "export it when its training has ended")
         description.write(folder)
         write_text(folder / CARD, card_of(loaded, description, found))
     return Exported(target, description, found)
+
+
+def _digest(run: Path, checkpoint: str) -> str | None:
+    """Of the weights, before they are read; None where there are none, which reading them tells."""
+    path = open_run(run).checkpoint(checkpoint)
+    return sha256_file(path) if path.is_file() else None
 
 
 def _check_target(target: Path, overwrite: bool) -> None:
@@ -108,6 +122,8 @@ def write_graphs(folder: Path, loaded: LoadedRun, network: Adapter, formats: tup
     for varying in FREEDOMS:
         try:
             return describe(loaded, _graphs(folder, network, frame, varying, formats, tell))
+        except (OSError, MemoryError):  # a full disk says nothing of the network
+            raise
         except Exception as cause:  # torch's, its exporters', the network's own
             reason = " ".join(f"{type(cause).__name__}: {cause}".split())[:200]
     rule = f"its network cannot be exported as {' and '.join(formats)} ({reason})"
@@ -137,15 +153,15 @@ def describe(loaded: LoadedRun, graphs: dict[Format, Graph]) -> Description:
     labels, passes = loaded.labels, loaded.passes
     height, width = loaded.config.data.size_px
     window = (passes.window[0], passes.window[1]) if passes.window else None
-    return Description(
+    description = Description(
         graphs=graphs,
         labels=labels,
         colours={name: labels.colour_of(name) for name in labels.names},
         frame=Frame(height_px=height, width_px=width, window_px=window, overlap=passes.overlap, mirrored_too=passes.mirror is not None),
         steps=tuple(StepPart(name=one.name, kind=one.kind, least=one.least, unit=one.unit) for one in loaded.steps),
-        protocol=_protocol(loaded),
         origin=_origin(loaded),
     )
+    return _with_protocol(description, loaded.run)
 
 
 def _origin(loaded: LoadedRun) -> Origin:
@@ -172,16 +188,13 @@ def _origin(loaded: LoadedRun) -> Origin:
     )
 
 
-def _protocol(loaded: LoadedRun) -> str:
-    """The rules of the run's test scores, else of val's; empty where it was never scored."""
-    from medseg.metrics.protocol import Protocol
-
-    for split in ("test", "val"):
-        path = loaded.run.evaluation(split) / "scores.json"
-        if path.is_file():
-            content = read_json(path, ExportError)
-            return Protocol.read(content["protocol"], path).sentence()
-    return ""
+def _with_protocol(description: Description, run: RunFolder) -> Description:
+    """With the rules of the scores of exactly this network on test, else on val; none where it was never scored."""
+    for part in ("test", "val"):
+        scores = read_scores(run, scored_name(part, description.origin.checkpoint))
+        if scores is not None and are_of(scores, description):
+            return description.model_copy(update={"protocol": Protocol.read(scores["protocol"], run.path).sentence()})
+    return description
 
 
 def model_of_run(run: PathLike, backend: Backend, scratch: Path, bfloat16: bool = False, checkpoint: str = "best") -> Model:

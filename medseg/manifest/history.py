@@ -1,8 +1,8 @@
 """How the mask of a row came to be: drawn, or predicted by a model and corrected, round by round.
 
-`medseg annotate` writes its predictions as labelme files with a key of its own (KEY), which labelme keeps when it saves; the import tells
-by the shapes' digest whether a person has changed them since. The manifest's column `history` holds the steps, oldest first, between
-`>`: `drawn`, `predicted:RUN`, `predicted:RUN>corrected`, `drawn>predicted:RUN1>corrected>predicted:RUN2>checked`.
+`medseg annotate` and `medseg serve` write predictions as labelme files with a key of their own (KEY), which labelme keeps when it saves;
+the import tells by the shapes' digest whether a person has changed them since. The manifest's column `history` holds the steps, oldest
+first, between `>`: `drawn`, `predicted:RUN`, `predicted:RUN>corrected`, `drawn>predicted:RUN1>corrected>predicted:RUN2>checked`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from medseg.errors import AnnotationError, counted
 from medseg.manifest.schema import BAD_SAMPLE_ID, HISTORY, Manifest, Split
+from medseg.outlines import Outline
 from medseg.rasterise import Shape
 
 KEY = "medseg"  # of the labelme file
@@ -27,7 +28,7 @@ WRITTEN = {"sample", "history", "shapes_sha256"}
 
 
 class History(NamedTuple):
-    """What `annotate` wrote of a file. sample: the id of the photograph of which a copy lies beside, None where it is the file itself.
+    """What `provenance` wrote of a file. sample: the id of the photograph of which a copy lies beside, None where it is the file itself.
 
     steps: all up to the prediction.  shapes_sha256: of the predicted shapes.
     """
@@ -47,6 +48,30 @@ def shapes_digest(shapes: Sequence[Shape]) -> str:
     """SHA-256 of labels, kinds, points, bitmaps and groups, in order: the same however a JSON is laid out, another for any change."""
     content = [[one.label, one.kind, one.points, one.bitmap.hex(), one.group_id] for one in shapes]
     return hashlib.sha256(json.dumps(content, ensure_ascii=True).encode()).hexdigest()
+
+
+def provenance(
+    found: Sequence[Outline],
+    run: str,
+    weights_sha256: str,
+    uncertainty: float,
+    earlier: Sequence[str] = (),
+    sample: str | None = None,
+) -> dict[str, Any]:
+    """The keys by which an import tells a prediction from a drawing: `more` of `medseg.outlines.labelme_content`, for all who write one.
+
+    found: as they go into the file.  uncertainty: in [0, 1].  earlier: the steps before this prediction.  sample: the photograph's id,
+    where only a copy lies beside the file; without, the import names the row by the photograph that `imagePath` leads to.
+    """
+    said = {
+        "history": [*earlier, predicted_by(run)][-MOST_STEPS:],
+        "shapes_sha256": shapes_digest([Shape(one.name, "polygon", one.points) for one in found]),
+        "run": run,
+        "weights_sha256": weights_sha256,
+        "uncertainty": round(uncertainty, 6),
+        "tolerance_px": {one.name: one.tolerance_px for one in found},
+    }
+    return {"flags": {CHECKED_FLAG: False}, KEY: said | ({} if sample is None else {"sample": sample})}
 
 
 def predicted_by(run: str) -> str:

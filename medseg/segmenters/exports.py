@@ -26,11 +26,12 @@ class ExportSegmenter(Segmenter):
             self._model = open_export(_export_of(self.where, Path(scratch)), at_once=self.at_once)
 
     def write(self, path: Path, mask: Path, overlay: Path | None) -> None:  # noqa: D102
-        image_HWC, palette = images.read_image(path), self._model.labels.palette
-        mask_HW = self._model.segment(image_HWC).mask_HW
-        images.write_mask(mask, mask_HW, palette)
-        if overlay:
-            images.write_image(overlay, images.blend(image_HWC, mask_HW, palette))
+        with images.one_at_a_time(images.read_size(path)):
+            image_HWC, palette = images.read_image(path), self._model.labels.palette
+            mask_HW = self._model.segment(image_HWC).mask_HW
+            images.write_mask(mask, mask_HW, palette)
+            if overlay:
+                images.write_image(overlay, images.blend(image_HWC, mask_HW, palette))
 
 
 def _export_of(where: str, scratch: Path) -> Path:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
+from urllib.parse import quote
 
 import numpy as np
 from fastapi import Response
@@ -16,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from medseg.deploy.description import Description
 from medseg.deploy.model import Model, Segmented
 from medseg.images import BAND, blend, encode_grey, encode_jpeg, encode_mask
+from medseg.manifest.history import provenance
 from medseg.outlines import labelme_content, outlines
 from medseg.serving.decoding import Placed
 from medseg.types import Size
@@ -28,6 +30,7 @@ MEDIA: dict[Result, str] = {
     "confidence": "image/png",
     "labelme": "application/json",
 }
+PROVENANCE = "Medseg-Model"  # the header by which a PNG and a JPEG, too, tell what made them
 IMAGE_NAME = "image"  # in a labelme file: the upload's own name is not known
 
 
@@ -120,7 +123,14 @@ class Ready:
 def answer(ready: Ready) -> Response:
     """As it was asked for."""
     made = MAKERS[ready.asked.result](ready)
-    return Response(made, media_type=MEDIA[ready.asked.result])
+    return Response(made, headers={PROVENANCE: _provenance(ready.model)}, media_type=MEDIA[ready.asked.result])
+
+
+def _provenance(model: Model) -> str:
+    """As a header can say it: ASCII without signs of its own, whatever the run is called."""
+    origin = model.description.origin
+    said = {"run": origin.run, "backend": model.network.backend, "weights_sha256": origin.weights_sha256}
+    return "; ".join(f"{key}={quote(value, safe='')}" for key, value in said.items())
 
 
 def classes_named(description: Description) -> tuple[list[ClassNamed], list[ClassNamed]]:
@@ -198,8 +208,9 @@ def _overlay(ready: Ready) -> bytes:
 
 
 def _labelme(ready: Ready) -> bytes:
-    found = outlines(ready.found.mask_HW, ready.model.labels)
-    return json.dumps(labelme_content(found, IMAGE_NAME, ready.size), ensure_ascii=False).encode()
+    found, origin = outlines(ready.found.mask_HW, ready.model.labels), ready.model.description.origin
+    more = provenance(found, origin.run, origin.weights_sha256, ready.found.uncertainty)
+    return json.dumps(labelme_content(found, IMAGE_NAME, ready.size, more), ensure_ascii=False).encode()
 
 
 def _json(ready: Ready) -> bytes:

@@ -20,7 +20,7 @@ from starlette.types import ASGIApp
 from medseg.deploy.description import Frame, Origin
 from medseg.deploy.model import Model
 from medseg.serving import apidocs
-from medseg.serving.answers import Answer, Asked, ClassNamed, classes_named
+from medseg.serving.answers import PROVENANCE, Answer, Asked, ClassNamed, classes_named
 from medseg.serving.auth import HEALTH, Guard, names_of
 from medseg.serving.headers import Headed
 from medseg.serving.limits import Desk, Limits
@@ -34,6 +34,20 @@ KINDS = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".s
 # on by default (FastAPI 0.165), with paths, queries and errors, as soon as a provider is set up in the process
 NO_TELEMETRY: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False, "operation_spans": False, "auto_configure": False}
 FORM = {"type": "object", "required": [FIELD], "properties": {FIELD: {"type": "string", "format": "binary"}}}
+WHY: dict[int | str, str] = {
+    400: "a broken image, form or parameter",
+    401: "the token is missing or wrong",
+    403: "another site's page has sent this",
+    405: "another method than POST",
+    408: "the upload was too slow",
+    413: "too many bytes or pixels",
+    415: "no image",
+    421: "the server was called by a name that is not its own",
+    429: "the queue is full; come again after Retry-After",
+    500: "a mistake of the server's",
+    503: "the server is stopping",
+    "default": "any other error",  # without it FastAPI tells of a 422, which is never sent
+}
 ABOUT = """A photograph in, the outlines of its classes out. Nothing of an image is kept, written to disk or logged."""
 
 
@@ -137,10 +151,11 @@ def _add_model(api: FastAPI, segmenter: Segmenter) -> None:
     classes, regions = classes_named(description)
     told = ModelAnswer(
         classes=classes, regions=regions, frame=description.frame, origin=description.origin, backend=segmenter.model.network.backend,
-        protocol=description.protocol, card=segmenter.model.card, limits=LimitsTold(bytes=limits.bytes, pixels=limits.pixels, seconds=limits.seconds),
+        protocol=description.protocol, card=segmenter.model.card,
+        limits=LimitsTold(bytes=limits.bytes, pixels=limits.pixels, seconds=limits.seconds),
     )  # fmt: skip
 
-    @api.get("/v1/model", tags=["v1"], responses={401: {"model": ErrorAnswer}})
+    @api.get("/v1/model", tags=["v1"], responses=_errors(401, 403, 421, 500, 503))
     async def model() -> ModelAnswer:
         """What is served: classes, frame, where the network comes from, by which rules it was scored, limits, model card."""
         return told
@@ -160,17 +175,12 @@ def _add_segment(api: FastAPI, segmenter: Segmenter) -> None:
 
 def _answers() -> dict[int | str, dict[str, Any]]:
     kinds: dict[str, Any] = {"image/png": {}, "image/jpeg": {}}
-    why = {
-        400: "a broken image, form or parameter",
-        401: "the token is missing or wrong",
-        408: "the upload was too slow",
-        413: "too many bytes or pixels",
-        415: "no image",
-        429: "the queue is full; come again after Retry-After",
-        503: "the server is stopping",
-    }
-    errors: dict[int | str, dict[str, Any]] = {status: {"model": ErrorAnswer, "description": text} for status, text in why.items()}
-    return {200: {"model": Answer, "content": kinds}, **errors}
+    headers = {PROVENANCE: {"description": "run, backend and weights_sha256, percent-encoded", "schema": {"type": "string"}}}
+    return {200: {"model": Answer, "content": kinds, "headers": headers}, **_errors(*WHY)}
+
+
+def _errors(*statuses: int | str) -> dict[int | str, dict[str, Any]]:
+    return {status: {"model": ErrorAnswer, "description": WHY[status]} for status in statuses}
 
 
 def _body() -> dict[str, Any]:

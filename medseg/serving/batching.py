@@ -120,10 +120,11 @@ class Batcher:
         started = time.perf_counter()
         try:
             probs_BKhw = self._probs(np.stack([job.frame_Chw for job in jobs]))
+            answers = list(zip(jobs, probs_BKhw, strict=True))  # a graph may answer with fewer rows; nobody shall wait for those
         except Exception as fault:
             for job in compress(jobs, wanted):
                 job.future.set_exception(fault)
             return
         took = time.perf_counter() - started
-        for job, probs_Khw in compress(zip(jobs, probs_BKhw, strict=True), wanted):
+        for job, probs_Khw in compress(answers, wanted):
             job.future.set_result(Done(probs_Khw, started - job.since, took))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import numpy as np
 
 from medseg.deploy.model import Model
 from medseg.images import count_pixels, one_at_a_time, read_image_bytes
-from medseg.serving.visit import Visit
+from medseg.serving.limits import Shared
 from medseg.types import Letterbox, Size
 
 WHERE = "the upload"
@@ -25,11 +26,10 @@ class Placed:
     decoding_s: float
 
 
-async def hold_pixels(visit: Visit, pixels: int) -> None:
-    """Wait until so many are free; they are given back when the answer has been sent."""
-    shared = visit.desk.pixels
+async def hold_pixels(shared: Shared, pixels: int, held: ExitStack) -> None:
+    """Wait until so many are free; they are given back with `held`."""
     await shared.take(pixels)
-    visit.kept.callback(shared.give, pixels)
+    held.callback(shared.give, pixels)
 
 
 def judged(content: bytes, most_pixels: int) -> int:

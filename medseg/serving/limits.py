@@ -17,8 +17,8 @@ FORM_BYTES = 8192  # what a form has around its file: boundaries and the head of
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """bytes, pixels: of one photograph.  seconds: in which it must have come, and its answer be fetched.  queue: requests that are in
-    hand at one time, further ones are answered 429.  batch: frames that go through the network together at most."""
+    """bytes, pixels: of one photograph.  seconds: in which it must have come.  queue: requests that are in hand at one
+    time, further ones are answered 429.  batch: frames that go through the network together at most."""
 
     bytes: int = 20 * MEGABYTE
     pixels: int = 50 * MEGAPIXEL
@@ -38,7 +38,7 @@ class Limits:
 
     @property
     def held_pixels(self) -> int:
-        """Of all photographs that are being decoded, segmented and answered."""
+        """Of all photographs that are being decoded and segmented, up to where their answers are made."""
         return 2 * self.pixels
 
 

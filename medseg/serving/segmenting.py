@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from typing import ParamSpec, TypeVar, get_args
 
 import numpy as np
@@ -18,7 +19,7 @@ from medseg.parallel import processors
 from medseg.serving.answers import Asked, Ready, Result, answer
 from medseg.serving.batching import Batcher, Done
 from medseg.serving.decoding import Placed, hold_pixels, judged, placed
-from medseg.serving.limits import Limits
+from medseg.serving.limits import Limits, Shared
 from medseg.serving.refusals import of_image
 from medseg.serving.visit import Visit
 
@@ -49,7 +50,7 @@ class Segmenter:
     def _answer_once(self) -> None:
         """What it imports takes seconds, which nobody's request shall wait for."""
         height, width = self.model.description.size
-        at = placed(encode_jpeg(np.zeros((height, width, 3), np.uint8)), self.limits.pixels, self.model, keep_image=True)
+        at = placed(encode_jpeg(np.zeros((height, width, 3), np.uint8)), height * width, self.model, keep_image=True)
         probs_Khw = np.zeros((self.model.labels.num_classes, height, width), np.float32)
         probs_Khw[1, height // 4 : height // 2, width // 4 : width // 2] = 1  # something with an outline
         done = Done(probs_Khw, 0.0, 0.0)
@@ -59,18 +60,19 @@ class Segmenter:
     async def answer(self, content: bytes, asked: Asked, visit: Visit) -> Response:
         """RequestError for a photograph that cannot be read."""
         began = time.perf_counter()
-        try:
-            with self.batcher.company():
-                ready_for_network = await self._placed(content, asked, visit)
-        except ImageError as error:
-            raise of_image(error) from None
-        done = await self.batcher.put(ready_for_network.frame_Chw)
-        waited_s = time.perf_counter() - began - ready_for_network.decoding_s - done.network_s
-        return await _in_thread(self._answering, self._answer, asked, ready_for_network, done, waited_s)
+        with ExitStack() as held:  # until the answer is made: whoever is slow to fetch it holds up nobody else's photograph
+            try:
+                with self.batcher.company():
+                    ready_for_network = await self._placed(content, asked, visit.desk.pixels, held)
+            except ImageError as error:
+                raise of_image(error) from None
+            done = await self.batcher.put(ready_for_network.frame_Chw)
+            waited_s = time.perf_counter() - began - ready_for_network.decoding_s - done.network_s
+            return await _in_thread(self._answering, self._answer, asked, ready_for_network, done, waited_s)
 
-    async def _placed(self, content: bytes, asked: Asked, visit: Visit) -> Placed:
+    async def _placed(self, content: bytes, asked: Asked, shared: Shared, held: ExitStack) -> Placed:
         most = self.limits.pixels
-        await hold_pixels(visit, await _in_thread(self._reading, judged, content, most))
+        await hold_pixels(shared, await _in_thread(self._reading, judged, content, most), held)
         return await _in_thread(self._reading, placed, content, most, self.model, asked.result == "overlay")
 
     def _answer(self, asked: Asked, at: Placed, done: Done, waited_s: float) -> Response:

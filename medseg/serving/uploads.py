@@ -31,6 +31,8 @@ async def read_photograph(request: Request, limits: Limits) -> bytes:
     except MultiPartException as cause:
         code = "two_images" if cause.message.startswith("Too many files") else "bad_form"
         raise RequestError(400, code, f"the form cannot be read ({cause.message.rstrip('.')})", USAGE) from None
+    except UnicodeError:  # of a charset such as `undefined`, which Python knows and cannot decode by
+        raise RequestError(400, "bad_form", "the form cannot be read (its charset decodes nothing)", USAGE) from None
     try:
         return await _only_file(form, limits)
     finally:

@@ -14,7 +14,7 @@ from medseg.deploy.answer import Answer, answer
 from medseg.deploy.model import open_export
 from medseg.errors import MedsegError
 
-BACKEND = "onnxruntime"  # another by mlflow.pyfunc.load_model(uri, model_config={"backend": "openvino"})
+BACKEND = "onnxruntime"  # model_config={"backend": "openvino"} where that is installed: it is not among the requirements
 
 
 class Segmenter(mlflow.pyfunc.PythonModel):

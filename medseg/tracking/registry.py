@@ -93,11 +93,12 @@ def find_version(client: MlflowClient, address: Address) -> ModelVersion:
 
 def _unknown(client: MlflowClient, address: Address) -> ExportError:
     where = f"{SCHEME}{address.name}{f'@{address.alias}' if address.alias is not None else f'/{address.version}'}"
-    models = {each.name: each for each in client.search_registered_models(max_results=100)}
-    if address.name not in models:
-        rule = f"no model {address.name!r} is registered; there are: {', '.join(sorted(models)) or 'none'}"
-        return ExportError(where, rule, "name one of them")
-    aliases = ", ".join(f"@{alias}" for alias in sorted(models[address.name].aliases)) or "no alias"
+    try:
+        model = client.get_registered_model(address.name)
+    except MlflowException:
+        some = ", ".join(sorted(each.name for each in client.search_registered_models(max_results=20))) or "none"
+        return ExportError(where, f"no model {address.name!r} is registered; there are: {some}", "name one that is registered")
+    aliases = ", ".join(f"@{alias}" for alias in sorted(model.aliases)) or "no alias"
     fix = "name a version that there is, or set the alias: medseg register RUN --alias NAME"
     return ExportError(where, f"there is no such version; {address.name!r} has {aliases}", fix)
 

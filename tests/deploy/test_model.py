@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from medseg.deploy.description import read_description
-from medseg.deploy.model import open_export, uncertainty
+from medseg.deploy.model import Model, open_export, uncertainty
+from medseg.deploy.networks import Network
 from medseg.engine.infer import Passes, predict_image, predict_probs
 from medseg.errors import ExportError
 from medseg.labels import LabelSet
@@ -92,6 +93,35 @@ def test_uncertainty_rises_as_probabilities_soften(tmp_path):
     sure, unsure = (open_export(write_export(tmp_path / str(steep), steep=steep)).segment(image).uncertainty for steep in (50.0, 2.0))
     assert 0 <= sure < 0.02 < 0.2 < unsure <= 1
     assert uncertainty(np.stack([np.ones((9, 9)), np.zeros((9, 9))]).astype(np.float32)) == 0
+
+
+class OneAtATime(Network):
+    """A graph whose batch is not free."""
+
+    backend = "one"
+
+    def __init__(self, network):
+        self.network = network
+
+    def probs(self, image_BCHW):
+        assert len(image_BCHW) == 1
+        return self.network.probs(image_BCHW)
+
+
+@pytest.mark.parametrize("window", [None, (24, 32)], ids=["whole", "windows"])
+def test_a_graph_that_takes_one_image_gets_one_at_a_time(tmp_path, window):
+    free = open_export(write_export(tmp_path / "export", frame={"mirrored_too": True, "window_px": window}))
+    fixed = {"onnx": free.description.graphs["onnx"].model_copy(update={"varying": ("height", "width")})}
+    one = Model(free.description.model_copy(update={"graphs": fixed}), OneAtATime(free.network))
+    images = [photograph(50 + place, 60, place) for place in range(3)]
+    for found, wanted in zip(one.segment_all(images), free.segment_all(images), strict=True):
+        assert (found.mask_HW == wanted.mask_HW).all()
+
+
+def test_a_graph_beside_another_description_is_refused(tmp_path):
+    export = write_export(tmp_path / "export", LabelSet.of("green"))  # the graph gives three classes
+    with pytest.raises(ExportError, match=r"gives probabilities of \(1, 3, 48, 64\), and model.json says \(1, 2, 48, 64\)"):
+        open_export(export)
 
 
 def test_what_is_not_whole_is_refused(tmp_path):

@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 
 from medseg.errors import AnnotationError, ManifestError
-from medseg.manifest.history import KEY, History, is_prediction, predicted_by, read_history, shapes_digest
+from medseg.manifest.history import KEY, MOST_STEPS, History, is_prediction, predicted_by, provenance, read_history, shapes_digest
 from medseg.manifest.importers.labelme import import_labelme, read_draft
 from medseg.manifest.table import read_manifest, write_manifest
+from medseg.outlines import Outline, labelme_content
 from medseg.rasterise import Shape
+from medseg.types import Size
 
 from .conftest import save_json, save_picture
 
@@ -99,6 +101,52 @@ def test_a_key_that_annotate_did_not_write_is_refused(tmp_path: Path, content: A
         read_history({KEY: content}, tmp_path / "a.json")
     assert "or remove 'medseg' from the file, which then counts as drawn" in caught.value.fix
     assert read_history({"shapes": []}, tmp_path / "a.json") is None
+
+
+FOUND = [
+    Outline("tongue", ((2.5, 2.5), (20.5, 2.5), (20.5, 15.25)), 0.5),
+    Outline("tongue", ((25.5, 10.5), (28.5, 10.5), (28.5, 13.5)), 0.25),
+]
+
+
+def save_predicted(path: Path, image_path: str, **more: Any) -> None:
+    """As the page of `medseg serve` saves it, under any name that the browser gives it."""
+    content = labelme_content(FOUND, image_path, Size(20, 30), provenance(FOUND, "r 1", "ab" * 32, 0.25, **more))
+    path.write_text(json.dumps(content))
+
+
+def test_what_is_written_of_a_prediction() -> None:
+    said = provenance(FOUND, "r 1", "ab" * 32, 1 / 3, ("drawn",), "x/a")
+    digest = said[KEY].pop("shapes_sha256")
+    assert said == {
+        "flags": {"checked": False},
+        KEY: {
+            "history": ["drawn", "predicted:r_1"], "run": "r 1", "weights_sha256": "ab" * 32, "uncertainty": 0.333333,
+            "tolerance_px": {"tongue": 0.25}, "sample": "x/a",
+        },
+    }  # fmt: skip
+    assert len(digest) == 64 and "sample" not in provenance(FOUND, "r", "", 0)[KEY]
+    assert len(provenance(FOUND, "r", "", 0, ["drawn"] * MOST_STEPS)[KEY]["history"]) == MOST_STEPS
+
+
+def test_a_prediction_saved_without_sample_is_named_by_its_photograph_and_is_no_drawing(tmp_path: Path) -> None:
+    save_picture(tmp_path / "src/in/a.jpg")
+    save_predicted(tmp_path / "src/in/a (1).json", "a.jpg")
+    with pytest.raises(AnnotationError, match="each of its 1 annotation is a prediction"):
+        import_labelme(tmp_path / "src", tmp_path / "v1", classes=["tongue"], only_corrected=True)
+    import_labelme(tmp_path / "src", tmp_path / "v1", classes=["tongue"])
+    frame = read_manifest(tmp_path / "v1").frame
+    assert frame[["sample_id", "history"]].to_numpy().tolist() == [["in/a", "predicted:r_1"]]
+
+
+@pytest.mark.parametrize("image_path, match", [("../a.jpg", "leaves"), ("{}/a.jpg", "leaves"), ("", "names no file, none lies beside")])
+def test_a_prediction_without_sample_leads_to_no_photograph_outside_the_source(tmp_path: Path, image_path: str, match: str) -> None:
+    (tmp_path / "src").mkdir()
+    save_picture(tmp_path / "a.jpg")
+    save_predicted(tmp_path / "src/b.json", image_path.format(tmp_path))
+    with pytest.raises(AnnotationError, match=match):
+        import_labelme(tmp_path / "src", tmp_path / "v1", classes=["tongue"])
+    assert not (tmp_path / "v1").exists()
 
 
 def test_one_sample_of_two_files_is_refused(tmp_path: Path) -> None:

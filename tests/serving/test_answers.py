@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import base64
 import io
+import json
+from pathlib import Path
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
@@ -12,10 +15,12 @@ from PIL import Image
 from medseg.deploy.model import Model
 from medseg.images import read_image_bytes
 from medseg.labels import LabelSet
+from medseg.manifest.importers.labelme import import_labelme
+from medseg.manifest.table import read_manifest
 from medseg.rasterise import Shape, draw
 from medseg.types import Size
-from tests.serving.exports import photograph
-from tests.serving.server import Running, encoded
+from tests.serving.exports import CLASSES, photograph
+from tests.serving.server import Running, encoded, running
 
 PHOTOGRAPH = photograph(7, (80, 120))
 
@@ -78,6 +83,48 @@ def test_the_labelme_file_paints_the_mask_back(server: Running, model: Model, la
     shapes = [(shape, model.labels.id_of(shape.label)) for shape in drawn]
     mask_HW, expected = draw(shapes, Size(80, 120)), model.segment(PHOTOGRAPH).mask_HW
     assert (mask_HW == expected).mean() > 0.99 and set(np.unique(mask_HW)) == {0, 1, 2}
+
+
+@pytest.mark.parametrize("result", ["json", "mask", "overlay", "confidence", "labelme"])
+def test_every_answer_names_what_made_it(server: Running, result: str) -> None:
+    found = server.send(encoded(PHOTOGRAPH), f"?result={result}")
+    assert found.headers["medseg-model"] == f"run=tiny-run; backend=onnxruntime; weights_sha256={'0' * 64}"
+
+
+def test_a_run_of_any_name_is_named_in_a_header(model: Model) -> None:
+    name = "Zunge; 舌\r\nSet-Cookie: a"
+    description = model.description.model_copy(update={"origin": model.description.origin.model_copy(update={"run": name})})
+    with running(Model(description, model.network, None)) as server:
+        found = server.send(encoded(PHOTOGRAPH), "?result=mask")
+    said = dict(each.split("=") for each in found.headers["medseg-model"].split("; "))
+    assert unquote(said["run"]) == name and said["backend"] == "onnxruntime" and "set-cookie" not in found.headers
+
+
+@pytest.mark.parametrize(("change", "expected"), [({}, "predicted:tiny-run"), ({"checked": True}, "predicted:tiny-run>checked")])
+def test_an_import_tells_a_saved_labelme_file_from_a_drawn_one(
+    server: Running, tmp_path: Path, change: dict[str, bool], expected: str
+) -> None:
+    src = tmp_path / "src"
+    src.mkdir()
+    (src / "x.png").write_bytes(encoded(PHOTOGRAPH))
+    content = server.send(encoded(PHOTOGRAPH), "?result=labelme").json
+    (src / "x.json").write_text(json.dumps(content | {"imagePath": "x.png", "flags": content["flags"] | change}))  # as the page saves it
+    import_labelme(src, tmp_path / "v1", classes=CLASSES)
+    found = read_manifest(tmp_path / "v1").frame
+    assert list(found["history"]) == [expected]
+
+
+def test_a_saved_labelme_file_that_nobody_has_corrected_can_be_left_unlabelled(server: Running, tmp_path: Path) -> None:
+    src = tmp_path / "src"
+    src.mkdir()
+    for name in ("x", "y"):
+        (src / f"{name}.png").write_bytes(encoded(PHOTOGRAPH))
+        content = server.send(encoded(PHOTOGRAPH), "?result=labelme").json | {"imagePath": f"{name}.png"}
+        content["shapes"] = content["shapes"][: 1 if name == "y" else None]  # of y, all but one were taken away
+        (src / f"{name}.json").write_text(json.dumps(content))
+    report = import_labelme(src, tmp_path / "v1", classes=CLASSES, only_corrected=True)
+    found = read_manifest(tmp_path / "v1").frame.set_index("sample_id")["history"].fillna("").to_dict()
+    assert (report.imported, report.unlabelled) == (1, 1) and found == {"x": "", "y": "predicted:tiny-run>corrected"}
 
 
 @pytest.mark.parametrize("orientation", [1, 3, 6, 8])

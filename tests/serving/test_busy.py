@@ -12,12 +12,15 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from medseg.deploy.model import Model
+from medseg.deploy.networks import Network
 from medseg.errors import ConfigError
+from medseg.serving.app import Served, make_app
 from medseg.serving.limits import Counted, Limits, Shared
 from medseg.serving.refusals import RequestError
 from medseg.serving.run import bound
@@ -73,6 +76,72 @@ def test_a_fault_of_the_network_is_told_to_all_it_met_and_to_no_other(model: Mod
         assert (found.status, found.code) == (500, "fault") and "NoneType" not in found.body.decode()
         server.network.within = within
         assert server.send(encoded(photograph())).status == 200
+
+
+class Short(Network):
+    """Answers with a row less than it was given."""
+
+    backend = "short"
+
+    def __init__(self, within: Network) -> None:
+        self.within = within
+
+    def probs(self, image_BCHW: np.ndarray) -> np.ndarray:
+        return self.within.probs(image_BCHW)[1:]
+
+
+def test_a_network_that_answers_with_fewer_rows_keeps_nobody_waiting(model: Model) -> None:
+    with running(model) as server:
+        within = server.network.within
+        server.network.within = Short(within)
+        assert server.send(encoded(photograph())).code == "fault"
+        server.network.within = within
+        assert server.send(encoded(photograph())).status == 200
+
+
+def test_a_limit_of_pixels_below_the_frames_own_does_not_stop_the_warm_up(model: Model) -> None:
+    with running(model, Limits(pixels=30 * 40)) as server:
+        assert server.get("/readyz").status == 200
+        assert server.send(encoded(photograph(size=(30, 40)))).status == 200
+        assert server.send(encoded(photograph())).code == "too_many_pixels"
+
+
+def test_who_is_slow_to_fetch_an_answer_holds_no_pixels(model: Model) -> None:
+    """Two photographs fill the allowance; a third is answered while nobody takes those two answers."""
+    served = make_app(model, Limits(pixels=40 * 60))
+
+    async def story() -> list[int]:
+        begun, fetched = [asyncio.Event() for _ in range(3)], asyncio.Event()
+        asked = [asyncio.create_task(ask(served, event, fetched)) for event in begun]
+        async with asyncio.timeout(10):
+            await asyncio.gather(*(event.wait() for event in begun))
+        fetched.set()
+        return await asyncio.gather(*asked)
+
+    served.segmenter.start()
+    try:
+        assert asyncio.run(story()) == [200] * 3
+    finally:
+        served.segmenter.stop()
+
+
+async def ask(served: Served, begun: asyncio.Event, fetched: asyncio.Event) -> int:
+    """The status that the server begins to send, which is not taken before `fetched`."""
+    body, found = form(encoded(photograph())), list[int]()
+    headers = [(b"host", b"localhost"), (b"content-type", FORM_TYPE.encode()), (b"content-length", str(len(body)).encode())]
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    async def send(message: Any) -> None:
+        if message["type"] == "http.response.start":
+            found.append(message["status"])
+            begun.set()
+        await fetched.wait()
+
+    scope = {"type": "http", "method": "POST", "path": "/v1/segment", "query_string": b"result=mask", "headers": headers}
+    await served.app(scope, receive, send)
+    return found[0]
 
 
 def test_a_stop_finishes_what_was_taken_and_takes_no_more(model: Model) -> None:

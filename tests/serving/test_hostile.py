@@ -67,6 +67,9 @@ def test_a_hostile_file_is_a_4xx_with_a_reason(server: Running, name: str) -> No
         (form(GOOD)[: -len(END) - 10], HEAD, 400, "missing_image"),
         (b"no form at all", HEAD, 400, "bad_form"),
         (form(GOOD), {"Content-Type": "multipart/form-data"}, 400, "bad_form"),
+        (form(GOOD), {"Content-Type": f"{FORM_TYPE}; charset=undefined"}, 400, "bad_form"),
+        (form(GOOD), {"Content-Type": f"{FORM_TYPE}; charset=no-such-thing"}, 200, ""),
+        (form(GOOD), {"Content-Type": f"{FORM_TYPE}; charset=zlib"}, 200, ""),
         (GOOD, {"Content-Type": "image/png"}, 415, "no_form"),
         (None, {}, 415, "no_form"),
         (f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="image"\r\n\r\ntext\r\n'.encode() + END, HEAD, 400, "missing_image"),
@@ -74,7 +77,7 @@ def test_a_hostile_file_is_a_4xx_with_a_reason(server: Running, name: str) -> No
 )
 def test_a_form_that_is_not_as_asked_for(server: Running, body: bytes, headers: dict[str, str], status: int, code: str) -> None:
     found = server.ask("POST", "/v1/segment", body, headers)
-    assert (found.status, found.code) == (status, code)
+    assert (found.status, found.code if code else "") == (status, code)
 
 
 @pytest.mark.parametrize("query", ["?spacing_mm=0", "?spacing_mm=-1", "?spacing_mm=nan", "?spacing_mm=a", "?result=exe", "?spacing=1"])

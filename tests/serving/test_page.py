@@ -238,6 +238,9 @@ def test_each_file_is_what_the_model_found(opened, model: Model, tmp_path):
     assert Path(mask.filename).name == "Zunge 1-mask.png" and mask.mode == "P" and np.array_equal(np.asarray(mask), mask_HW)
     labelme = json.loads(shown.saved("#save-labelme", tmp_path).read_text(encoding="utf-8"))
     assert (labelme["imagePath"], labelme["imageData"], labelme["imageHeight"], labelme["imageWidth"]) == ("Zunge 1.PNG", None, 40, 60)
+    assert labelme["medseg"]["history"] == ["predicted:tiny-run"] and labelme["flags"] == {"checked": False}, (
+        "an import knows it is not drawn"
+    )
     outlines = [Outline(shape["label"], tuple(map(tuple, shape["points"])), 0) for shape in labelme["shapes"]]
     assert np.array_equal(painted(outlines, LabelSet.of(*CLASSES), mask_HW.shape), mask_HW)
     overlay = np.asarray(Image.open(shown.saved("#save-overlay", tmp_path)).convert("RGB"))
@@ -494,6 +497,7 @@ def test_a_phone_needs_no_zoom(opened, locale):
     assert len(sizes) > 12 and not [each for each in sizes if min(each["width"], each["height"]) < 43.9], sizes
     fonts = shown.page.evaluate("[...document.querySelectorAll('input')].map((each) => parseFloat(getComputedStyle(each).fontSize))")
     assert min(fonts) >= 16, "or a phone zooms in when one types"
+    assert shown.said == []
 
 
 TARGETS = """() => [...document.querySelectorAll("button, a:not(.skip), label.switch, input[type=text], input[type=range], .thumb")]

@@ -118,10 +118,14 @@ def test_the_documentation_needs_no_other_host(server: Running) -> None:
 
 
 def test_openapi_describes_what_is_sent_and_answered(server: Running) -> None:
-    route = server.get("/openapi.json").json["paths"]["/v1/segment"]["post"]
+    paths = server.get("/openapi.json").json["paths"]
+    assert {"401", "403", "421"} <= set(paths["/v1/model"]["get"]["responses"])
+    route = paths["/v1/segment"]["post"]
     assert list(route["requestBody"]["content"]) == ["multipart/form-data"]
     assert {each["name"] for each in route["parameters"]} == {"result", "spacing_mm"}
-    assert {"200", "400", "401", "408", "413", "415", "429", "503"} <= set(route["responses"])
+    told = "200 400 401 403 405 408 413 415 421 429 500 503 default"
+    assert set(route["responses"]) == set(told.split()), "no 422, which FastAPI tells of and nobody is sent"
+    assert "Medseg-Model" in route["responses"]["200"]["headers"]
 
 
 def test_a_head_that_does_not_come_ends_the_connection(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
