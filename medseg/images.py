@@ -627,7 +627,7 @@ def blend(image_HWC: np.ndarray, mask_HW: np.ndarray, palette: np.ndarray, opaci
     By a table of what each of a channel's 256 values becomes: faster than sums of whole images.
     """
     blended, values, weight = image_HWC.copy(), np.arange(256, dtype=np.float32), np.float32(opacity)
-    for class_id in np.flatnonzero(byte_counts(mask_HW)[1:]) + 1:
+    for class_id in np.flatnonzero(byte_counts(mask_HW.astype(np.uint8, copy=False))[1:]) + 1:
         inside = mask_HW == class_id
         for channel in range(3):
             table = np.round(values * (1 - weight) + palette[class_id, channel] * weight).astype(np.uint8)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 import numpy as np
@@ -178,18 +177,6 @@ def test_a_whole_hole_is_left_to_the_class_in_it_and_background_is_cut_out() -> 
     assert len(outlines(full, LABELS, 0)[0].points) < len(outlines(empty, LABELS, 0)[0].points), "the ring walks around its hole, too"
     covered = painted(outlines(full, LABELS, 0)[:1], LABELS, full.shape)
     assert covered[30, 40] == 1, "the tongue's outline is its outer one alone"
-
-
-def test_thousands_of_holes_take_time_by_their_number_and_not_by_its_square() -> None:
-    mask = np.ones((121, 121), np.uint8)
-    mask[1::2, 1::2] = 0
-    started = time.process_time()
-    (outline,) = outlines(mask, LABELS)
-    found = time.process_time()
-    back = painted([outline], LABELS, mask.shape)
-    took_s, painting_s = found - started, time.process_time() - found
-    assert np.array_equal(back, mask)
-    assert took_s < 7 * painting_s, "about three times; where each of the 3,600 holes copies the whole walk, ten times"
 
 
 def test_the_first_point_does_not_come_twice() -> None:

@@ -100,4 +100,4 @@ def _eight_bits(int8: Int8) -> Iterator[str]:
 def _few(loaded: LoadedRun) -> Iterator[str]:
     counts = json.loads(loaded.run.digests_json.read_text(encoding="utf-8")).get("images", {})
     if counts.get("test", 0) < 100:
-        yield f"- Only {counts.get('test', 0)} test images were held back: read the intervals, not the means."
+        yield f"- Its test part has {counts.get('test', 0)} images only: of scores on so few read the intervals, not the means."

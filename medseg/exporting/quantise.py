@@ -5,6 +5,7 @@ Legend: B batch, K classes, N classes and regions, H W space.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -80,11 +81,15 @@ def _write(graph: Path, small: Path, model: Model, photographs: Iterator[np.ndar
             return None if image is None else {INPUT: _shown(model, image)}
 
     prepared = small.with_suffix(".prepared.onnx")
-    quant_pre_process(str(graph), str(prepared), skip_symbolic_shape=True)
-    quantize_static(
-        str(prepared), str(small), Reader(), quant_format=QuantFormat.QDQ, per_channel=True, reduce_range=True,
-        activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
-    )  # fmt: skip
+    logging.disable(logging.WARNING)  # a line for every constant of one axis, which has no channels and needs none
+    try:
+        quant_pre_process(str(graph), str(prepared), skip_symbolic_shape=True)
+        quantize_static(
+            str(prepared), str(small), Reader(), quant_format=QuantFormat.QDQ, per_channel=True, reduce_range=True,
+            activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
+        )  # fmt: skip
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def _shown(model: Model, image_HWC: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""An exported network on photographs. Needs no torch, so that it starts in a second."""
+"""An exported network on photographs. Needs no torch, so that it starts in seconds."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from tempfile import TemporaryDirectory
 
 from medseg import images
 from medseg.deploy.model import open_export
+from medseg.errors import ImageError
 from medseg.parallel import processors
 from medseg.segmenters.base import Segmenter
 
@@ -20,6 +21,12 @@ class ExportSegmenter(Segmenter):
 
     where: str
     at_once = processors()
+
+    def check(self, path: Path) -> None:
+        """ImageError where the header cannot be read, and for volumes, which no export is of."""
+        if images.is_volume(path):
+            raise ImageError(path, "is a volume, and exports are of photographs", "segment it by the run itself: medseg predict RUN")
+        super().check(path)
 
     def load(self) -> None:  # noqa: D102
         with TemporaryDirectory(prefix="medseg-") as scratch:

@@ -20,7 +20,7 @@ from medseg.deploy.model import open_export
 from medseg.deploy.scored import are_of, read_scores
 from medseg.deployed import open_model
 from medseg.engine.infer import predict_image
-from medseg.errors import ConfigError, ExportError, ManifestError, RunError
+from medseg.errors import ConfigError, ExportError, ImageError, ManifestError, RunError
 from medseg.exporting import quantise
 from medseg.exporting.verb import check_exportable, export
 from medseg.files import sha256_file
@@ -180,3 +180,10 @@ def test_eight_bits_are_kept_where_val_says_so_and_refused_where_not(world, tmp_
     with pytest.raises(ExportError, match="with 8 bits val IoU falls from"):
         export(run.path, tmp_path / "refused", int8=True, data_root=data_root)
     assert not (tmp_path / "refused").exists()
+
+
+def test_a_volume_is_told_where_it_belongs(world, tmp_path):
+    _, _, found = world
+    (tmp_path / "scan.nii.gz").write_bytes(b"a volume, by its name")
+    with pytest.raises(ImageError, match="is a volume, and exports are of photographs"):
+        api.predict(found.folder, [tmp_path / "scan.nii.gz"], tmp_path / "out")
