@@ -37,6 +37,7 @@ class TestUnetOfVolumes(NetworkContract):
     grid = (16, 16, 24)
 
 
+@pytest.mark.slow
 class TestAttentionUnet(NetworkContract):
     config = AttentionUnetConfig(name="attention_unet", channels=(8, 16, 32), strides=(2, 2))
 
@@ -48,6 +49,7 @@ class TestAttentionUnetOfVolumes(NetworkContract):
     rate = 1e-2
 
 
+@pytest.mark.slow
 class TestBasicUnet(NetworkContract):
     config = BasicUnetConfig(name="basic_unet", features=SIX)
 
@@ -63,6 +65,7 @@ class TestUnetPlusPlus(NetworkContract):
     config = UnetPlusPlusConfig(name="unetplusplus", features=SIX)
 
 
+@pytest.mark.slow
 class TestUnetPlusPlusSupervised(NetworkContract):
     config = UnetPlusPlusConfig(name="unetplusplus", features=SIX, deep_supervision=True)
 
@@ -126,6 +129,7 @@ class TestFlexibleUnetOfResNet(NetworkContract):
     config = FlexibleUnetConfig(name="flexible_unet", encoder="resnet10")
 
 
+@pytest.mark.slow
 class TestSegResNet(NetworkContract):
     config = SegResNetConfig(name="segresnet", init_filters=8)
 

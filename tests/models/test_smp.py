@@ -48,6 +48,7 @@ class TestFpn(NetworkContract):
     config = SmpConfig(name="smp:fpn/efficientnet-b0")
 
 
+@pytest.mark.slow
 class TestPspNet(NetworkContract):
     config = SmpConfig(name="smp:pspnet/resnet18", arguments={"psp_out_channels": 64})
 
