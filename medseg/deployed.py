@@ -16,11 +16,11 @@ from medseg.deploy.networks import Network
 from medseg.errors import ConfigError, ExportError
 from medseg.parallel import processors
 from medseg.runfolder import open_run
+from medseg.segmenters.exports import REGISTERED
 
 if TYPE_CHECKING:
     from medseg.models.contract import Adapter
 
-REGISTERED = "models:/"
 Backend = Literal["auto", "openvino", "onnxruntime", "bfloat16", "compiled", "eager"]
 OF_GRAPHS = ("openvino", "onnxruntime", "bfloat16")
 

@@ -18,6 +18,7 @@ from medseg.build import decode_part, deterministic_kernels, trained_on
 from medseg.data.decoded import DecodedSet
 from medseg.data.objects import annotated_objects
 from medseg.data.volume.volumeset import VolumeSet
+from medseg.deploy.scored import AFTERWARDS, scored_name
 from medseg.engine.evaluate import LARGEST_PROBS, PIECE, has_probs, on_original_grid, windows
 from medseg.engine.infer import OnGrid
 from medseg.engine.trouble import trouble_named
@@ -173,7 +174,7 @@ def evaluation_name(part: str, checkpoint: str = "best", steps: bool = True) -> 
     >>> evaluation_name("val"), evaluation_name("val", "last"), evaluation_name("val", steps=False)
     ('val', 'val_last', 'val_without_steps')
     """
-    return f"{part}{'' if checkpoint == 'best' else f'_{checkpoint}'}{'' if steps else '_without_steps'}"
+    return f"{scored_name(part, checkpoint)}{'' if steps else '_without_steps'}"
 
 
 def _set_up(loaded: LoadedRun, part: str, data_root: Path | None, progress: Progress, asked: Asked) -> Scene:
@@ -314,7 +315,7 @@ def _protocol(scene: Scene) -> Protocol:
         least = getattr(loaded.config.model, "score_threshold", 0.0)
         pixels = f"each pixel has the class of the surest object that covers it, of those with a score of {least:g} or more"
     told = ", ".join(step.told() for step in scene.steps)
-    after = f"; afterwards, chosen on val: {told}" if told else ""
+    after = f"{AFTERWARDS}{told}" if told else ""
     return Protocol(
         ignore_id=loaded.labels.ignore_id,
         regions=region_rules(loaded.labels),
