@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from abc import ABC, abstractmethod
 from collections import deque
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -59,10 +60,8 @@ class OpenVinoNetwork(Network):
     KEPT = 8  # a server meets a shape for every size of its batches
 
     def __init__(self, graph: Path, at_once: int = 1, bfloat16: bool = False):
-        import openvino
-
         self.backend = "openvino bfloat16" if bfloat16 else "openvino"
-        self._core = openvino.Core()
+        self._core = _core()
         self._options: dict[str, Any] = {
             "PERFORMANCE_HINT": "LATENCY" if at_once == 1 else "THROUGHPUT",
             "NUM_STREAMS": at_once,
@@ -94,6 +93,18 @@ class OpenVinoNetwork(Network):
             while len(self._programs) > self.KEPT:
                 self._programs.pop(next(iter(self._programs)))
             return program
+
+
+@cache
+def _core() -> Any:
+    """The process's one Core, which is never closed.
+
+    Each Core gives its thread a stack for signal handlers, and on its end the one that it found: of two that end in the order of their
+    beginning the second gives back the first's, whose memory is gone by then, and the next signal that Python catches ends the process.
+    """
+    import openvino
+
+    return openvino.Core()
 
 
 class _Compiled:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -52,6 +54,29 @@ def test_threads_do_not_mix_up_their_images(tmp_path, backend):
         found = list(pool.map(model.segment, images))
     for one, image in zip(found, images, strict=True):
         assert one.mask_HW.shape == image.shape[:2] and (one.mask_HW == truth(image)).mean() > 0.97
+
+
+OPENED_AND_CLOSED = """
+import os, signal, sys
+from pathlib import Path
+import numpy as np
+from medseg.deploy.model import open_export
+
+models = [open_export(Path(sys.argv[1])) for _ in range(2)]
+for model in models:
+    model.segment(np.zeros((48, 64, 3), np.uint8))
+while models:
+    models.pop(0)
+del model
+signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(7))
+os.kill(os.getpid(), signal.SIGTERM)
+"""
+
+
+def test_a_signal_after_models_have_come_and_gone_ends_nothing_but_what_it_should(tmp_path):
+    """OpenVINO's Cores left the process a stack for signal handlers that was gone: a server stopped by systemd died of SIGSEGV instead."""
+    export = write_export(tmp_path / "export")
+    assert subprocess.run([sys.executable, "-c", OPENED_AND_CLOSED, str(export)], check=False).returncode == 7
 
 
 class Colours(nn.Module):
