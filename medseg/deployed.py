@@ -14,7 +14,6 @@ from medseg.deploy.description import is_export
 from medseg.deploy.model import Model, open_export
 from medseg.deploy.networks import Network
 from medseg.errors import ConfigError, ExportError
-from medseg.parallel import processors
 from medseg.runfolder import open_run
 from medseg.segmenters.exports import REGISTERED
 
@@ -86,9 +85,6 @@ def _of_run(run: Path, backend: str, checkpoint: str, scratch: Path) -> Model:
     if backend in OF_GRAPHS:
         graph: Literal["onnxruntime", "openvino"] = "onnxruntime" if backend == "onnxruntime" else "openvino"
         return model_of_run(run, graph, scratch, backend == "bfloat16", checkpoint)
-    import torch
-
-    torch.set_num_threads(processors())
     loaded = load_run(run, checkpoint)
     description = describe(loaded, {})
     return Model(description, TorchNetwork(check_exportable(loaded), backend == "compiled"), card_of(loaded, description, None))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 # Before matplotlib, torch or mlflow is imported, and inherited by the processes that tests start.
@@ -17,12 +19,15 @@ from medseg.labels import LabelSet
 
 
 @pytest.fixture(autouse=True)
-def isolated_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drop the user's MLflow and data settings; whatever a test tracks goes to a database of its own."""
+def isolated_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Drop the user's MLflow and data settings; whatever a test tracks goes to a database of its own. Torch keeps its one thread."""
     for name in [name for name in os.environ if name.startswith("MLFLOW_") and name != "MLFLOW_DISABLE_TELEMETRY"]:
         monkeypatch.delenv(name)
     monkeypatch.delenv("MEDSEG_DATA", raising=False)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    yield
+    if "torch" in sys.modules:  # a second one left on, the networks of all later tests took five times as long
+        assert sys.modules["torch"].get_num_threads() == 1
 
 
 @pytest.fixture
