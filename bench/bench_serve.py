@@ -2,7 +2,7 @@
 
 python bench/bench_serve.py [--export DIR] [--requests 10000] [--at-once 32] [--results json mask ...] [--only latency|load] [--record]
 
-Without --export (a folder that `medseg export` wrote) a network is trained for an epoch on drawn tongues first. Photographs are drawn, too.
+Without --export (a folder that `medseg export` wrote) a network is trained for 8 epochs on drawn tongues first. Photographs are drawn, too.
 Latency: one JPEG of 400 x 400 pixels by the running server (all of the JSON answer) and in this process (decoding, `Model.segment`), in
 turn. Load: photographs of several sizes; truncated files, bombs, other files, 100 MB (with and without a length, by clients that read early
 and by those that send all first), and paths in the name, which must be answered as any good photograph is. Of the good answers json, mask
@@ -52,7 +52,7 @@ RESULTS = ("json", "mask", "overlay", "confidence", "labelme")
 HOSTILE = ("truncated", "bomb", "wrong type", "100 MB", "path in the name")
 EXPERIMENT = """
 data: {{manifest: {folder}/v1, split: main, size_px: [256, 256], cache: {folder}/cache}}
-train: {{epochs: 1, batch_size: 8}}
+train: {{epochs: 8, batch_size: 8}}
 tracking: {{enabled: false}}
 """
 
@@ -63,7 +63,7 @@ def medseg(*arguments: object) -> list[str]:
 
 
 def export(folder: Path) -> Path:
-    """A network of one epoch; its export."""
+    """A network of a few epochs, whose masks are no noise; its export."""
     write_phantoms(folder / "train", 60, 1, Size(256, 256), jobs=1)
     experiment = folder / "serve.yaml"
     experiment.write_text(EXPERIMENT.format(folder=folder))

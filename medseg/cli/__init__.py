@@ -16,7 +16,7 @@ import typer
 from medseg.cli.annotate import annotate
 from medseg.cli.export import export
 from medseg.cli.manifest import manifest_app
-from medseg.cli.options import Classes, DataRoot, GroupPattern, StoredAs, names
+from medseg.cli.options import Classes, DataRoot, GroupPattern, StoredAs, TrustCode, names
 from medseg.cli.plan import plan
 from medseg.cli.publish import compare, report, report_run
 from medseg.cli.register import register
@@ -45,14 +45,6 @@ app.command()(report)
 app.command()(zoo)
 
 
-def _trust(said: bool) -> bool:
-    from medseg.trust import trust_all
-
-    if said:
-        trust_all()
-    return said
-
-
 Experiment = Annotated[Path | None, typer.Argument(help="experiment file, e.g. experiments/tongue/unet.yaml; none with --resume")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="section.key=value ...")]
 Runs = Annotated[Path, typer.Option(help="where run folders go")]
@@ -61,9 +53,6 @@ RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="a run folder below
 Tolerances = Annotated[list[str] | None, typer.Option(help="of NSD: 2px, 1mm or 0.5% of the diagonal; may be repeated")]
 WithBoundary = Annotated[bool, typer.Option(help="HD, HD95, ASSD and NSD")]
 Conventions = Annotated[bool, typer.Option("--conventions", help="score by other libraries' rules, too")]
-TrustCode = Annotated[
-    bool, typer.Option("--trust-code", help="a run whose network is named by an import path: let that code run", callback=_trust)
-]
 Checkpoint = Annotated[str, typer.Option(help="best (chosen on val) or last")]
 
 

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from medseg.cli.options import TrustCode
+
 
 def annotate(
     run: Annotated[str, typer.Argument(metavar="RUN", help="a run folder, an export, or models:/NAME@ALIAS")],
@@ -17,13 +19,9 @@ def annotate(
     checkpoint: Annotated[str, typer.Option(help="of a run: best (chosen on val) or last")] = "best",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace an earlier OUT in which nobody has corrected anything")] = False,
     copy: Annotated[bool, typer.Option("--copy/--no-copy", help="put a numbered copy of each photograph beside its file")] = True,
-    trust_code: Annotated[bool, typer.Option("--trust-code", help="let the code of a network named by an import path run")] = False,
+    trust_code: TrustCode = False,
 ) -> None:
     """Write labelme files with predicted outlines, the most uncertain first, so that correcting replaces drawing."""
-    if trust_code:
-        from medseg.trust import trust_all
-
-        trust_all()
     from medseg import annotating
     from medseg.progress import bar
     from medseg.watching import Progress

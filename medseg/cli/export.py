@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from medseg.cli.options import DataRoot
+from medseg.cli.options import DataRoot, TrustCode
 
 
 def export(
@@ -20,13 +20,9 @@ def export(
     data_root: DataRoot = None,
     checkpoint: Annotated[str, typer.Option(help="best (chosen on val) or last")] = "best",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace an earlier export in OUT")] = False,
-    trust_code: Annotated[bool, typer.Option("--trust-code", help="let the code of a network named by an import path run")] = False,
+    trust_code: TrustCode = False,
 ) -> None:
     """Write a run's network as ONNX or torch.export, with a description (model.json) and a model card beside it."""
-    if trust_code:
-        from medseg.trust import trust_all
-
-        trust_all()
     from medseg.runfolder import open_run
 
     open_run(run)  # a wrong path is told before torch is loaded

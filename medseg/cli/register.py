@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from medseg.cli.options import TrustCode
+
 if TYPE_CHECKING:
     from medseg.registering import Registered
 
@@ -20,13 +22,9 @@ def register(
     export: Annotated[Path | None, typer.Option(metavar="EXPORT", help="an export of this very run; made anew where not given")] = None,
     metric: Annotated[str, typer.Option(help="what the two are compared by: iou, dice, recall, precision ...")] = "iou",
     margin: Annotated[float, typer.Option(help="the alias moves where the interval of the difference lies above -MARGIN")] = 0.005,
-    trust_code: Annotated[bool, typer.Option("--trust-code", help="let the code of a network named by an import path run")] = False,
+    trust_code: TrustCode = False,
 ) -> None:
     """Put a run into MLflow's model registry, to be named by models:/NAME@ALIAS wherever a model is asked for, and served by MLflow."""
-    if trust_code:
-        from medseg.trust import trust_all
-
-        trust_all()
     from medseg.progress import steps
     from medseg.registering import register as write
 

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from medseg.cli.options import TrustCode
+
 
 def serve(
     where: Annotated[str, typer.Argument(metavar="WHERE", help="a run, an export, models:/NAME@ALIAS or models:/NAME/VERSION")],
@@ -20,13 +22,9 @@ def serve(
     batch: Annotated[int, typer.Option(min=1, max=256, help="photographs that go through the network together at most")] = 8,
     token_file: Annotated[Path | None, typer.Option(metavar="PATH", help="a file that holds the token")] = None,
     checkpoint: Annotated[str, typer.Option(help="best (chosen on val) or last")] = "best",
-    trust_code: Annotated[bool, typer.Option("--trust-code", help="let the code of a network named by an import path run")] = False,
+    trust_code: TrustCode = False,
 ) -> None:
     """Serve a model over HTTP: an API (documented at /docs) and a page. Nothing of an image is kept, written to disk or logged."""
-    if trust_code:
-        from medseg.trust import trust_all
-
-        trust_all()
     from medseg.serving.limits import MEGABYTE, MEGAPIXEL, Limits
     from medseg.serving.run import serve as run
 

@@ -18,8 +18,9 @@ from medseg.deploy.description import Description
 from medseg.deploy.model import Model, Segmented
 from medseg.images import BAND, blend, encode_grey, encode_jpeg, encode_mask
 from medseg.manifest.history import provenance
-from medseg.outlines import labelme_content, outlines
+from medseg.outlines import labelme_content, outlines, pieces
 from medseg.serving.decoding import Placed
+from medseg.serving.refusals import RequestError
 from medseg.types import Size
 
 Result = Literal["json", "mask", "overlay", "confidence", "labelme"]
@@ -31,6 +32,7 @@ MEDIA: dict[Result, str] = {
     "labelme": "application/json",
 }
 PROVENANCE = "Medseg-Model"  # the header by which a PNG and a JPEG, too, tell what made them
+MOST_PIECES = 2000  # outlined in one answer; they take a thread some two seconds
 IMAGE_NAME = "image"  # in a labelme file: the upload's own name is not known
 
 
@@ -208,6 +210,13 @@ def _overlay(ready: Ready) -> bytes:
 
 
 def _labelme(ready: Ready) -> bytes:
+    """RequestError for a mask like noise, whose outlines nobody would correct, and which would hold up everybody else's answers."""
+    number = pieces(ready.found.mask_HW, ready.model.labels.num_classes)
+    if number > MOST_PIECES:
+        rule = f"the mask has {number} separate pieces, and at most {MOST_PIECES} are outlined"
+        raise RequestError(
+            422, "too_many_pieces", rule, "take result=mask; medseg postprocess RUN, before it is served, removes small pieces"
+        )
     found, origin = outlines(ready.found.mask_HW, ready.model.labels), ready.model.description.origin
     more = provenance(found, origin.run, origin.weights_sha256, ready.found.uncertainty)
     return json.dumps(labelme_content(found, IMAGE_NAME, ready.size, more), ensure_ascii=False).encode()

@@ -12,13 +12,13 @@ STYLE, STYLE_PATH = FOLDER / "apidocs.css", "/docs/style.css"
 JSON = "application/json"
 
 
-def page(openapi: dict[str, Any]) -> str:
-    """HTML."""
+def page(openapi: dict[str, Any], address: str) -> str:
+    """HTML. address: where the reader has found the server, for the examples."""
     environment = Environment(
         loader=FileSystemLoader(FOLDER), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["kind"] = kind
-    return environment.get_template("apidocs.html.j2").render(api=openapi, style=STYLE_PATH)
+    return environment.get_template("apidocs.html.j2").render(api=openapi, address=address, style=STYLE_PATH)
 
 
 def kind(schema: dict[str, Any]) -> str:

@@ -43,10 +43,11 @@ WHY: dict[int | str, str] = {
     413: "too many bytes or pixels",
     415: "no image",
     421: "the server was called by a name that is not its own",
+    422: "the mask has too many pieces to be outlined (result=labelme)",
     429: "the queue is full; come again after Retry-After",
     500: "a mistake of the server's",
     503: "the server is stopping",
-    "default": "any other error",  # without it FastAPI tells of a 422, which is never sent
+    "default": "any other error",
 }
 ABOUT = """A photograph in, the outlines of its classes out. Nothing of an image is kept, written to disk or logged."""
 
@@ -193,8 +194,15 @@ def _add_pages(api: FastAPI) -> set[str]:
     files |= {"/": PAGE / "index.html", apidocs.STYLE_PATH: apidocs.STYLE}
     for path, file in files.items():
         api.add_api_route(path, _sender(file), include_in_schema=False)
-    api.add_api_route("/docs", lambda: Response(apidocs.page(api.openapi()), media_type="text/html"), include_in_schema=False)
+    api.add_api_route("/docs", _documentation(api), include_in_schema=False)
     return {*files, "/docs"}
+
+
+def _documentation(api: FastAPI) -> Callable[[Request], Response]:
+    def send(request: Request) -> Response:
+        return Response(apidocs.page(api.openapi(), str(request.base_url).rstrip("/")), media_type="text/html")
+
+    return send
 
 
 def _sender(file: Path) -> Callable[[], Response]:

@@ -12,6 +12,7 @@ import pytest
 from medseg.deploy.model import Model
 from medseg.errors import ConfigError
 from medseg.serving import protocol
+from medseg.serving.app import WHY
 from medseg.serving.auth import VARIABLE, names_of, token_for
 from medseg.serving.headers import HEADERS
 from tests.serving.exports import photograph
@@ -112,6 +113,7 @@ def test_the_page_and_its_files_are_sent(server: Running) -> None:
 def test_the_documentation_needs_no_other_host(server: Running) -> None:
     text = server.get("/docs").body.decode()
     assert "POST /v1/segment" in text and "spacing_mm" in text and "<script" not in text
+    assert f"http://127.0.0.1:{server.port}/v1/segment?" in text
     addresses = re.findall(r'(?:src|href)="([^"#]+)"', text)
     assert addresses and all(address.startswith("/") for address in addresses)
     assert {server.get(address).status for address in addresses} == {200}
@@ -123,8 +125,9 @@ def test_openapi_describes_what_is_sent_and_answered(server: Running) -> None:
     route = paths["/v1/segment"]["post"]
     assert list(route["requestBody"]["content"]) == ["multipart/form-data"]
     assert {each["name"] for each in route["parameters"]} == {"result", "spacing_mm"}
-    told = "200 400 401 403 405 408 413 415 421 429 500 503 default"
-    assert set(route["responses"]) == set(told.split()), "no 422, which FastAPI tells of and nobody is sent"
+    told = "200 400 401 403 405 408 413 415 421 422 429 500 503 default"
+    assert set(route["responses"]) == set(told.split())
+    assert route["responses"]["422"] == route["responses"]["413"] | {"description": WHY[422]}, "ours, not the one that FastAPI adds by itself"
     assert "Medseg-Model" in route["responses"]["200"]["headers"]
 
 
