@@ -127,7 +127,9 @@ def test_openapi_describes_what_is_sent_and_answered(server: Running) -> None:
     assert {each["name"] for each in route["parameters"]} == {"result", "spacing_mm"}
     told = "200 400 401 403 405 408 413 415 421 422 429 500 503 default"
     assert set(route["responses"]) == set(told.split())
-    assert route["responses"]["422"] == route["responses"]["413"] | {"description": WHY[422]}, "ours, not the one that FastAPI adds by itself"
+    assert route["responses"]["422"] == route["responses"]["413"] | {"description": WHY[422]}, (
+        "ours, not the one that FastAPI adds by itself"
+    )
     assert "Medseg-Model" in route["responses"]["200"]["headers"]
 
 
