@@ -1,8 +1,10 @@
 """`medseg serve`: what HTTP adds to one photograph, and a load of which one in ten requests is hostile.
 
-python bench/bench_serve.py [--export DIR] [--requests 10000] [--at-once 32] [--results json mask ...] [--only latency|load] [--record]
+python bench/bench_serve.py [--export DIR] [--photographs DIR] [--requests 10000] [--at-once 32] [--results json mask ...]
+                            [--only latency|load] [--record]
 
-Without --export (a folder that `medseg export` wrote) a network is trained for 8 epochs on drawn tongues first. Photographs are drawn, too.
+Without --export (a folder that `medseg export` wrote) a network is trained for 8 epochs on drawn tongues first. Photographs are drawn,
+too, or those of a folder, scaled to the sizes wanted; outlines of a network that knows neither take most of the time, as they do of noise.
 Latency: one JPEG of 400 x 400 pixels by the running server (all of the JSON answer) and in this process (decoding, `Model.segment`), in
 turn. Load: photographs of several sizes; truncated files, bombs, other files, 100 MB (with and without a length, by clients that read early
 and by those that send all first), and paths in the name, which must be answered as any good photograph is. Of the good answers json, mask
@@ -38,7 +40,7 @@ from PIL import Image
 from record import command_line, tell
 
 from medseg.deploy.model import Model, open_export
-from medseg.images import read_image_bytes
+from medseg.images import IMAGE_SUFFIXES, read_image_bytes
 from medseg.outlines import Outline, painted
 from medseg.phantom.write import write_phantoms
 from medseg.types import Size
@@ -103,11 +105,21 @@ def is_ready(url: str) -> bool:
         return False
 
 
-def photographs(folder: Path) -> list[bytes]:
-    """JPEGs of each of SIZES."""
+def photographs(folder: Path, given: Path | None) -> list[bytes]:
+    """JPEGs of each of SIZES: drawn, or of the photographs in a folder."""
+    if given:
+        paths = sorted(path for path in given.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)[: DRAWN * len(SIZES)]
+        return [jpeg(path, SIZES[place % len(SIZES)]) for place, path in enumerate(paths)]
     for number, size in enumerate(SIZES):
         write_phantoms(folder / f"drawn_{number}", DRAWN, 7, size, jobs=1)
     return [path.read_bytes() for path in sorted(folder.glob("drawn_*/*.jpg"))]
+
+
+def jpeg(path: Path, size: Size) -> bytes:
+    """A photograph, scaled."""
+    written = io.BytesIO()
+    Image.open(path).convert("RGB").resize((size.width_px, size.height_px)).save(written, "JPEG", quality=92)
+    return written.getvalue()
 
 
 # --- latency
@@ -236,7 +248,7 @@ def load(port: int, pid: int, judge: Judge, good: list[bytes], options: argparse
 def measure(folder: Path, options: argparse.Namespace) -> dict[str, object]:
     """What was asked for."""
     where = options.export or export(folder)
-    good, model, figures = photographs(folder), open_export(where, "openvino"), dict[str, object]()
+    good, model, figures = photographs(folder, options.photographs), open_export(where, "openvino"), dict[str, object]()
     with serving(where, folder / "log", "--queue", QUEUE) as (port, pid):
         if options.only != "load":
             figures |= asyncio.run(latency(port, model, good[0]))
@@ -255,6 +267,7 @@ def failed(figures: dict[str, Any]) -> bool:
 if __name__ == "__main__":
     parser = command_line(__doc__)
     parser.add_argument("--export", type=Path)
+    parser.add_argument("--photographs", type=Path)
     parser.add_argument("--requests", type=int, default=10_000)
     parser.add_argument("--at-once", type=int, default=32)
     parser.add_argument("--results", nargs="+", default=list(RESULTS), choices=RESULTS)
@@ -262,6 +275,8 @@ if __name__ == "__main__":
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         figures = measure(Path(temporary), options)
-    tell("A server under a hostile load", "python bench/bench_serve.py", figures, options.record)
+    given = {"--export": options.export, "--photographs": options.photographs}
+    command = " ".join(["python bench/bench_serve.py", *(f"{name} DIR" for name, value in given.items() if value)])
+    tell("A server under a hostile load", command, figures, options.record)
     if failed(figures):
         sys.exit(f"requests went wrong, memory grew, or HTTP added more than {ADDED_MS} ms")

@@ -32,7 +32,7 @@ MEDIA: dict[Result, str] = {
     "labelme": "application/json",
 }
 PROVENANCE = "Medseg-Model"  # the header by which a PNG and a JPEG, too, tell what made them
-MOST_PIECES = 2000  # outlined in one answer; they take a thread some two seconds
+MOST_PIECES = 1000  # outlined in one answer; they take a thread about a second
 IMAGE_NAME = "image"  # in a labelme file: the upload's own name is not known
 
 

@@ -7,6 +7,7 @@ import http.client
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -247,3 +248,22 @@ def test_who_gives_up_waiting_holds_nothing() -> None:
         await asyncio.wait_for(shared.take(10), 1)
 
     asyncio.run(story())
+
+
+def test_no_answer_waits_for_its_acknowledgement() -> None:
+    """Nagle's algorithm, left on, held the second half of an answer back for 40 ms."""
+
+    async def connected() -> int:
+        seen = asyncio.get_running_loop().create_future()
+
+        async def look(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            seen.set_result(writer.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+            writer.close()
+
+        with bound("127.0.0.1", 0) as listener:
+            async with await asyncio.start_server(look, sock=listener):
+                _, writer = await asyncio.open_connection(*listener.getsockname())
+                writer.close()
+                return int(await seen)
+
+    assert asyncio.run(connected())
