@@ -42,7 +42,7 @@ def answer(model: Model, image: object, where: str, spacing_mm: float | None = N
     pixels = {name: int(counts[class_id]) for class_id, name in model.labels.classes.items()}
     percent = {name: 100 * count / (height * width) for name, count in pixels.items()}
     area_mm2 = None if side_mm is None else {name: count * side_mm**2 for name, count in pixels.items()}
-    mask_png = base64.b64encode(encode_mask(found.mask_HW, model.labels.palette)).decode("ascii")
+    mask_png = base64.b64encode(encode_mask(found.mask_HW, model.description.palette)).decode("ascii")
     confidence = float(found.confidence_HW.mean(dtype=np.float64))
     return Answer(mask_png, width, height, pixels, percent, area_mm2, confidence, found.uncertainty)
 

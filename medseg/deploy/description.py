@@ -16,6 +16,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from medseg.errors import ExportError
@@ -106,6 +107,18 @@ class Description(_Part):
     def post_steps(self) -> tuple[Step, ...]:
         """What is done to a mask afterwards."""
         return tuple(Step(**one.model_dump()) for one in self.steps)
+
+    def colour_of(self, name: str) -> Colour:
+        """Of a class or region: the one that is stated, else that of the labels."""
+        return self.colours.get(name) or self.labels.colour_of(name)
+
+    @property
+    def palette(self) -> np.ndarray:
+        """uint8 (256, 3): RGB by class id; ids that are no class have the labels' colours."""
+        table = self.labels.palette.copy()
+        for class_id, name in self.labels.classes.items():
+            table[class_id] = self.colour_of(name)
+        return table
 
     def write(self, folder: Path) -> None:
         """model.json of an export."""

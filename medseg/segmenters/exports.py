@@ -34,7 +34,7 @@ class ExportSegmenter(Segmenter):
 
     def write(self, path: Path, mask: Path, overlay: Path | None) -> None:  # noqa: D102
         with images.one_at_a_time(images.read_size(path)):
-            image_HWC, palette = images.read_image(path), self._model.labels.palette
+            image_HWC, palette = images.read_image(path), self._model.description.palette
             mask_HW = self._model.segment(image_HWC).mask_HW
             images.write_mask(mask, mask_HW, palette)
             if overlay:

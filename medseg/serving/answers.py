@@ -142,16 +142,8 @@ def classes_named(description: Description) -> tuple[list[ClassNamed], list[Clas
     return classes, [ClassNamed(id=None, name=name, colour=_hex(description, name)) for name in labels.regions]
 
 
-def palette_of(description: Description) -> np.ndarray:
-    """uint8 (256, 3): RGB by id, the colours that the export states first."""
-    table = description.labels.palette.copy()
-    for class_id, name in description.labels.classes.items():
-        table[class_id] = description.colours.get(name, table[class_id])
-    return table
-
-
 def _hex(description: Description, name: str) -> str:
-    return "#" + bytes(description.colours.get(name, description.labels.colour_of(name))).hex()
+    return "#" + bytes(description.colour_of(name)).hex()
 
 
 def classes_found(description: Description, found: Segmented, spacing_mm: float | None) -> list[ClassFound]:
@@ -190,7 +182,7 @@ def _bands(shape: tuple[int, ...]) -> Iterator[slice]:
 
 
 def _mask(ready: Ready) -> bytes:
-    return encode_mask(ready.found.mask_HW, palette_of(ready.model.description))
+    return encode_mask(ready.found.mask_HW, ready.model.description.palette)
 
 
 def _confidence(ready: Ready) -> bytes:
@@ -203,7 +195,7 @@ def _confidence(ready: Ready) -> bytes:
 def _overlay(ready: Ready) -> bytes:
     image_HWC = ready.placed.image_HWC
     assert image_HWC is not None
-    palette, shown_HWC = palette_of(ready.model.description), np.empty_like(image_HWC)
+    palette, shown_HWC = ready.model.description.palette, np.empty_like(image_HWC)
     for rows in _bands(shown_HWC.shape):
         shown_HWC[rows] = blend(image_HWC[rows], ready.found.mask_HW[rows], palette)
     return encode_jpeg(shown_HWC)

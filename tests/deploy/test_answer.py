@@ -38,6 +38,13 @@ def test_areas_are_counted_on_the_photographs_own_pixels(model):
     assert 0.9 < found.confidence <= 1 and found.uncertainty < 0.1
 
 
+def test_the_mask_has_the_colours_that_the_export_states(tmp_path):
+    colours = {"background": (9, 9, 9), "green": (1, 2, 3)}  # none of blue, which keeps that of the labels
+    stated = open_export(write_export(tmp_path / "export", colours=colours), "onnxruntime")
+    mask = Image.open(io.BytesIO(base64.b64decode(answer(stated, encoded(photograph(40, 40)), "x").mask_png)))
+    assert mask.getpalette()[:9] == [9, 9, 9, 1, 2, 3, *stated.labels.colour_of("blue")]
+
+
 def test_bytes_and_text_are_answered_alike(model):
     content = encoded(photograph(50, 60))
     text = base64.encodebytes(content).decode()  # with line breaks
