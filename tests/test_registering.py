@@ -289,8 +289,8 @@ def test_a_row_that_cannot_be_read_is_named(row, rule):
 @pytest.mark.parametrize(
     ("uri", "rule"),
     [
-        ("models:/organs@best", "models:/organs@best: there is no such version; 'organs' has @champion"),
-        ("models:/organs/7", "models:/organs/7: there is no such version; 'organs' has @champion"),
+        ("models:/organs@best", "models:/organs@best: there is no such version; the newest of 'organs' is 2, and it has @champion"),
+        ("models:/organs/7", "models:/organs/7: there is no such version; the newest of 'organs' is 2, and it has @champion"),
         ("models:/tongue@champion", "no model 'tongue' is registered; there are: organs"),
         ("models:/organs/latest", "names no registered model; write models:/NAME@ALIAS"),
         ("models:/../x@y", "names no registered model"),

@@ -11,6 +11,7 @@ from starlette.exceptions import HTTPException
 from medseg.errors import ImageError, ImageTooLargeError, NoImageError
 
 RETRY_S = 1
+PARAMETERS = ("result", "spacing_mm")  # of a request; test_trust.py compares them with what is documented
 IMAGE_ERRORS: dict[type[ImageError], tuple[int, str]] = {ImageTooLargeError: (413, "too_many_pixels"), NoImageError: (415, "no_image")}
 CODES = {404: "not_found", 405: "method"}
 
@@ -45,9 +46,9 @@ async def on_bad_query(request: Request, error: Exception) -> Response:
     """The first parameter that is not as the documentation has it; its value, which may be anything, is not told back."""
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
-    name = str(first["loc"][-1]) if len(first["loc"]) > 1 else "query"
-    known = name if name in ("result", "spacing_mm") else "a parameter"
-    return RequestError(400, "bad_parameter", f"{known}: {first['msg']}", "see /docs").response()
+    name = str(first["loc"][-1])
+    rule = f"{name}: {first['msg']}" if name in PARAMETERS else f"a parameter is none of {', '.join(PARAMETERS)}"
+    return RequestError(400, "bad_parameter", rule, "see /docs").response()
 
 
 async def on_http(request: Request, error: Exception) -> Response:

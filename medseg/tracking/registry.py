@@ -99,8 +99,9 @@ def _unknown(client: MlflowClient, address: Address) -> ExportError:
         some = ", ".join(sorted(each.name for each in client.search_registered_models(max_results=20))) or "none"
         return ExportError(where, f"no model {address.name!r} is registered; there are: {some}", "name one that is registered")
     aliases = ", ".join(f"@{alias}" for alias in sorted(model.aliases)) or "no alias"
+    newest = max((int(version.version) for version in model.latest_versions), default=0)
     fix = "name a version that there is, or set the alias: medseg register RUN --alias NAME"
-    return ExportError(where, f"there is no such version; {address.name!r} has {aliases}", fix)
+    return ExportError(where, f"there is no such version; the newest of {address.name!r} is {newest}, and it has {aliases}", fix)
 
 
 def files_of(client: MlflowClient, version: ModelVersion) -> ArtifactRepository:

@@ -84,6 +84,7 @@ def test_a_form_that_is_not_as_asked_for(server: Running, body: bytes, headers: 
 def test_a_parameter_that_is_not_known_is_told(server: Running, query: str) -> None:
     found = server.send(GOOD, query)
     assert (found.status, found.code) == (400, "bad_parameter")
+    assert query[1:].split("=")[0] in found.json["error"]["rule"] or "none of result, spacing_mm" in found.json["error"]["rule"]
 
 
 @pytest.mark.parametrize(

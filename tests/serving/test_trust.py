@@ -15,6 +15,7 @@ from medseg.serving import protocol
 from medseg.serving.app import WHY
 from medseg.serving.auth import VARIABLE, names_of, token_for
 from medseg.serving.headers import HEADERS
+from medseg.serving.refusals import PARAMETERS
 from tests.serving.exports import photograph
 from tests.serving.server import Running, encoded, running
 
@@ -124,7 +125,7 @@ def test_openapi_describes_what_is_sent_and_answered(server: Running) -> None:
     assert {"401", "403", "421"} <= set(paths["/v1/model"]["get"]["responses"])
     route = paths["/v1/segment"]["post"]
     assert list(route["requestBody"]["content"]) == ["multipart/form-data"]
-    assert {each["name"] for each in route["parameters"]} == {"result", "spacing_mm"}
+    assert {each["name"] for each in route["parameters"]} == set(PARAMETERS)
     told = "200 400 401 403 405 408 413 415 421 422 429 500 503 default"
     assert set(route["responses"]) == set(told.split())
     assert route["responses"]["422"] == route["responses"]["413"] | {"description": WHY[422]}, (
