@@ -48,9 +48,12 @@ def overrides(name: str, seed: int, steps: int = 300) -> list[str]:
 
 
 def recipe(config: Config) -> str:
-    """A short digest of everything but the network and its rate, seed, name, place and what only the speed depends on."""
-    content = config.model_dump(mode="json") | {"seed": 0, "name": "", "tracking": None}
-    content |= {"model": None, "optim": content["optim"] | {"lr": 0}}
+    """A short digest of everything but the network and its rate, seed, name, place and what only the speed depends on.
+
+    What is left at its default does not count: a new option of medseg's must not put aside what was trained without it.
+    """
+    content = config.model_dump(mode="json", exclude_defaults=True) | {"seed": 0, "name": "", "tracking": None}
+    content |= {"model": None, "optim": content.get("optim", {}) | {"lr": 0}}
     content["data"] |= {"cache": "", "cache_gib": 0, "manifest": ""}
     content["train"] |= dict.fromkeys(("device", "precision", "prefetch", "channels_last", "checkpoint_minutes", "preview_every"))
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
