@@ -8,6 +8,8 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import signal
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,6 +19,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from medseg.deploy.description import INPUT, OUTPUT
 from medseg.deploy.networks import OnnxRuntimeNetwork
@@ -29,11 +32,20 @@ Axis = Literal["batch", "height", "width"]
 AXES: tuple[Axis, ...] = ("batch", "height", "width")
 FREEDOMS: tuple[tuple[Axis, ...], ...] = (AXES, ("batch",), ())  # tried in this order: not every network's code allows every size
 PLACES = {"batch": 0, "height": 2, "width": 3}
+PATIENCE_S = 300.0  # of free sides torch makes formulas, and simplifies those of Swin's shifted windows without end
 NOISY = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir", "torch._export")
 
 
 class DifferentError(Exception):
     """An exported network that does not answer as the network itself."""
+
+
+class SlowError(Exception):
+    """A network whose code is not followed in PATIENCE_S."""
+
+
+class _LateError(BaseException):
+    """No Exception: torch passes over those while it follows code."""
 
 
 class Probabilities(nn.Module):
@@ -59,7 +71,7 @@ class Program:
 
 def exported(network: Adapter, frame: Size, varying: tuple[Axis, ...]) -> Program:
     """The network as a program whose axes `varying` may have any size; whatever torch raises where it cannot follow the network's code,
-    DifferentError where it follows it to other probabilities."""
+    SlowError where free sides take it too long, DifferentError where it follows it to other probabilities."""
     wrapped = Probabilities(network).eval()
     found = Program(_traced(wrapped, frame, varying), varying)
     # without its guards, which take the example's odd sides for a rule: what it gives at other sizes is looked at instead
@@ -72,7 +84,7 @@ def _traced(wrapped: nn.Module, frame: Size, varying: Sequence[Axis]) -> Exporte
     batch = 2 if "batch" in varying else 1
     sides = tuple(side + 3 for side in frame) if "height" in varying else tuple(frame)
     shapes = {INPUT: {PLACES[axis]: Dim.DYNAMIC for axis in varying}}
-    with torch.no_grad(), _quiet():
+    with torch.no_grad(), _exporting(), _at_most(PATIENCE_S) if "height" in varying else contextlib.nullcontext():
         return torch.export.export(wrapped, (torch.rand(batch, 3, *sides),), dynamic_shapes=shapes)
 
 
@@ -88,7 +100,7 @@ def check_same(program: Any, wrapped: nn.Module, frame: Size, varying: Sequence[
 
 def write_onnx(path: Path, found: Program, network: Adapter, frame: Size) -> None:
     """The program as an ONNX file, which ONNX Runtime answers as torch does; DifferentError or what they raise where it does not."""
-    with _quiet():
+    with _exporting():
         graph = torch.onnx.export(
             found.program, input_names=[INPUT], output_names=[OUTPUT], opset_version=OPSET, dynamo=True, verbose=False
         )
@@ -110,18 +122,41 @@ def _name_axes(graph: Any, varying: Sequence[Axis]) -> None:
 
 def write_program(path: Path, found: Program) -> None:
     """The program as torch.export writes it, for torch, ExecuTorch and AOTInductor."""
-    with _quiet():
+    with _exporting():
         torch.export.save(found.program, str(path))
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the exporters' own progress and their warnings to their makers."""
+def _at_most(seconds: float) -> Iterator[None]:
+    """SlowError after so long: a formula that is simplified has no step at which it could be asked. In the main thread alone, and not on
+    Windows; elsewhere it takes as long as it takes."""
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
+        yield
+        return
+
+    def late(number: int, frame: Any) -> None:
+        raise _LateError
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, seconds, 5)  # and again: within a destructor the first would be lost
+    try:
+        yield
+    except _LateError:
+        raise SlowError(f"its code was not followed in {seconds:g} s") from None
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@contextlib.contextmanager
+def _exporting() -> Iterator[None]:
+    """Without the exporters' own progress and their warnings to their makers. Attention step by step: the ONNX exporter takes the fused
+    one apart into steps that do not fit the way in which its result lies in memory (Swin's in Mask2Former)."""
     levels = {name: logging.getLogger(name).level for name in NOISY}
     try:
         for name in NOISY:
             logging.getLogger(name).setLevel(logging.CRITICAL)
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), sdpa_kernel(SDPBackend.MATH):
             warnings.simplefilter("ignore")
             yield
     finally:
