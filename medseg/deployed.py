@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 
-from medseg.deploy.description import is_export
 from medseg.deploy.model import Model, open_export
 from medseg.deploy.networks import Network
 from medseg.errors import ConfigError, ExportError
 from medseg.runfolder import open_run
-from medseg.segmenters.exports import REGISTERED
+from medseg.segmenters.exports import export_of, is_exported
 
 if TYPE_CHECKING:
     from medseg.models.contract import Adapter
@@ -55,18 +54,14 @@ def open_model(where: str | Path, backend: str = "auto", checkpoint: str = "best
     if backend not in get_args(Backend):
         raise ConfigError("--backend", f"there is no {backend!r}", f"name one of {', '.join(get_args(Backend))}")
     wanted = "openvino" if backend == "auto" else backend
-    exported = str(where).startswith(REGISTERED) or is_export(Path(where))
+    exported = is_exported(where)
     if exported and checkpoint != "best":
         raise ConfigError("--checkpoint", f"{where} has no checkpoints", "leave it out; an export is of one")
     if not exported:
         open_run(Path(where))  # a wrong path is told before torch is loaded
     with TemporaryDirectory(prefix="medseg-") as scratch:
-        if str(where).startswith(REGISTERED):
-            from medseg.tracking.registry import fetch_model
-
-            yield _of_export(fetch_model(str(where), Path(scratch)), wanted, where)
-        elif exported:
-            yield _of_export(Path(where), wanted, where)
+        if exported:
+            yield _of_export(export_of(str(where), Path(scratch)), wanted, where)
         else:
             yield _of_run(Path(where), wanted, checkpoint, Path(scratch))
 

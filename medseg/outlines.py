@@ -187,8 +187,8 @@ def _path(region: _Region) -> _Path:
     """
     outer, *holes = _rings(region.filled_hw)
     outer = np.roll(outer, -int(((outer - outer.mean(axis=0)) ** 2).sum(axis=1).argmax()), axis=0)  # no simplification drops the first
-    pieces, after, kept, count = [outer], [*range(1, len(outer)), -1], [], len(outer)
-    place_hw = np.full(region.filled_hw.shape, -1)  # where in the pieces a pixel is
+    walks, after, kept, count = [outer], [*range(1, len(outer)), -1], [], len(outer)
+    place_hw = np.full(region.filled_hw.shape, -1)  # where in the walks a pixel is
     place_hw[tuple(outer.T)] = np.arange(len(outer))
     for hole in holes:
         meets = _left_of(hole[0], region.filled_hw)
@@ -198,11 +198,11 @@ def _path(region: _Region) -> _Path:
         after += [*range(count + 1, last + 1), after[place]]
         after[place] = count
         kept += [place, count, last - 1, last]
-        pieces.append(aside)
+        walks.append(aside)
         count = last + 1
     order, held = _followed(after), np.zeros(count, bool)
     held[kept] = True
-    return _Path(region.class_id, np.concatenate(pieces)[order] + (region.top, region.left), held[order])
+    return _Path(region.class_id, np.concatenate(walks)[order] + (region.top, region.left), held[order])
 
 
 def _rings(filled_hw: np.ndarray) -> list[np.ndarray]:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from medseg.deploy.description import is_export
 from medseg.errors import ConfigError
 from medseg.models.listed import PREFIX
 from medseg.segmenters.base import Segmenter
-from medseg.segmenters.exports import REGISTERED, ExportSegmenter
+from medseg.segmenters.exports import ExportSegmenter, is_exported
 from medseg.watching import PathLike
 
 
@@ -17,7 +16,7 @@ def segmenter_of(
     run: PathLike, checkpoint: str, score_threshold: float | None, weights: str | None, others: Sequence[PathLike]
 ) -> Segmenter:
     """By run folders, an export, models:/NAME@ALIAS or zoo:NAME; ConfigError for what belongs to another of them."""
-    published, exported = str(run).startswith(PREFIX), str(run).startswith(REGISTERED) or is_export(Path(run))
+    published, exported = str(run).startswith(PREFIX), is_exported(run)
     of_run = (("--checkpoint", checkpoint != "best", "has no checkpoints"), ("--with", bool(others), "is no run"))
     of_zoo = (
         ("--score-threshold", score_threshold is not None, "model.score_threshold"),

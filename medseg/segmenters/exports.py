@@ -7,10 +7,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from medseg import images
+from medseg.deploy.description import is_export
 from medseg.deploy.model import open_export
 from medseg.errors import ImageError
 from medseg.parallel import processors
 from medseg.segmenters.base import Segmenter
+from medseg.watching import PathLike
 
 REGISTERED = "models:/"
 
@@ -30,7 +32,7 @@ class ExportSegmenter(Segmenter):
 
     def load(self) -> None:  # noqa: D102
         with TemporaryDirectory(prefix="medseg-") as scratch:
-            self._model = open_export(_export_of(self.where, Path(scratch)), at_once=self.at_once)
+            self._model = open_export(export_of(self.where, Path(scratch)), at_once=self.at_once)
 
     def write(self, path: Path, mask: Path, overlay: Path | None) -> None:  # noqa: D102
         with images.one_at_a_time(images.read_size(path)):
@@ -41,7 +43,13 @@ class ExportSegmenter(Segmenter):
                 images.write_image(overlay, images.blend(image_HWC, mask_HW, palette))
 
 
-def _export_of(where: str, scratch: Path) -> Path:
+def is_exported(where: PathLike) -> bool:
+    """Whether it names an export: its folder, or a registered version."""
+    return str(where).startswith(REGISTERED) or is_export(Path(where))
+
+
+def export_of(where: str, scratch: Path) -> Path:
+    """The export's folder; a registered version is fetched below `scratch`."""
     if not where.startswith(REGISTERED):
         return Path(where)
     from medseg.tracking.registry import fetch_model  # mlflow takes seconds to import
