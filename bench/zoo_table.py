@@ -23,7 +23,8 @@ from typing import Any
 
 from anonymous import Peak
 from record import RESULTS, append, lines, machine
-from zoo_page import best_first, latest, write_figure
+from zoo_figure import write_figure
+from zoo_page import best_first, latest
 
 from medseg.config import Config, load_config, read_config
 from medseg.environment import describe_git

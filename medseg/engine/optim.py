@@ -25,8 +25,8 @@ def make_optimizer(config: OptimConfig, model: Adapter) -> torch.optim.Optimizer
         {"params": parameters, "weight_decay": config.weight_decay if decays else 0.0, "lr_scale": scale}
         for (scale, decays), parameters in parts.items()
     ]
-    if config.name == "sgd":
-        return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0, fused=True)
+    if config.name == "sgd":  # not fused: that fails where a group's parameters do not all begin at one step, as when an encoder is let go
+        return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0)
     return torch.optim.AdamW(groups, lr=config.lr, fused=True)
 
 

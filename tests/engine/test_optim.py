@@ -85,3 +85,23 @@ def test_a_part_that_nothing_reads_is_not_optimised():
     retire(net, "1")
     optimizer = make_optimizer(OptimConfig(), adapter(net))
     assert [p.shape for group in optimizer.param_groups for p in group["params"]] == [net[0].weight.shape, net[0].bias.shape]
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_a_part_that_was_held_begins_later(name):
+    """Both layers are of one group, and the second has its first gradient after the first has its momentum."""
+    net = nn.Sequential(nn.Conv2d(2, 2, 1), nn.Conv2d(2, 2, 1))
+    optimizer = make_optimizer(OptimConfig(name=name, lr=0.1), adapter(net))
+    start = [p.detach().clone() for p in net.parameters()]
+    net[1].requires_grad_(False)
+    step(net, optimizer)
+    assert [torch.equal(p, was) for p, was in zip(net.parameters(), start, strict=True)] == [False, False, True, True]
+    net[1].requires_grad_(True)
+    step(net, optimizer)
+    assert not any(torch.equal(p, was) for p, was in zip(net.parameters(), start, strict=True))
+
+
+def step(net, optimizer):
+    optimizer.zero_grad(set_to_none=True)
+    net(torch.ones(1, 2, 4, 4)).square().sum().backward()
+    optimizer.step()
