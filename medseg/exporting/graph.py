@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import logging
 import signal
 import threading
 import warnings
@@ -24,6 +23,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from medseg.deploy.description import INPUT, OUTPUT
 from medseg.deploy.networks import OnnxRuntimeNetwork
 from medseg.models.contract import Adapter
+from medseg.quieting import quieted
 from medseg.types import Size
 
 OPSET = 20
@@ -152,13 +152,6 @@ def _at_most(seconds: float) -> Iterator[None]:
 def _exporting() -> Iterator[None]:
     """Without the exporters' own progress and their warnings to their makers. Attention step by step: the ONNX exporter takes the fused
     one apart into steps that do not fit the way in which its result lies in memory (Swin's in Mask2Former)."""
-    levels = {name: logging.getLogger(name).level for name in NOISY}
-    try:
-        for name in NOISY:
-            logging.getLogger(name).setLevel(logging.CRITICAL)
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), sdpa_kernel(SDPBackend.MATH):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for name, level in levels.items():
-            logging.getLogger(name).setLevel(level)
+    with quieted(*NOISY), warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), sdpa_kernel(SDPBackend.MATH):
+        warnings.simplefilter("ignore")
+        yield

@@ -24,6 +24,7 @@ from medseg.files import sha256_file
 from medseg.manifest.schema import Manifest
 from medseg.manifest.table import select
 from medseg.metrics.counts import confusion, counts_of, scored_names
+from medseg.quieting import quieted
 from medseg.run import LoadedRun
 from medseg.training import same_data
 from medseg.types import Row
@@ -81,15 +82,12 @@ def _write(graph: Path, small: Path, model: Model, photographs: Iterator[np.ndar
             return None if image is None else {INPUT: _shown(model, image)}
 
     prepared = small.with_suffix(".prepared.onnx")
-    logging.disable(logging.WARNING)  # a line for every constant of one axis, which has no channels and needs none
-    try:
+    with quieted("root", least=logging.ERROR):  # a line for every constant of one axis, which has no channels and needs none
         quant_pre_process(str(graph), str(prepared), skip_symbolic_shape=True)
         quantize_static(
             str(prepared), str(small), Reader(), quant_format=QuantFormat.QDQ, per_channel=True, reduce_range=True,
             activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
         )  # fmt: skip
-    finally:
-        logging.disable(logging.NOTSET)
 
 
 def _shown(model: Model, image_HWC: np.ndarray) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import warnings
 from dataclasses import dataclass
 
@@ -12,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from medseg.config import NetworkConfig
 from medseg.models.contract import Adapter, Task
 from medseg.models.zoo import adapt, build_network
+from medseg.quieting import quieted
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,7 @@ class Cost:
 
 def cost_of(config: NetworkConfig, task: Task) -> Cost:
     """Of one image of the task's grid. No number is computed where the network runs without (on torch's meta device); else it is run."""
-    logging.getLogger("torch.utils.flop_counter").setLevel(logging.ERROR)
-    with warnings.catch_warnings(), torch.random.fork_rng():
+    with quieted("torch.utils.flop_counter"), warnings.catch_warnings(), torch.random.fork_rng():
         warnings.simplefilter("ignore")
         try:
             with torch.device("meta"):

@@ -13,8 +13,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -29,6 +28,7 @@ from mlflow.types.schema import Map
 import medseg
 from medseg.deploy.description import CARD, GRAPHS, NAME, Description
 from medseg.images import encode_mask
+from medseg.quieting import quieted
 from medseg.runfolder import RunFolder
 
 SCRIPT = Path(__file__).with_name("pyfunc_model.py")
@@ -54,7 +54,7 @@ OUTPUTS = Schema(
 
 def pack(target: Path, export: Path, description: Description, run: RunFolder, model: Model) -> None:
     """Write the folder of an MLflow model. model: what MLflow knows of it so far."""
-    with TemporaryDirectory(prefix="medseg-") as nowhere, quiet("mlflow.pyfunc"):
+    with TemporaryDirectory(prefix="medseg-") as nowhere, quieted("mlflow.pyfunc", least=logging.WARNING):
         mlflow.pyfunc.save_model(
             target, mlflow_model=model, python_model=SCRIPT, code_paths=[str(Path(medseg.__file__).parent)],
             pip_requirements=requirements(description), input_example=example(), signature=ModelSignature(INPUTS, OUTPUTS),
@@ -64,18 +64,6 @@ def pack(target: Path, export: Path, description: Description, run: RunFolder, m
     _add_files(target / SCORES, run.path, OF_RUN)
     _add_files(target / OF_PART, run.evaluation(PART), PART_FILES)
     _point_to_export(model, target / "MLmodel")
-
-
-@contextmanager
-def quiet(name: str) -> Iterator[None]:
-    """Without the lines in which one of MLflow's loggers tells of its steps."""
-    logger = logging.getLogger(name)
-    level = logger.level
-    logger.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 def _add_files(target: Path, source: Path, names: Iterable[str]) -> None:

@@ -7,6 +7,7 @@ and within their sizes. The Python code beside them is for MLflow's own servers 
 from __future__ import annotations
 
 import json
+import logging
 import posixpath
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,9 +27,10 @@ from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 
 from medseg.deploy.description import CARD, GRAPHS, NAME, Description, read_description
 from medseg.errors import ExportError, MedsegError, RunError
+from medseg.quieting import quieted
 from medseg.runfolder import RunFolder
 from medseg.tracking.address import connect, connect_to_read, reading_uri, reason, without_secrets
-from medseg.tracking.packed import EXPORT, OF_PART, OF_RUN, PART, PART_FILES, SCORES, pack, quiet
+from medseg.tracking.packed import EXPORT, OF_PART, OF_RUN, PART, PART_FILES, SCORES, pack
 from medseg.tracking.sender import experiment_id_of, run_id_of, terminate
 from medseg.tracking.sent import Sent
 
@@ -188,7 +190,7 @@ class Registry:
             model = self._logged(run_id, name, lambda made, folder: pack(folder, export, description, run, made), tags)
             with suppress(MlflowException):  # there already
                 self._client.create_registered_model(name)
-            with quiet("mlflow.store.model_registry.abstract_store"):
+            with quieted("mlflow.store.model_registry.abstract_store", least=logging.WARNING):
                 # by its place, not as models:/ID: a database would look that up at the process's own tracking URI
                 found = self._client.create_model_version(name, model.artifact_location, run_id, dict(tags), model_id=model.model_id)
             link = json.dumps([{"name": name, "version": found.version}])  # which a server writes by itself
