@@ -154,7 +154,7 @@ def test_a_run_folder_s_code_is_refused_and_a_word_lets_it_run(tmp_path: Path) -
     run.config_yaml.write_text("name: theirs\ndata: {manifest: m}\nmodel: {name: 'nets:Net'}\n")
     (tmp_path / "nets.py").write_text("open('ran', 'w').write('code ran')\n")
     run.set_status("finished")
-    (tmp_path / "photo.png").write_bytes(b"")
+    images.write_image(tmp_path / "photo.png", np.zeros((8, 8, 3), np.uint8))
     refused = medseg("predict", run.path, "photo.png", "--out", "out", cwd=tmp_path)
     assert_one_error(refused, "its network is nets:Net, code that would be imported and run")
     assert not (tmp_path / "ran").exists()
