@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullLocator, ScalarFormatter
-from zoo_page import SCORE, Line, best_first
+from zoo_page import SCORE, Line, best_first, fastest
 
 from medseg.models.listed import listed
 from medseg.publishing.look import COLOURS, INK, QUIET, save_figure
@@ -17,7 +17,7 @@ from medseg.publishing.look import COLOURS, INK, QUIET, save_figure
 
 def write_figure(path: Path, zoo: Sequence[Line], costs: Sequence[Line]) -> None:
     """IoU with its interval against images/s of training; a colour a library."""
-    speed = {line["network"]: line["images_per_s"] for line in costs}
+    speed = {name: line["images_per_s"] for name, line in fastest(costs).items()}
     first = {line["network"]: line for line in zoo if line["seed"] == 0}
     library = {line.name: line.library for line in listed()}
     colour = dict(zip(sorted(set(library.values())), COLOURS, strict=False))

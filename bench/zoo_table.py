@@ -1,8 +1,10 @@
 """Every 2-D network of the zoo from scratch on tongue600: 300 steps of 8 images at 192 x 192, one recipe; the best five with a second seed.
 
-python bench/zoo_table.py --data-root tongue600 [--steps 300] [--work runs/zoo] [--only NAME ...] [--skip-costs] [--skip-trainings]
+python bench/zoo_table.py --data-root tongue600 [--steps 300] [--work runs/zoo] [--only NAME ...] [--skip-costs] [--costs-again]
+                    [--skip-trainings]
 
-What bench/results holds of the same recipe is not done again, so the same command goes on where it stopped, on another machine, too. Costs
+What bench/results holds of the same recipe is not done again, so the same command goes on where it stopped, on another machine, too; a
+training that was stopped half way goes on from the working folder. Costs
 (images/s of training steps, peak memory) are measured in processes of their own, with nothing else running. The table is part of
 docs/results.md, its figure docs/images/zoo.svg; both are written at the end.
 """
@@ -13,7 +15,6 @@ import argparse
 import hashlib
 import json
 import os
-import statistics
 import subprocess
 import sys
 import time
@@ -30,12 +31,13 @@ from medseg.config import Config, load_config, read_config
 from medseg.environment import describe_git
 from medseg.errors import MedsegError
 from medseg.models.listed import listed
+from medseg.runfolder import RunFolder
 
 ROOT = Path(__file__).parents[1]
 EXPERIMENT, MANIFEST = ROOT / "experiments" / "tongue" / "zoo.yaml", Path("data_manifests/tongue/v1")
 SECOND_SEED = 5  # so many of the best have one
 EPOCH_STEPS = 60  # as zoo.yaml has them
-STEPS = 6  # of which the first warms up; the median of the others counts
+STEPS = 6  # of which the first warms up; the fastest of the others counts
 # Adam's usual rate for U-Nets is too high for a transformer without warm-up of thousands of steps (Xiong et al., ICML 2020)
 TRANSFORMERS = ("unetr", "swin_unetr", "dpt", "segformer", "mask2former", "smp:segformer/mit_b0", "smp:dpt/tu-vit_small_patch16_224")
 RATES = dict.fromkeys(TRANSFORMERS, 2e-4)
@@ -62,7 +64,14 @@ def recipe(config: Config) -> str:
 
 def medseg(*arguments: object, cwd: Path) -> None:
     """A command that succeeds; its progress goes to standard error."""
-    subprocess.run([sys.executable, "-m", "medseg", *map(str, arguments)], cwd=cwd, check=True, stdout=subprocess.DEVNULL)
+    with subprocess.Popen([sys.executable, "-m", "medseg", *map(str, arguments)], cwd=cwd, stdout=subprocess.DEVNULL) as process:
+        try:
+            code = process.wait()
+        except KeyboardInterrupt:
+            process.wait()  # Ctrl-C has reached it, too: it writes down where it is, for which subprocess.run gives it a quarter second
+            raise
+    if code:
+        raise subprocess.CalledProcessError(code, process.args)
 
 
 def prepared(work: Path, data: Path) -> None:
@@ -75,15 +84,32 @@ def prepared(work: Path, data: Path) -> None:
     medseg("manifest", "split", MANIFEST, "--name", "official", "--from", data / "pairs.csv", cwd=work)
 
 
+def trained(name: str, seed: int, steps: int, work: Path, data: Path) -> Path:
+    """The finished run of one network: one that was stopped goes on, else a new one begins."""
+    config = load_config(EXPERIMENT, overrides(name, seed, steps))
+    runs = work / "runs" / f"{config.name}-{seed}"
+    run = unscored(runs, recipe(config))
+    if run is None:
+        medseg("train", EXPERIMENT, *overrides(name, seed, steps), "--data-root", data, "--runs", runs, cwd=work)
+    elif run.state()["status"] != "finished":
+        medseg("train", "--resume", run.path, "--data-root", data, cwd=work)
+    return max(runs.iterdir())  # the last begun
+
+
+def unscored(runs: Path, wanted: str) -> RunFolder | None:
+    """The last run begun of these, where its training or its scoring was stopped; None where it is scored, or of another recipe."""
+    run = RunFolder(max(runs.iterdir(), default=runs)) if runs.is_dir() else RunFolder(runs)
+    if not run.digests_json.is_file() or run.evaluation("test").exists():
+        return None
+    return run if recipe(read_config(run.config_yaml)) == wanted else None
+
+
 def train(name: str, seed: int, steps: int, work: Path, data: Path) -> None:
     """Train and score one network, and record it."""
     from medseg.publishing.published import publish
 
     config = load_config(EXPERIMENT, overrides(name, seed, steps))
-    runs = Path("runs") / f"{config.name}-{seed}"
-    started = time.perf_counter()
-    medseg("train", EXPERIMENT, *overrides(name, seed, steps), "--data-root", data, "--runs", runs, cwd=work)
-    run = max((work / runs).iterdir())  # the last begun
+    run = trained(name, seed, steps, work, data)
     medseg("evaluate", run, "--data-root", data, "--no-boundary", cwd=work)
     resolved = read_config(run / "config.yaml")
     cells = publish([f"{name}={run}"], metrics=["iou", "recall", "precision"]).cells
@@ -99,7 +125,6 @@ def train(name: str, seed: int, steps: int, work: Path, data: Path) -> None:
         "precision": resolved.train.precision,
         "steps": steps,
         "commit": _commit(),
-        "minutes": (time.perf_counter() - started) / 60,
     }
     append(record)
 
@@ -119,7 +144,7 @@ def _commit() -> str:
 
 
 def cost(name: str) -> dict[str, float]:
-    """Parameters, multiply-adds of an image at 192 x 192, and images/s of training steps of 8, AdamW's included, in float32."""
+    """Parameters, multiply-adds of an image at 192 x 192, and images/s of the fastest training step of 8, AdamW's included, in float32."""
     import torch
 
     from medseg.build import build_model
@@ -144,7 +169,7 @@ def cost(name: str) -> dict[str, float]:
         model(Batch(image, mask, ("a",) * 8)).total.backward()
         optimizer.step()
         seconds.append(time.perf_counter() - started)
-    rate = 8 / statistics.median(seconds[1:])
+    rate = 8 / min(seconds[1:])  # what shares the machine only ever slows a step
     return {"parameters": counted.parameters, "multiply_adds": counted.multiply_adds, "images_per_s": round(rate, 2)}
 
 
@@ -175,7 +200,7 @@ def go(options: argparse.Namespace) -> None:
     names = sorted(options.only or price, key=lambda name: price[name])
     priced = {(line["network"], line["machine"]) for line in recorded("zoo-cost")}
     if not options.skip_costs:
-        for name in [name for name in names if (name, machine()) not in priced]:
+        for name in [name for name in names if options.costs_again or (name, machine()) not in priced]:
             print(f"{name}: cost", file=sys.stderr, flush=True)
             costs(name)
     if not options.skip_trainings:
@@ -196,6 +221,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=300, help="a multiple of 60; 3,000 where a GPU is at hand")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="these networks alone")
     parser.add_argument("--skip-costs", action="store_true", help="other jobs run beside")
+    parser.add_argument("--costs-again", action="store_true", help="of every network, the recorded ones, too; the fastest of both counts")
     parser.add_argument("--skip-trainings", action="store_true", help="costs and the figure alone")
     parser.add_argument("--cost", metavar="NAME", help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -8,10 +8,13 @@ from pathlib import Path
 
 import bench_train
 import pytest
+import zoo_table
 from turns import Program, family, in_turn
 
 from medseg.config import load_config
+from medseg.files import write_json, write_text
 from medseg.manifest.table import read_manifest, read_split
+from medseg.runfolder import RunFolder, create_run
 
 STEPS = "import time\nprint('hello', flush=True)\nwhile True:\n    print('step', flush=True)\n    time.sleep(0.002)"
 PARENT = f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {STEPS!r}], start_new_session=True)"
@@ -70,3 +73,24 @@ def test_the_drawn_set_of_the_benches_can_be_trained_on(tmp_path, monkeypatch):
     parts = read_split(manifest, config.data.split).frame["split"].value_counts().to_dict()
     assert parts == {"train": 8, "val": 1, "test": 1} and manifest.labels.foreground == ("tongue",)
     assert all((data_root / row.image).exists() and row.px["tongue"] for row in manifest)
+
+
+def begun(runs: Path, *said: str) -> RunFolder:
+    """A training of the zoo's table as it lies on the disk after its first steps."""
+    run = create_run(runs, "tongue", "zoo", 0)
+    write_text(run.config_yaml, load_config(zoo_table.EXPERIMENT, [*zoo_table.overrides("unet", 0), *said]).to_yaml())
+    write_json(run.digests_json, {})
+    return run
+
+
+def test_the_zoos_table_goes_on_with_a_training_that_was_stopped(tmp_path):
+    wanted = zoo_table.recipe(load_config(zoo_table.EXPERIMENT, zoo_table.overrides("unet", 0)))
+    assert zoo_table.unscored(tmp_path / "none", wanted) is None
+    run = begun(tmp_path / "unet")
+    assert zoo_table.unscored(tmp_path / "unet", wanted) == run
+    run.set_status("finished")
+    assert zoo_table.unscored(tmp_path / "unet", wanted) == run, "trained, and stopped before it was scored"
+    run.evaluation("test").mkdir(parents=True)
+    assert zoo_table.unscored(tmp_path / "unet", wanted) is None
+    begun(tmp_path / "other", "train.epochs=9")
+    assert zoo_table.unscored(tmp_path / "other", wanted) is None
