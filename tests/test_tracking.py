@@ -32,6 +32,7 @@ from medseg.runfolder import RunFolder, create_run
 from medseg.tracking import Sent, log_evaluation, mark_killed, start_tracking, sync, tracking_uri
 from medseg.tracking.address import live_uri
 from medseg.tracking.sender import Sender
+from medseg.tracking.sent import STREAMS
 from tests.mlflow_server import Server, SlowWire
 
 POLL_S = 0.05
@@ -299,6 +300,19 @@ def test_a_block_sent_but_not_noted_is_not_there_twice(run: RunFolder, start: St
     epoch(run, 2)
     start().close("finished")
     assert history(run, "train/loss") == [(10, 1.0), (20, 0.5)]
+
+
+def test_lines_written_since_a_block_was_begun_are_sent_with_it(run: RunFolder, start: Start) -> None:
+    """A server goes away in the middle of a block; by the time it is back, the training has gone on and ended."""
+    start().close("finished")
+    epoch(run, 1)
+    sent = Sent.read(run)
+    sent.pending = {stream.key: [(run.path / stream.file).stat().st_size, 1] for stream in STREAMS}
+    sent.write(run)
+    epoch(run, 2)
+    run.set_status("finished")
+    sync(run)
+    assert_whole(run)
 
 
 def test_a_run_that_was_made_but_not_noted_is_found_again(run: RunFolder, start: Start) -> None:

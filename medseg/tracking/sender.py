@@ -101,15 +101,17 @@ class Sender:
         self._note()
 
     def _send_lines(self, client: MlflowClient, stream: Stream) -> None:
-        start: int = getattr(self.sent, stream.offset)
-        if stream.key not in self.sent.pending:
-            end = self._end_of_lines(stream)
-            if end <= start:
-                return
+        if stream.key in self.sent.pending:
+            self._send_block(client, stream)  # as an earlier attempt began it: it may have arrived
+        end = self._end_of_lines(stream)
+        if end > getattr(self.sent, stream.offset):
             self.sent.pending[stream.key] = [end, int(time.time() * 1000)]
             self._note()
+            self._send_block(client, stream)
+
+    def _send_block(self, client: MlflowClient, stream: Stream) -> None:
         end, timestamp_ms = self.sent.pending[stream.key]
-        metrics = list(_metrics(self._records(stream, start, end), stream, timestamp_ms))
+        metrics = list(_metrics(self._records(stream, getattr(self.sent, stream.offset), end), stream, timestamp_ms))
         self._go_on()
         client.log_batch(self.sent.run_id, metrics=metrics)  # mlflow cuts it into batches of 1000
         setattr(self.sent, stream.offset, end)
