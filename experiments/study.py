@@ -25,14 +25,16 @@ from study_report import Study, figures, forest_plot, heading, markdown, rarest_
 from study_scores import estimate
 
 from medseg import api
-from medseg.build import resolve, resolve_length
+from medseg.build import resolve, resolve_length, task_of
 from medseg.config import Config, load_config, validate_config
 from medseg.errors import ConfigError, MedsegError, RunError
 from medseg.files import write_text
 from medseg.manifest.schema import Manifest, Split
 from medseg.manifest.table import check_data_root, read_manifest, read_split, select
+from medseg.models.weights import read_source
 from medseg.report.tables import read_scores
 from medseg.runfolder import RunFolder, mark_dead_runs, open_run
+from medseg.training import normalised_as
 from medseg.yamlio import read_yaml
 
 HERE = Path(__file__).parent
@@ -67,6 +69,7 @@ def load_arm(experiment: Path, overrides: Iterable[str], seed: int) -> Arm:
     overrides = (*overrides, f"seed={seed}")
     config = resolve(load_config(experiment, overrides))
     manifest = read_manifest(Path(config.data.manifest))
+    config = normalised_as(config, read_source(config.model, task_of(config, manifest.labels)))
     images = len(select(manifest, read_split(manifest, config.data.split), "train"))
     return Arm(experiment, overrides, resolve_length(config, images))
 

@@ -142,7 +142,7 @@ def _train_in(
         if fresh:
             with ranks.fabric.rank_zero_first(local=True):  # one process fetches for all of a machine
                 source = read_source(config.model, task_of(config, manifest.labels))
-        config = _normalised_as(config, source)
+        config = normalised_as(config, source)
         config = ranks.same(resolve_length(config, len(select(manifest, split, "train"))) if ranks.first else config)
         on_decode = progress.on_decode if ranks.first else None
         training = build_training(config, manifest, split, root, ranks.fabric, on_decode, source, loaded.append)
@@ -164,7 +164,7 @@ def _train_in(
     return run
 
 
-def _normalised_as(config: Config, source: Source | None) -> Config:
+def normalised_as(config: Config, source: Source | None) -> Config:
     """The config with the mean and deviation that the network takes from photographs written down; volumes come normalised."""
     model = with_source(config.model, source)
     if config.data.volume is not None and config.model.mean is None:

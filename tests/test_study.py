@@ -205,6 +205,14 @@ def test_the_table_says_what_the_runs_hold(world):
     assert list((root / "runs/studies").iterdir()) != [] and not list((root / "runs/studies").glob("*.part*"))
 
 
+def test_a_finished_run_is_known_by_its_arm(tmp_path):
+    """What a training writes down in config.yaml, and whatever it adds to the experiment, must be in the arm that is looked up."""
+    manifest, split, data_root, experiment = make_all(tmp_path)
+    run = study.api.train(experiment, [*SHORT, "seed=0"], data_root, tmp_path / "runs")
+    config = study.load_arm(experiment, SHORT, 0).config
+    assert study.finished_runs(tmp_path / "runs") == {study.fingerprint(config, manifest.digest, split.digest): run}
+
+
 @pytest.mark.slow
 def test_finished_runs_are_used_again_and_only_what_is_missing_is_made(world, monkeypatch):
     root, _, _, data_root, arms, result = world
