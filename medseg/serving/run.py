@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import signal
 import socket
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
@@ -17,6 +16,7 @@ import uvicorn
 
 from medseg.deployed import open_model
 from medseg.errors import ConfigError
+from medseg.heap import give_back
 from medseg.serving.app import Served, make_app
 from medseg.serving.auth import token_for
 from medseg.serving.limits import Desk, Limits
@@ -26,7 +26,7 @@ HEAD_BYTES = 16_384
 CONNECTIONS = 1000
 GRACE_S = 60.0
 KEEP_ALIVE_S = 15
-M_MMAP_THRESHOLD, LARGE_BLOCK_BYTES = -3, 4 * 1024**2  # malloc.h
+LARGE_BLOCK_BYTES = 4 * 1024**2  # less than a photograph takes: glibc learns otherwise to keep those
 
 
 class Server(uvicorn.Server):
@@ -38,7 +38,7 @@ class Server(uvicorn.Server):
     def __init__(self, served: Served, host: str) -> None:
         super().__init__(_config(served, host))
         quiet()
-        give_back_memory()
+        give_back(LARGE_BLOCK_BYTES)
         self._desk: Desk = served.desk
         self._signal, self._since = 0, 0.0
 
@@ -61,12 +61,6 @@ class Server(uvicorn.Server):
         if self._desk.stopping and (not self._desk.in_hand or time.monotonic() - self._since > GRACE_S):
             self.should_exit = True
         return await super().on_tick(counter)
-
-
-def give_back_memory() -> None:
-    """Large blocks go back to the system when they are freed. glibc learns otherwise to keep those of the size that a photograph takes."""
-    with suppress(OSError, AttributeError):  # another C library
-        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, LARGE_BLOCK_BYTES)
 
 
 def quiet() -> None:
