@@ -25,9 +25,9 @@ def best_first(zoo: Sequence[Line]) -> list[str]:
 
 
 def fastest(costs: Sequence[Line]) -> dict[str, Line]:
-    """Of each network the cost that was measured when the machine was least slowed by others, on the machine that was used last."""
-    here = [line for line in costs if line["machine"] == costs[-1]["machine"]]
-    return {line["network"]: line for line in sorted(here, key=lambda line: float(line["images_per_s"]))}
+    """Of each network the cost measured when the machine was least slowed by others, of the machine and the way of measuring used last."""
+    same = [line for line in costs if all(line.get(key) == costs[-1].get(key) for key in ("machine", "way"))]
+    return {line["network"]: line for line in sorted(same, key=lambda line: float(line["images_per_s"]))}
 
 
 def section(zoo: Sequence[Line], costs: Sequence[Line]) -> list[str]:
@@ -43,7 +43,7 @@ def _table(zoo: Sequence[Line], costs: Sequence[Line], steps: int) -> list[str]:
     body = [
         [str(rank), *_row(scored[name, 0], scored.get((name, 1)), price.get(name))] for rank, name in enumerate(best_first(zoo), start=1)
     ]
-    dates, machines = (sorted({line[key] for line in (*zoo, *costs)}) for key in ("date", "machine"))
+    dates, machines = (sorted({line[key] for line in (*zoo, *price.values())}) for key in ("date", "machine"))
     how = ", ".join(sorted({f"{line['device']}, {line['precision']}" for line in zoo}))
     commits = sorted({str(line["commit"])[:10] for line in zoo})
     return [
@@ -54,8 +54,9 @@ def _table(zoo: Sequence[Line], costs: Sequence[Line], steps: int) -> list[str]:
         f"checkpoint chosen on val. {zoo[0]['n_test']} test images, 95 % intervals over images (bootstrap-t), which know nothing of the "
         "chance in training: what another seed makes of the best stands in a column of its own. After so few steps a small network is "
         "ahead of a large one that would pass it later, and one with published weights starts elsewhere: the table says how fast each "
-        "learns from nothing, not how good it can be. Multiply-adds are of one image; images/s are the fastest step's in float32, with "
-        "nothing else running on the machine named, whose neighbours on the same host can still halve it from one hour to the next.", "",
+        "learns from nothing, not how good it can be. Multiply-adds are of one image; images/s are of training steps in float32 "
+        f"({costs[-1].get('way', 'the median step')}) with nothing else running on the machine, whose neighbours on the same host can "
+        "still halve them from one hour to the next.", "",
         *markdown_table(header, body), "",
         "![accuracy against cost](images/zoo.svg)", "",
     ]  # fmt: skip

@@ -4,9 +4,9 @@ python bench/zoo_table.py --data-root tongue600 [--steps 300] [--work runs/zoo] 
                     [--skip-trainings]
 
 What bench/results holds of the same recipe is not done again, so the same command goes on where it stopped, on another machine, too; a
-training that was stopped half way goes on from the working folder. Costs
-(images/s of training steps, peak memory) are measured in processes of their own, with nothing else running. The table is part of
-docs/results.md, its figure docs/images/zoo.svg; both are written at the end.
+training that was stopped half way goes on from the working folder. Costs (images/s of training steps, peak memory) are measured in
+processes of their own, with nothing else running. The table is part of docs/results.md, its figure docs/images/zoo.svg; both are written
+at the end.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ EXPERIMENT, MANIFEST = ROOT / "experiments" / "tongue" / "zoo.yaml", Path("data_
 SECOND_SEED = 5  # so many of the best have one
 EPOCH_STEPS = 60  # as zoo.yaml has them
 STEPS = 6  # of which the first warms up; the fastest of the others counts
+WAY = "the fastest step, freed memory kept"  # of measuring costs: lines of another way are not set beside it
 # Adam's usual rate for U-Nets is too high for a transformer without warm-up of thousands of steps (Xiong et al., ICML 2020)
 TRANSFORMERS = ("unetr", "swin_unetr", "dpt", "segformer", "mask2former", "smp:segformer/mit_b0", "smp:dpt/tu-vit_small_patch16_224")
 RATES = dict.fromkeys(TRANSFORMERS, 2e-4)
@@ -69,7 +71,7 @@ def medseg(*arguments: object, cwd: Path) -> None:
         try:
             code = process.wait()
         except KeyboardInterrupt:
-            process.wait()  # Ctrl-C has reached it, too: it writes down where it is, for which subprocess.run gives it a quarter second
+            process.wait()  # the terminal's Ctrl-C has reached it, too: it writes down where it is, and subprocess.run would not let it
             raise
     if code:
         raise subprocess.CalledProcessError(code, process.args)
@@ -85,47 +87,51 @@ def prepared(work: Path, data: Path) -> None:
     medseg("manifest", "split", MANIFEST, "--name", "official", "--from", data / "pairs.csv", cwd=work)
 
 
-def trained(name: str, seed: int, steps: int, work: Path, data: Path) -> Path:
-    """The finished run of one network: one that was stopped goes on, else a new one begins."""
+def trained(name: str, seed: int, steps: int, work: Path, data: Path) -> RunFolder:
+    """The run of one network, trained and scored: the last one that was begun below the working folder goes on, else a new one begins."""
     config = load_config(EXPERIMENT, overrides(name, seed, steps))
     runs = work / "runs" / f"{config.name}-{seed}"
-    run = unscored(runs, recipe(config))
+    run = begun(runs, recipe(config))
     if run is None:
         medseg("train", EXPERIMENT, *overrides(name, seed, steps), "--data-root", data, "--runs", runs, cwd=work)
     elif run.state()["status"] != "finished":
         medseg("train", "--resume", run.path, "--data-root", data, cwd=work)
-    return max(runs.iterdir())  # the last begun
+    run = begun(runs, recipe(config))
+    assert run is not None
+    if not run.evaluation("test").exists():
+        medseg("evaluate", run.path, "--data-root", data, "--no-boundary", cwd=work)
+    return run
 
 
-def unscored(runs: Path, wanted: str) -> RunFolder | None:
-    """The last run begun of these, where its training or its scoring was stopped; None where it is scored, or of another recipe."""
-    run = RunFolder(max(runs.iterdir(), default=runs)) if runs.is_dir() else RunFolder(runs)
-    if not run.digests_json.is_file() or run.evaluation("test").exists():
-        return None
-    return run if recipe(read_config(run.config_yaml)) == wanted else None
+def begun(runs: Path, wanted: str) -> RunFolder | None:
+    """The last run of this recipe below `runs`; one that ended before its first step, or that cannot be read, is passed by."""
+    found = []
+    for run in (RunFolder(path.parent) for path in runs.glob("*/digests.json")):
+        with suppress(MedsegError):
+            if recipe(read_config(run.config_yaml)) == wanted:
+                found.append((run.state()["started"], run))
+    return max(found, key=lambda each: each[0])[1] if found else None
 
 
 def train(name: str, seed: int, steps: int, work: Path, data: Path) -> None:
-    """Train and score one network, and record it."""
+    """Train and score one network, and record it with the commit that its training began at."""
     from medseg.publishing.published import publish
 
-    config = load_config(EXPERIMENT, overrides(name, seed, steps))
     run = trained(name, seed, steps, work, data)
-    medseg("evaluate", run, "--data-root", data, "--no-boundary", cwd=work)
-    resolved = read_config(run / "config.yaml")
-    cells = publish([f"{name}={run}"], metrics=["iou", "recall", "precision"]).cells
+    resolved, git = read_config(run.config_yaml), json.loads(run.environment_json.read_text(encoding="utf-8"))["git"]
+    cells = publish([f"{name}={run.path}"], metrics=["iou", "recall", "precision"]).cells
     scores = {
         f"{cell.metric}_{cell.average}": [cell.estimate.value, cell.estimate.low, cell.estimate.high]
         for cell in cells
         if cell.name == "tongue" and cell.metric in ("iou", "recall", "precision")
     }
-    record = {"what": "zoo", "network": name, "seed": seed, "recipe": recipe(config), "lr": config.optim.lr, "scores": scores}
+    record = {"what": "zoo", "network": name, "seed": seed, "recipe": recipe(resolved), "lr": resolved.optim.lr, "scores": scores}
     record |= {
         "n_test": cells[0].n_cases,
         "device": resolved.train.device,
         "precision": resolved.train.precision,
         "steps": steps,
-        "commit": _commit(),
+        "commit": commit_of(git),
     }
     append(record)
 
@@ -136,11 +142,12 @@ def costs(name: str) -> None:
     with Peak(process.pid) as peak:
         text, _ = process.communicate()
     assert process.returncode == 0, name
-    append({"what": "zoo-cost", "network": name, "peak_mib": round(peak.mib), "commit": _commit(), **json.loads(text)})
+    commit = commit_of(describe_git(ROOT))
+    append({"what": "zoo-cost", "network": name, "way": WAY, "peak_mib": round(peak.mib), "commit": commit, **json.loads(text)})
 
 
-def _commit() -> str:
-    git = describe_git(ROOT)
+def commit_of(git: Mapping[str, Any]) -> str:
+    """The commit, with a + where something was not committed."""
     return f"{git['commit']}{'+' if git['dirty'] else ''}"
 
 
@@ -214,7 +221,7 @@ def go(options: argparse.Namespace) -> None:
     """Everything that is missing, the cheapest first; then the figure."""
     price = {line.name: line.multiply_adds for line in listed() if 2 in line.dims}
     names = sorted(options.only or price, key=lambda name: price[name])
-    priced = {(line["network"], line["machine"]) for line in recorded("zoo-cost")}
+    priced = {(line["network"], line["machine"]) for line in recorded("zoo-cost") if line.get("way") == WAY}
     if not options.skip_costs:
         for name in [name for name in names if options.costs_again or (name, machine()) not in priced]:
             print(f"{name}: cost", file=sys.stderr, flush=True)
@@ -251,7 +258,7 @@ def main() -> None:
     except MedsegError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on with what is recorded", file=sys.stderr)
+        print("interrupted; the same command goes on where this one stopped", file=sys.stderr)
         os._exit(130)
 
 

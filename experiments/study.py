@@ -65,7 +65,7 @@ def experiments(name: str) -> list[Path]:
 
 
 def load_arm(experiment: Path, overrides: Iterable[str], seed: int) -> Arm:
-    """An experiment as it will be run here; ConfigError where it cannot be."""
+    """An experiment as it will be run here; ConfigError, or WeightsError, where it cannot be."""
     overrides = (*overrides, f"seed={seed}")
     config = resolve(load_config(experiment, overrides))
     manifest = read_manifest(Path(config.data.manifest))

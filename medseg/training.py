@@ -6,7 +6,7 @@ import dataclasses
 import logging
 import re
 from collections.abc import Callable, Iterable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -22,6 +22,7 @@ from medseg.engine.train import train as run_training
 from medseg.environment import write_environment
 from medseg.errors import ProcessError, RunError, TrainingError
 from medseg.files import write_json, write_text
+from medseg.heap import kept_blocks
 from medseg.labels import LabelSet
 from medseg.manifest.schema import Manifest, Split
 from medseg.manifest.table import check_data_root, dataset_text, read_manifest, read_split, select
@@ -218,7 +219,8 @@ def _train_until_stopped(training: Training, run: RunFolder, course: Course, pro
             raise stop
 
     try:
-        run_training(training, run, course, on_step)
+        with kept_blocks() if training.fabric.device.type == "cpu" else nullcontext():
+            run_training(training, run, course, on_step)
     except RuntimeError as cause:
         if world > 1 and (isinstance(cause, torch.distributed.DistError) or re.search("gloo|connection", str(cause), re.IGNORECASE)):
             raise ProcessError("torchrun", "another process of this training has ended", "look for its own error") from cause

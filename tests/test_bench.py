@@ -8,13 +8,16 @@ from pathlib import Path
 
 import bench_train
 import pytest
+import zoo_page
 import zoo_table
 from turns import Program, family, in_turn
 
+from medseg.build import resolve
 from medseg.config import load_config
 from medseg.files import write_json, write_text
 from medseg.manifest.table import read_manifest, read_split
 from medseg.runfolder import RunFolder, create_run
+from medseg.training import normalised_as
 
 STEPS = "import time\nprint('hello', flush=True)\nwhile True:\n    print('step', flush=True)\n    time.sleep(0.002)"
 PARENT = f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {STEPS!r}], start_new_session=True)"
@@ -75,22 +78,29 @@ def test_the_drawn_set_of_the_benches_can_be_trained_on(tmp_path, monkeypatch):
     assert all((data_root / row.image).exists() and row.px["tongue"] for row in manifest)
 
 
-def begun(runs: Path, *said: str) -> RunFolder:
+def begin(runs: Path, *said: str) -> RunFolder:
     """A training of the zoo's table as it lies on the disk after its first steps."""
     run = create_run(runs, "tongue", "zoo", 0)
-    write_text(run.config_yaml, load_config(zoo_table.EXPERIMENT, [*zoo_table.overrides("unet", 0), *said]).to_yaml())
+    config = load_config(zoo_table.EXPERIMENT, [*zoo_table.overrides("unet", 0), *said])
+    write_text(run.config_yaml, normalised_as(resolve(config), None).to_yaml())
     write_json(run.digests_json, {})
     return run
 
 
-def test_the_zoos_table_goes_on_with_a_training_that_was_stopped(tmp_path):
+def test_the_zoos_table_goes_on_with_the_last_run_of_its_recipe(tmp_path):
     wanted = zoo_table.recipe(load_config(zoo_table.EXPERIMENT, zoo_table.overrides("unet", 0)))
-    assert zoo_table.unscored(tmp_path / "none", wanted) is None
-    run = begun(tmp_path / "unet")
-    assert zoo_table.unscored(tmp_path / "unet", wanted) == run
-    run.set_status("finished")
-    assert zoo_table.unscored(tmp_path / "unet", wanted) == run, "trained, and stopped before it was scored"
-    run.evaluation("test").mkdir(parents=True)
-    assert zoo_table.unscored(tmp_path / "unet", wanted) is None
-    begun(tmp_path / "other", "train.epochs=9")
-    assert zoo_table.unscored(tmp_path / "other", wanted) is None
+    assert zoo_table.begun(tmp_path, wanted) is None
+    run = begin(tmp_path)
+    begin(tmp_path, "train.epochs=9")
+    begin(tmp_path).digests_json.unlink()  # ended before its first step
+    write_text(begin(tmp_path).config_yaml, "of: another version")
+    assert zoo_table.begun(tmp_path, wanted) == run
+
+
+def test_costs_of_the_zoo_are_of_one_machine_and_one_way_and_the_fastest_counts():
+    def line(network, images_per_s, machine="here", way="new"):
+        return {"network": network, "images_per_s": images_per_s, "machine": machine, "way": way}
+
+    costs = [line("a", 9, machine="there"), line("a", 8, way="old"), line("a", 3), line("b", 2), line("a", 2.5)]
+    assert zoo_page.fastest(costs) == {"a": line("a", 3), "b": line("b", 2)}
+    assert zoo_page.fastest([]) == {}

@@ -33,7 +33,6 @@ from medseg.engine.ranks import Alone, Ranks
 from medseg.engine.trouble import trouble_named
 from medseg.errors import TrainingError
 from medseg.files import nan_to_none
-from medseg.heap import kept_blocks
 from medseg.metrics.scores import HEADLINE, Scores, score
 from medseg.runfolder import RunFolder
 from medseg.seeding import seed_of
@@ -119,7 +118,6 @@ class Training:
 OnStep = Callable[[int, float | None], None]  # (steps done, the epoch's val score once it is known)
 
 
-@kept_blocks()
 def train(training: Training, run: RunFolder, course: Course, on_step: OnStep) -> None:
     """Train to the end of the course, from where it stands (`course.resume`); metrics, checkpoints and previews go to the run folder.
 

@@ -18,9 +18,9 @@ from medseg.models.contract import Task
 from medseg.models.zoo import adapt, build_network
 from medseg.types import Batch
 
-# Peaks of three steps above what the process held before them, float32, on a processor (torch 2.13; tests/planning/test_memory.py measures
-# one anew). MiB by this count and as measured: dynunet, two patches of 40 x 56 x 40, 621 and 649 to 688; of 64 x 64 x 64, 1540 and 1450;
-# with residual blocks, 40 x 56 x 40, 660 and 734; unet, eight photographs of 160 x 160, 391 and 318 to 330.
+# Peaks of three steps above what the process held before them, float32, on a processor (torch 2.15; tests/planning/test_memory.py measures
+# one anew), where a training keeps the memory it frees. MiB by this count and as measured: dynunet, two patches of 40 x 56 x 40, 622 and
+# 683; of 64 x 64 x 64, 1541 and 1763 to 1891; unet, eight photographs of 160 x 160, 474 and 391 to 398.
 PASSING = 1.3  # of the kept tensors: with the gradients that are there at one time
 LIBRARIES_BYTES = 150 * 2**20  # what they hold for themselves, once they compute
 WEIGHT_BYTES = 16  # of a weight: itself, its gradient and AdamW's two means, four bytes each
