@@ -18,7 +18,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -31,12 +31,14 @@ from zoo_page import best_first, latest
 from medseg.config import Config, load_config, read_config
 from medseg.environment import describe_git
 from medseg.errors import MedsegError
+from medseg.files import write_text
 from medseg.heap import kept_blocks
 from medseg.models.listed import listed
 from medseg.runfolder import RunFolder
 
 ROOT = Path(__file__).parents[1]
 EXPERIMENT, MANIFEST = ROOT / "experiments" / "tongue" / "zoo.yaml", Path("data_manifests/tongue/v1")
+COMMIT = "commit"  # file beside the runs of one network and seed: what the last of them began at
 SECOND_SEED = 5  # so many of the best have one
 EPOCH_STEPS = 60  # as zoo.yaml has them
 STEPS = 6  # of which the first warms up; the fastest of the others counts
@@ -93,6 +95,7 @@ def trained(name: str, seed: int, steps: int, work: Path, data: Path) -> RunFold
     runs = work / "runs" / f"{config.name}-{seed}"
     run = begun(runs, recipe(config))
     if run is None:
+        write_text(runs / COMMIT, _commit())  # the working folder may lie outside this repository, whose commit the run then does not know
         medseg("train", EXPERIMENT, *overrides(name, seed, steps), "--data-root", data, "--runs", runs, cwd=work)
     elif run.state()["status"] != "finished":
         medseg("train", "--resume", run.path, "--data-root", data, cwd=work)
@@ -118,7 +121,7 @@ def train(name: str, seed: int, steps: int, work: Path, data: Path) -> None:
     from medseg.publishing.published import publish
 
     run = trained(name, seed, steps, work, data)
-    resolved, git = read_config(run.config_yaml), json.loads(run.environment_json.read_text(encoding="utf-8"))["git"]
+    resolved = read_config(run.config_yaml)
     cells = publish([f"{name}={run.path}"], metrics=["iou", "recall", "precision"]).cells
     scores = {
         f"{cell.metric}_{cell.average}": [cell.estimate.value, cell.estimate.low, cell.estimate.high]
@@ -131,7 +134,7 @@ def train(name: str, seed: int, steps: int, work: Path, data: Path) -> None:
         "device": resolved.train.device,
         "precision": resolved.train.precision,
         "steps": steps,
-        "commit": commit_of(git),
+        "commit": (run.path.parent / COMMIT).read_text(encoding="utf-8"),
     }
     append(record)
 
@@ -142,12 +145,11 @@ def costs(name: str) -> None:
     with Peak(process.pid) as peak:
         text, _ = process.communicate()
     assert process.returncode == 0, name
-    commit = commit_of(describe_git(ROOT))
-    append({"what": "zoo-cost", "network": name, "way": WAY, "peak_mib": round(peak.mib), "commit": commit, **json.loads(text)})
+    append({"what": "zoo-cost", "network": name, "way": WAY, "peak_mib": round(peak.mib), "commit": _commit(), **json.loads(text)})
 
 
-def commit_of(git: Mapping[str, Any]) -> str:
-    """The commit, with a + where something was not committed."""
+def _commit() -> str:
+    git = describe_git(ROOT)
     return f"{git['commit']}{'+' if git['dirty'] else ''}"
 
 
