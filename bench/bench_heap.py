@@ -20,7 +20,7 @@ from zoo_table import seconds_of, training_step
 
 from medseg.heap import kept_blocks
 
-NAMES, TURNS, KIB_A_MIB = ("unetplusplus", "basic_unet", "dynunet", "attention_unet", "unet", "smp:unet/resnet34"), 6, 1024
+NAMES, TURNS, KIB_A_MIB = ("unetplusplus", "basic_unet", "dynunet", "unet", "smp:unet/resnet34"), 4, 1024
 
 
 def measured(name: str) -> dict[str, float]:

@@ -41,7 +41,7 @@ EXPERIMENT, MANIFEST = ROOT / "experiments" / "tongue" / "zoo.yaml", Path("data_
 COMMIT = "commit"  # file beside the runs of one network and seed: what the last of them began at
 SECOND_SEED = 5  # so many of the best have one
 EPOCH_STEPS = 60  # as zoo.yaml has them
-STEPS = 6  # of which the first warms up; the fastest of the others counts
+STEPS = 4  # of which the first warms up; the fastest of the others counts
 WAY = "the fastest step, freed memory kept"  # of measuring costs: lines of another way are not set beside it
 # Adam's usual rate for U-Nets is too high for a transformer without warm-up of thousands of steps (Xiong et al., ICML 2020)
 TRANSFORMERS = ("unetr", "swin_unetr", "dpt", "segformer", "mask2former", "smp:segformer/mit_b0", "smp:dpt/tu-vit_small_patch16_224")
