@@ -26,7 +26,7 @@ from typing import Any
 from anonymous import Peak
 from record import RESULTS, append, lines, machine
 from zoo_figure import write_figure
-from zoo_page import best_first, latest
+from zoo_page import WAY, best_first, latest
 
 from medseg.config import Config, load_config, read_config
 from medseg.environment import describe_git
@@ -42,7 +42,6 @@ COMMIT = "commit"  # file beside the runs of one network and seed: what the last
 SECOND_SEED = 5  # so many of the best have one
 EPOCH_STEPS = 60  # as zoo.yaml has them
 STEPS = 4  # of which the first warms up; the fastest of the others counts
-WAY = "the fastest step, freed memory kept"  # of measuring costs: lines of another way are not set beside it
 # Adam's usual rate for U-Nets is too high for a transformer without warm-up of thousands of steps (Xiong et al., ICML 2020)
 TRANSFORMERS = ("unetr", "swin_unetr", "dpt", "segformer", "mask2former", "smp:segformer/mit_b0", "smp:dpt/tu-vit_small_patch16_224")
 RATES = dict.fromkeys(TRANSFORMERS, 2e-4)

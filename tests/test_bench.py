@@ -98,9 +98,16 @@ def test_the_zoos_table_goes_on_with_the_last_run_of_its_recipe(tmp_path):
 
 
 def test_costs_of_the_zoo_are_of_one_machine_and_one_way_and_the_fastest_counts():
-    def line(network, images_per_s, machine="here", way="new"):
+    def line(network, images_per_s, machine="here", way=zoo_page.WAY):
         return {"network": network, "images_per_s": images_per_s, "machine": machine, "way": way}
 
     costs = [line("a", 9, machine="there"), line("a", 8, way="old"), line("a", 3), line("b", 2), line("a", 2.5)]
     assert zoo_page.fastest(costs) == {"a": line("a", 3), "b": line("b", 2)}
     assert zoo_page.fastest([]) == {}
+
+
+def test_networks_whose_costs_are_not_measured_have_their_scores_told():
+    scores = dict.fromkeys(("iou_pooled", "iou_per_image", "recall_pooled", "precision_pooled"), [0.9, 0.8, 0.95])
+    line = {"network": "unet", "seed": 0, "recipe": "a", "steps": 300, "scores": scores, "lr": 0.001, "n_test": 100, "date": "2026-01-01",
+            "machine": "here", "commit": "a" * 40, "device": "cpu", "precision": "float32"}  # fmt: skip
+    assert any("0.900 (0.800 to 0.950)" in text for text in zoo_page.section([line], []))

@@ -35,9 +35,14 @@ PARTS = "import json, resource\nfrom medseg.heap import give_back, kept_blocks\n
 pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's settings")
 
 
+def set_for_malloc() -> list[str]:
+    """The variables that whoever runs the tests has set for it, and that would stand."""
+    return [name for name in os.environ if name.startswith("MALLOC_") or name == "GLIBC_TUNABLES"]
+
+
 def told(script: str, **said: str) -> list[int]:
-    """The MiB that a script collects in `found`; what whoever runs the tests has set for malloc is left out."""
-    own = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_") and name != "GLIBC_TUNABLES"}
+    """The MiB that a script collects in `found`."""
+    own = {name: os.environ[name] for name in os.environ.keys() - set_for_malloc()}
     command = [sys.executable, "-c", f"{PARTS}{script}\nprint(json.dumps(found))"]
     return list(json.loads(subprocess.run(command, env=own | said, capture_output=True, text=True, check=True).stdout))
 
@@ -79,7 +84,7 @@ def test_what_the_user_has_set_stands(name, value):
 
 
 def test_a_training_on_a_processor_keeps_its_blocks(tmp_path, monkeypatch):
-    for name in [name for name in os.environ if name.startswith("MALLOC_") or name == "GLIBC_TUNABLES"]:
+    for name in set_for_malloc():
         monkeypatch.delenv(name)
     found = list[int]()
     _, _, data_root, experiment = make_all(tmp_path)
