@@ -1,10 +1,11 @@
 """Every 2-D network of the zoo from scratch on tongue600: 300 steps of 8 images at 192 x 192, one recipe; the best five with a second seed.
 
 python bench/zoo_table.py --data-root tongue600 [--steps 300] [--work runs/zoo] [--only NAME ...] [--skip-costs] [--costs-again]
-                    [--skip-trainings]
+                    [--skip-trainings] [--precision bfloat16]
 
 What bench/results holds of the same recipe is not done again, so the same command goes on where it stopped, on another machine, too; a
-training that was stopped half way goes on from the working folder. Costs (images/s of training steps, peak memory) are measured in
+training that was stopped half way goes on from the working folder. Trainings are in float32; --precision bfloat16 trains in that what does
+not stand in it, and the table says of each row what it was trained in. Costs (images/s of training steps, peak memory) are measured in
 processes of their own, with nothing else running. The table is part of docs/results.md, its figure docs/images/zoo.svg; both are written
 at the end.
 """
@@ -20,6 +21,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -47,11 +49,23 @@ TRANSFORMERS = ("unetr", "swin_unetr", "dpt", "segformer", "mask2former", "smp:s
 RATES = dict.fromkeys(TRANSFORMERS, 2e-4)
 
 
-def overrides(name: str, seed: int, steps: int = 300) -> list[str]:
-    """What the experiment of one network says beside zoo.yaml."""
-    rate = [f"optim.lr={RATES[name]}"] if name in RATES else []
-    return [f"model.name={name}", f"name=zoo-{name.translate(str.maketrans(':/', '--'))}", f"seed={seed}", "tracking.enabled=false", *rate,
-            f"train.epochs={steps // EPOCH_STEPS}"]  # fmt: skip
+@dataclass(frozen=True)
+class Plan:
+    """How the networks are trained; `precision` is None for zoo.yaml's own, where what stands in another is not trained again."""
+
+    steps: int = 300
+    precision: str | None = None
+
+    def overrides(self, name: str, seed: int) -> list[str]:
+        """What the experiment of one network says beside zoo.yaml."""
+        rate = [f"optim.lr={RATES[name]}"] if name in RATES else []
+        precision = [f"train.precision={self.precision}"] if self.precision else []
+        return [f"model.name={name}", f"name=zoo-{name.translate(str.maketrans(':/', '--'))}", f"seed={seed}", "tracking.enabled=false",
+                *rate, f"train.epochs={self.steps // EPOCH_STEPS}", *precision]  # fmt: skip
+
+    def config(self, name: str, seed: int) -> Config:
+        """The whole experiment of one network."""
+        return load_config(EXPERIMENT, self.overrides(name, seed))
 
 
 def recipe(config: Config) -> str:
@@ -88,38 +102,39 @@ def prepared(work: Path, data: Path) -> None:
     medseg("manifest", "split", MANIFEST, "--name", "official", "--from", data / "pairs.csv", cwd=work)
 
 
-def trained(name: str, seed: int, steps: int, work: Path, data: Path) -> RunFolder:
+def trained(name: str, seed: int, plan: Plan, work: Path, data: Path) -> RunFolder:
     """The run of one network, trained and scored: the last one that was begun below the working folder goes on, else a new one begins."""
-    config = load_config(EXPERIMENT, overrides(name, seed, steps))
+    config = plan.config(name, seed)
     runs = work / "runs" / f"{config.name}-{seed}"
-    run = begun(runs, recipe(config))
+    run = begun(runs, config)
     if run is None:
         write_text(runs / COMMIT, _commit())  # the working folder may lie outside this repository, whose commit the run then does not know
-        medseg("train", EXPERIMENT, *overrides(name, seed, steps), "--data-root", data, "--runs", runs, cwd=work)
+        medseg("train", EXPERIMENT, *plan.overrides(name, seed), "--data-root", data, "--runs", runs, cwd=work)
     elif run.state()["status"] != "finished":
         medseg("train", "--resume", run.path, "--data-root", data, cwd=work)
-    run = begun(runs, recipe(config))
+    run = begun(runs, config)
     assert run is not None
     if not run.evaluation("test").exists():
         medseg("evaluate", run.path, "--data-root", data, "--no-boundary", cwd=work)
     return run
 
 
-def begun(runs: Path, wanted: str) -> RunFolder | None:
-    """The last run of this recipe below `runs`; one that ended before its first step, or that cannot be read, is passed by."""
+def begun(runs: Path, wanted: Config) -> RunFolder | None:
+    """The last run of this recipe and precision below `runs`; one that has not begun its first step or cannot be read is passed by."""
     found = []
     for run in (RunFolder(path.parent) for path in runs.glob("*/digests.json")):
         with suppress(MedsegError):
-            if recipe(read_config(run.config_yaml)) == wanted:
+            config = read_config(run.config_yaml)
+            if (recipe(config), config.train.precision) == (recipe(wanted), wanted.train.precision):
                 found.append((run.state()["started"], run))
     return max(found, key=lambda each: each[0])[1] if found else None
 
 
-def train(name: str, seed: int, steps: int, work: Path, data: Path) -> None:
+def train(name: str, seed: int, plan: Plan, work: Path, data: Path) -> None:
     """Train and score one network, and record it with the commit that its training began at."""
     from medseg.publishing.published import publish
 
-    run = trained(name, seed, steps, work, data)
+    run = trained(name, seed, plan, work, data)
     resolved = read_config(run.config_yaml)
     cells = publish([f"{name}={run.path}"], metrics=["iou", "recall", "precision"]).cells
     scores = {
@@ -132,7 +147,7 @@ def train(name: str, seed: int, steps: int, work: Path, data: Path) -> None:
         "n_test": cells[0].n_cases,
         "device": resolved.train.device,
         "precision": resolved.train.precision,
-        "steps": steps,
+        "steps": plan.steps,
         "commit": (run.path.parent / COMMIT).read_text(encoding="utf-8"),
     }
     append(record)
@@ -161,7 +176,7 @@ def training_step(name: str) -> Callable[[], None]:
     from medseg.labels import LabelSet
     from medseg.types import Batch, Row, Size
 
-    config, labels = load_config(EXPERIMENT, overrides(name, 0)), LabelSet.of("tongue")
+    config, labels = Plan().config(name, 0), LabelSet.of("tongue")
     row = Row("a", "a", "a.png", "a.png", Size(192, 192), "", "", {"background": 30000, "tongue": 6864})
     model = build_model(config, labels, [row]).train()
     optimizer, image = make_optimizer(config.optim, model), torch.rand(8, 3, *config.data.size_px)
@@ -182,7 +197,7 @@ def cost(name: str) -> dict[str, float]:
     from medseg.models.contract import Task
     from medseg.models.cost import cost_of
 
-    config = load_config(EXPERIMENT, overrides(name, 0))
+    config = Plan().config(name, 0)
     counted, step = cost_of(config.model, Task(2, config.data.size_px)), training_step(name)
     with kept_blocks():
         seconds = [seconds_of(step) for _ in range(STEPS)]
@@ -202,18 +217,18 @@ def recorded(what: str) -> list[dict[str, Any]]:
     return [line for path in sorted(RESULTS.glob("*.jsonl")) for line in lines(path) if line["what"] == what]
 
 
-def missing(names: Iterable[str], seed: int, steps: int) -> list[str]:
-    """The networks that are not yet trained by the recipe as it stands."""
-    done = {(line["network"], line["seed"], line["recipe"]) for line in recorded("zoo")}
-    return [name for name in names if (name, seed, recipe(load_config(EXPERIMENT, overrides(name, seed, steps)))) not in done]
+def missing(names: Iterable[str], seed: int, plan: Plan) -> list[str]:
+    """The networks that are not yet trained by the recipe as it stands, in the precision that the plan asks for, if any."""
+    done = {(line["network"], line["seed"], line["recipe"]) for line in recorded("zoo") if plan.precision in (None, line["precision"])}
+    return [name for name in names if (name, seed, recipe(plan.config(name, seed))) not in done]
 
 
-def train_all(names: Sequence[str], seed: int, steps: int, work: Path, data: Path) -> None:
+def train_all(names: Sequence[str], seed: int, plan: Plan, work: Path, data: Path) -> None:
     """One after the other; one that fails is told, and the others go on."""
     for name in names:
         print(f"{name}: seed {seed}", file=sys.stderr, flush=True)
         try:
-            train(name, seed, steps, work, data)
+            train(name, seed, plan, work, data)
         except subprocess.CalledProcessError as cause:
             print(f"{name}: failed with exit code {cause.returncode}, left out", file=sys.stderr, flush=True)
 
@@ -229,10 +244,11 @@ def go(options: argparse.Namespace) -> None:
             costs(name)
     if not options.skip_trainings:
         data, work = options.data_root.resolve(), options.work.resolve()
+        plan = Plan(options.steps, options.precision)
         prepared(work, data)
-        train_all(missing(names, 0, options.steps), 0, options.steps, work, data)
-        second = best_first(latest(recorded("zoo"), options.steps))[:SECOND_SEED]
-        train_all(missing(second, 1, options.steps), 1, options.steps, work, data)
+        train_all(missing(names, 0, plan), 0, plan, work, data)
+        best = best_first(latest(recorded("zoo"), options.steps))[:SECOND_SEED]
+        train_all(missing([name for name in best if name in names], 1, plan), 1, plan, work, data)
     write_figure(ROOT / "docs" / "images" / "zoo.svg", latest(recorded("zoo"), 300), recorded("zoo-cost"))
     subprocess.run([sys.executable, str(Path(__file__).parent / "results.py")], check=True)
 
@@ -243,6 +259,7 @@ def main() -> None:
     parser.add_argument("--data-root", type=Path, help="tongue600")
     parser.add_argument("--work", type=Path, default=Path("runs/zoo"), help="manifests, cache and runs")
     parser.add_argument("--steps", type=int, default=300, help="a multiple of 60; 3,000 where a GPU is at hand")
+    parser.add_argument("--precision", choices=["float32", "bfloat16"], help="train in this one what is not recorded in it")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="these networks alone")
     parser.add_argument("--skip-costs", action="store_true", help="other jobs run beside")
     parser.add_argument("--costs-again", action="store_true", help="of every network, the recorded ones, too; the fastest of both counts")

@@ -81,17 +81,18 @@ def test_the_drawn_set_of_the_benches_can_be_trained_on(tmp_path, monkeypatch):
 def begin(runs: Path, *said: str) -> RunFolder:
     """A training of the zoo's table as it lies on the disk after its first steps."""
     run = create_run(runs, "tongue", "zoo", 0)
-    config = load_config(zoo_table.EXPERIMENT, [*zoo_table.overrides("unet", 0), *said])
+    config = load_config(zoo_table.EXPERIMENT, [*zoo_table.Plan().overrides("unet", 0), *said])
     write_text(run.config_yaml, normalised_as(resolve(config), None).to_yaml())
     write_json(run.digests_json, {})
     return run
 
 
 def test_the_zoos_table_goes_on_with_the_last_run_of_its_recipe(tmp_path):
-    wanted = zoo_table.recipe(load_config(zoo_table.EXPERIMENT, zoo_table.overrides("unet", 0)))
+    wanted = zoo_table.Plan().config("unet", 0)
     assert zoo_table.begun(tmp_path, wanted) is None
     run = begin(tmp_path)
     begin(tmp_path, "train.epochs=9")
+    begin(tmp_path, "train.precision=bfloat16")
     begin(tmp_path).digests_json.unlink()  # ended before its first step
     write_text(begin(tmp_path).config_yaml, "of: another version")
     assert zoo_table.begun(tmp_path, wanted) == run
@@ -106,8 +107,34 @@ def test_costs_of_the_zoo_are_of_one_machine_and_one_way_and_the_fastest_counts(
     assert zoo_page.fastest([]) == {}
 
 
+def zoo_line(iou, network="unet", seed=0, precision="float32"):
+    scores = dict.fromkeys(("iou_pooled", "iou_per_image", "recall_pooled", "precision_pooled"), [iou, iou - 0.1, iou + 0.05])
+    return {"network": network, "seed": seed, "recipe": "a", "steps": 300, "scores": scores, "lr": 0.001, "n_test": 100,
+            "date": "2026-01-01", "machine": "here", "commit": "a" * 40, "device": "cpu", "precision": precision}  # fmt: skip
+
+
 def test_networks_whose_costs_are_not_measured_have_their_scores_told():
-    scores = dict.fromkeys(("iou_pooled", "iou_per_image", "recall_pooled", "precision_pooled"), [0.9, 0.8, 0.95])
-    line = {"network": "unet", "seed": 0, "recipe": "a", "steps": 300, "scores": scores, "lr": 0.001, "n_test": 100, "date": "2026-01-01",
-            "machine": "here", "commit": "a" * 40, "device": "cpu", "precision": "float32"}  # fmt: skip
-    assert any("0.900 (0.800 to 0.950)" in text for text in zoo_page.section([line], []))
+    page = "\n".join(zoo_page.section([zoo_line(0.9)], []))
+    assert "0.900 (0.800 to 0.950)" in page and "bfloat16" not in page
+
+
+def test_a_row_of_the_zoo_is_in_float32_where_it_was_trained_in_both_and_says_so():
+    first, half, other = zoo_line(0.9), zoo_line(0.91, precision="bfloat16"), zoo_line(0.8, "segresnet", precision="bfloat16")
+    seconds = [zoo_line(0.7, seed=1, precision="bfloat16"), zoo_line(0.85, "segresnet", 1), zoo_line(0.81, "segresnet", 1, "bfloat16")]
+    lines = [first, half, other, *seconds]
+    assert zoo_page.latest(lines, 300)[:2] == [first, other]
+    page = zoo_page.section(lines, [])
+    assert "unet (seed 0) +0.0100" in " ".join(page) and "segresnet (seed 1) -0.0400" in " ".join(page)
+    rows = {line.split("`")[1]: [cell.strip() for cell in line.split("|")] for line in page if line.startswith("|") and "`" in line}
+    assert "bfloat16" in rows["segresnet"] and "0.810" in rows["segresnet"] and "float32" in rows["unet"] and "0.700" not in rows["unet"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "left"), [(None, ["segresnet"]), ("float32", ["basic_unet", "segresnet"]), ("bfloat16", ["unet", "segresnet"])]
+)
+def test_what_the_zoo_has_in_another_precision_is_trained_again_only_where_one_is_asked_for(asked, left, monkeypatch):
+    plan = zoo_table.Plan(precision=asked)
+    lines = [zoo_line(0.9), zoo_line(0.9, "basic_unet", precision="bfloat16")]
+    lines = [line | {"recipe": zoo_table.recipe(zoo_table.Plan().config(line["network"], 0))} for line in lines]
+    monkeypatch.setattr(zoo_table, "recorded", lambda what: lines)
+    assert zoo_table.missing(["unet", "basic_unet", "segresnet"], 0, plan) == left
