@@ -19,7 +19,7 @@ from medseg.engine.infer import Passes, predict_image, predict_probs
 from medseg.errors import ExportError
 from medseg.labels import LabelSet
 from medseg.types import Prediction, Size
-from tests.exports import STEEP, photograph, write_export
+from tests.exports import STEEP, colours, photograph, write_export
 
 BACKENDS = ["onnxruntime", "openvino"]
 
@@ -115,7 +115,9 @@ def test_steps_are_done_and_the_confidence_is_of_what_is_shown(tmp_path):
 
 def test_uncertainty_rises_as_probabilities_soften(tmp_path):
     image = photograph(100, 120)
-    sure, unsure = (open_export(write_export(tmp_path / str(steep), steep=steep)).segment(image).uncertainty for steep in (50.0, 2.0))
+    sure, unsure = (
+        open_export(write_export(tmp_path / str(steep), layer=colours(steep))).segment(image).uncertainty for steep in (50.0, 2.0)
+    )
     assert 0 <= sure < 0.02 < 0.2 < unsure <= 1
     assert uncertainty(np.stack([np.ones((9, 9)), np.zeros((9, 9))]).astype(np.float32)) == 0
 
