@@ -50,6 +50,7 @@ from medseg.losses import class_weights, make_loss
 from medseg.manifest.schema import Manifest, Split
 from medseg.manifest.table import select
 from medseg.models.contract import Adapter, Task
+from medseg.models.quick import hasten
 from medseg.models.weights import Loaded, Source, load
 from medseg.models.zoo import adapt, build_network
 from medseg.seeding import seed_of
@@ -204,6 +205,7 @@ def build_model(
             on_loaded(loaded)
     loss = None if rows is None else make_loss(config.loss, labels, class_weights(config.loss, rows, labels), ranks.world if ranks else 1)
     model = adapt(network, config.model, task, loss)
+    hasten(model.net)
     if not config.train.channels_last:
         return model
     layout = {4: torch.channels_last, 5: torch.channels_last_3d}[task.spatial_dims + 2]
