@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.nn.modules.instancenorm import _InstanceNorm
 
 _LAYOUTS = {4: torch.channels_last, 5: torch.channels_last_3d}
 
@@ -26,18 +27,10 @@ def hasten(net: nn.Module) -> None:
             module.__class__ = _QUICK[type(module)]
 
 
-class _ByImage:
-    """Of an instance norm without running statistics."""
-
-    training: bool
-    track_running_stats: bool
-    weight: Tensor | None
-    bias: Tensor | None
-    eps: float
-
-    def forward(self, values: Tensor) -> Tensor:
+class _ByImage(_InstanceNorm):
+    def forward(self, values: Tensor) -> Tensor:  # noqa: D102
         if not _is_quick(self.training, values) or self.track_running_stats or not _is_channels_last(values):
-            return super().forward(values)  # type: ignore[misc, no-any-return]
+            return super().forward(values)
         norm = (None, None, self.weight, self.bias, True, 0.0, self.eps)
         return torch.cat([F.batch_norm(image, *norm) for image in values.split(1)])
 
