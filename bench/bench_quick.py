@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from unittest.mock import patch
 
-import torch
 from record import command_line, tell
 from zoo_table import seconds_of, training_step
 
@@ -30,23 +28,15 @@ def ratio(step: Callable[[], None], plain: Callable[[], None]) -> float:
     return statistics.median(seconds_of(plain) / seconds_of(step) for _ in range(TURNS))
 
 
-def measured(name: str) -> dict[str, float]:
-    """The ratio of one network in each precision."""
+def measured(name: str, precision: str) -> float:
+    """The ratio of one network."""
     with patch("medseg.build.hasten"):
-        plain = training_step(name)
-    quick, found = training_step(name), {}
-    for precision in PRECISIONS:
-        with kept_blocks(), autocast(precision):
-            found[f"{name} {precision}"] = round(ratio(quick, plain), 2)
-    return found
-
-
-def autocast(precision: str) -> AbstractContextManager[object]:
-    """As a training has it."""
-    return torch.autocast("cpu", torch.bfloat16) if precision == "bfloat16" else nullcontext()
+        plain = training_step(name, precision)
+    with kept_blocks():
+        return round(ratio(training_step(name, precision), plain), 2)
 
 
 if __name__ == "__main__":
     options = command_line(__doc__).parse_args()
-    figures = {key: value for name in NAMES for key, value in measured(name).items()}
+    figures = {f"{name} {precision}": measured(name, precision) for name in NAMES for precision in PRECISIONS}
     tell("Quick layers: a step without them over one with them", "python bench/bench_quick.py", figures, options.record)

@@ -7,14 +7,14 @@ from typing import Any
 
 from medseg.report.tables import markdown_table
 
-SCORE, FIRST = "iou_pooled", "float32"
+SCORE, USUAL, OTHER = "iou_pooled", "float32", "bfloat16"
 WAY = "the fastest step, freed memory kept"  # of measuring costs
 Line = Mapping[str, Any]
 
 
 def latest(zoo: Sequence[Line], steps: int) -> list[Line]:
     """Of each network and seed the last line of so many steps, of the recipe that was used last; one in float32 before one in another."""
-    last = {(line["network"], line["seed"]): line for line in sorted(of_recipe(zoo, steps), key=lambda line: line["precision"] == FIRST)}
+    last = {(line["network"], line["seed"]): line for line in sorted(of_recipe(zoo, steps), key=lambda line: line["precision"] == USUAL)}
     return list(last.values())
 
 
@@ -24,14 +24,17 @@ def of_recipe(zoo: Sequence[Line], steps: int) -> list[Line]:
     return [line for line in wanted if line["recipe"] == wanted[-1]["recipe"]]
 
 
-def differences(zoo: Sequence[Line]) -> dict[str, float]:
-    """Of each network trained in both precisions from the same seed: the score in bfloat16 less the one in float32; `NAME (seed)`."""
-    score = {(line["network"], line["seed"], line["precision"]): line["scores"][SCORE][0] for line in zoo}
-    return {
-        f"{name} (seed {seed})": value - score[name, seed, FIRST]
-        for (name, seed, precision), value in score.items()
-        if precision != FIRST and (name, seed, FIRST) in score
-    }
+def seconds(zoo: Sequence[Line], first: Sequence[Line]) -> dict[str, Line]:
+    """Of each network of `first` the second seed in the same precision, the last line of it."""
+    found = {(line["network"], line["precision"]): line for line in zoo if line["seed"] == 1}
+    return {line["network"]: found[key] for line in first if (key := (line["network"], line["precision"])) in found}
+
+
+def twins(zoo: Sequence[Line]) -> list[tuple[Line, Line]]:
+    """(in float32, in bfloat16) of each network and seed that was trained in both."""
+    found = {(line["network"], line["seed"], line["precision"]): line for line in zoo}
+    keys = sorted({key[:2] for key in found})
+    return [(found[*key, USUAL], found[*key, OTHER]) for key in keys if (*key, USUAL) in found and (*key, OTHER) in found]
 
 
 def best_first(zoo: Sequence[Line]) -> list[str]:
@@ -52,45 +55,51 @@ def section(zoo: Sequence[Line], costs: Sequence[Line]) -> list[str]:
     return [text for steps in sorted({line["steps"] for line in zoo}) for text in _table(of_recipe(zoo, steps), costs, steps)]
 
 
-def _table(every: Sequence[Line], costs: Sequence[Line], steps: int) -> list[str]:
-    zoo, price = latest(every, steps), fastest(costs)
+def _table(zoo: Sequence[Line], costs: Sequence[Line], steps: int) -> list[str]:
+    first = {line["network"]: line for line in latest(zoo, steps) if line["seed"] == 0}
+    second, price, both = seconds(zoo, list(first.values())), fastest(costs), twins(zoo)
     header = ["", "Network", "IoU, pooled", "IoU, second seed", "IoU, per image", "recall, pooled", "precision, pooled", "rate",
               "trained in", "parameters", "multiply-adds", "images/s", "peak memory"]  # fmt: skip
-    scored = {line["network"]: line for line in zoo if line["seed"] == 0}
-    body = [
-        [str(rank), *_row(scored[name], _beside(scored[name], every), price.get(name))]
-        for rank, name in enumerate(best_first(zoo), start=1)
-    ]
-    dates, machines = (sorted({line[key] for line in (*zoo, *price.values())}) for key in ("date", "machine"))
-    device = ", ".join(sorted({line["device"] for line in zoo}))
-    commits = sorted({str(line["commit"])[:10] for line in zoo})
+    ranked = enumerate(best_first(list(first.values())), start=1)
+    body = [[str(rank), *_row(first[name], second.get(name), price.get(name))] for rank, name in ranked]
+    trained = [*first.values(), *second.values(), *(line for pair in both for line in pair)]
+    priced = [price[name] for name in first if name in price]
+    dates, machines = (_told([*trained, *priced], key) for key in ("date", "machine"))
     return [
         f"## The zoo, {steps:,} steps from scratch on tongue600", "",
-        f"`make zoo-table` ({dates[0]} to {dates[-1]}, {', '.join(machines)}, commit {', '.join(commits)})", "",
-        f"Every network **from scratch**, no published weights: {steps:,} steps of 8 images at 192 x 192 ({device}), AdamW with the rate "
-        "of the column, soft Dice + cross-entropy where the network has no loss of its own, one recipe (experiments/tongue/zoo.yaml), "
-        f"checkpoint chosen on val. {zoo[0]['n_test']} test images, 95 % intervals over images (bootstrap-t), which know nothing of the "
-        "chance in training: what another seed makes of the best stands in a column of its own. After so few steps a small network is "
-        "ahead of a large one that would pass it later, and one with published weights starts elsewhere: the table says how fast each "
-        f"learns from nothing, not how good it can be. {_in_both(differences(every))}Multiply-adds are of one image; images/s are of "
-        f"training steps in float32 ({WAY}) with nothing else running on the machine, whose neighbours on the same host can "
-        "still halve them from one hour to the next.", "",
+        f"`make zoo-table` ({dates[0]} to {dates[-1]}, {', '.join(machines)}, commit {', '.join(_commits(trained))})", "",
+        f"Every network **from scratch**, no published weights: {steps:,} steps of 8 images at 192 x 192 "
+        f"({', '.join(_told(trained, 'device'))}), AdamW with the rate of the column, soft Dice + cross-entropy where the network has no "
+        f"loss of its own, one recipe (experiments/tongue/zoo.yaml), checkpoint chosen on val. {trained[0]['n_test']} test images, "
+        "95 % intervals over images (bootstrap-t), which know nothing of the chance in training: what another seed makes of the best "
+        "stands in a column of its own. After so few steps a small network is ahead of a large one that would pass it later, and one "
+        "with published weights starts elsewhere: the table says how fast each learns from nothing, not how good it can be. "
+        f"{_in_both(both)}Multiply-adds are of one image; images/s are of training steps in float32 ({WAY}; commit "
+        f"{', '.join(_commits(priced)) or 'none'}) with nothing else running on the machine, whose neighbours on the same host can still "
+        "halve them from one hour to the next.", "",
         *markdown_table(header, body), "",
         "![accuracy against cost](images/zoo.svg)", "",
     ]  # fmt: skip
 
 
-def _beside(first: Line, every: Sequence[Line]) -> Line | None:
-    """The second seed of the same network in the same precision."""
-    return {(line["network"], line["precision"]): line for line in every if line["seed"] == 1}.get((first["network"], first["precision"]))
+def _told(shown: Sequence[Line], key: str) -> list[str]:
+    return sorted({str(line[key]) for line in shown})
 
 
-def _in_both(apart: Mapping[str, float]) -> str:
+def _commits(shown: Sequence[Line]) -> list[str]:
+    return sorted({str(line["commit"])[:10] for line in shown})
+
+
+def _in_both(pairs: Sequence[tuple[Line, Line]]) -> str:
     """What is known of the two precisions that a row may be trained in."""
-    if not apart:
+    if not pairs:
         return ""
-    told = ", ".join(f"{name} {value:+.4f}" for name, value in sorted(apart.items()))
-    return f"IoU in bfloat16 (autocast) less IoU in float32, where a network was trained in both from the same seed: {told}. "
+    apart = (f"{usual['network']} (seed {usual['seed']}) {_iou(other) - _iou(usual):+.4f}" for usual, other in pairs)
+    return f"IoU in bfloat16 (autocast) less IoU in float32, where a network was trained in both from the same seed: {', '.join(apart)}. "
+
+
+def _iou(line: Line) -> float:
+    return float(line["scores"][SCORE][0])
 
 
 def _row(first: Line, second: Line | None, cost: Line | None) -> list[str]:

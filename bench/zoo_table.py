@@ -51,7 +51,7 @@ RATES = dict.fromkeys(TRANSFORMERS, 2e-4)
 
 @dataclass(frozen=True)
 class Plan:
-    """How the networks are trained; `precision` is None for zoo.yaml's own, where what stands in another is not trained again."""
+    """How the networks are trained. precision: None for zoo.yaml's, and then a row in any counts as done."""
 
     steps: int = 300
     precision: str | None = None
@@ -105,7 +105,7 @@ def prepared(work: Path, data: Path) -> None:
 def trained(name: str, seed: int, plan: Plan, work: Path, data: Path) -> RunFolder:
     """The run of one network, trained and scored: the last one that was begun below the working folder goes on, else a new one begins."""
     config = plan.config(name, seed)
-    runs = work / "runs" / f"{config.name}-{seed}"
+    runs = work / "runs" / f"{config.name}-{seed}-{plan.steps}-{config.train.precision}"
     run = begun(runs, config)
     if run is None:
         write_text(runs / COMMIT, _commit())  # the working folder may lie outside this repository, whose commit the run then does not know
@@ -167,8 +167,8 @@ def _commit() -> str:
     return f"{git['commit']}{'+' if git['dirty'] else ''}"
 
 
-def training_step(name: str) -> Callable[[], None]:
-    """A step of the training of one network, AdamW's included, on one batch of 8 in float32."""
+def training_step(name: str, precision: str = "float32") -> Callable[[], None]:
+    """A step of the training of one network, AdamW's included, on one batch of 8."""
     import torch
 
     from medseg.build import build_model
@@ -186,7 +186,9 @@ def training_step(name: str) -> Callable[[], None]:
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
-        model(batch).total.backward()
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
+            total = model(batch).total
+        total.backward()
         optimizer.step()
 
     return step
@@ -223,6 +225,15 @@ def missing(names: Iterable[str], seed: int, plan: Plan) -> list[str]:
     return [name for name in names if (name, seed, recipe(plan.config(name, seed))) not in done]
 
 
+def best(steps: int) -> dict[str, str]:
+    """The networks that have a second seed, and the precision of their rows."""
+    zoo = latest(recorded("zoo"), steps)
+    return {
+        name: next(line["precision"] for line in zoo if (line["network"], line["seed"]) == (name, 0))
+        for name in best_first(zoo)[:SECOND_SEED]
+    }
+
+
 def train_all(names: Sequence[str], seed: int, plan: Plan, work: Path, data: Path) -> None:
     """One after the other; one that fails is told, and the others go on."""
     for name in names:
@@ -247,8 +258,9 @@ def go(options: argparse.Namespace) -> None:
         plan = Plan(options.steps, options.precision)
         prepared(work, data)
         train_all(missing(names, 0, plan), 0, plan, work, data)
-        best = best_first(latest(recorded("zoo"), options.steps))[:SECOND_SEED]
-        train_all(missing([name for name in best if name in names], 1, plan), 1, plan, work, data)
+        for name, precision in best(options.steps).items():
+            second = Plan(options.steps, precision)  # as the row is that it stands in
+            train_all(missing([name] if name in names else [], 1, second), 1, second, work, data)
     write_figure(ROOT / "docs" / "images" / "zoo.svg", latest(recorded("zoo"), 300), recorded("zoo-cost"))
     subprocess.run([sys.executable, str(Path(__file__).parent / "results.py")], check=True)
 

@@ -129,6 +129,24 @@ def test_a_row_of_the_zoo_is_in_float32_where_it_was_trained_in_both_and_says_so
     assert "bfloat16" in rows["segresnet"] and "0.810" in rows["segresnet"] and "float32" in rows["unet"] and "0.700" not in rows["unet"]
 
 
+def test_the_second_seed_of_a_row_of_the_zoo_is_trained_in_the_rows_precision(monkeypatch):
+    lines = [zoo_line(0.9), zoo_line(0.91, precision="bfloat16"), zoo_line(0.8, "segresnet", precision="bfloat16")]
+    monkeypatch.setattr(zoo_table, "recorded", lambda what: lines)
+    best = zoo_table.best(300)
+    assert best == {"unet": "float32", "segresnet": "bfloat16"}
+    trained = [zoo_line(0.7, name, 1, precision) for name, precision in best.items()]
+    assert zoo_page.seconds([*lines, *trained], zoo_page.latest(lines, 300)) == {line["network"]: line for line in trained}
+
+
+def test_the_heading_of_the_zoo_names_every_machine_and_commit_behind_a_number_and_no_other():
+    def of(place, *line):
+        return zoo_line(*line) | {"machine": f"machine-{place}", "commit": place * 40}
+
+    lines = [of("a", 0.9), of("b", 0.91, "unet", 0, "bfloat16"), of("c", 0.8, "segresnet", 0, "bfloat16"), of("d", 0.7, "segresnet", 1)]
+    heading = zoo_page.section(lines, [])[2]
+    assert [place in heading for place in ("machine-a", "b" * 10, "machine-c", "machine-d", "d" * 10)] == [True, True, True, False, False]
+
+
 @pytest.mark.parametrize(
     ("asked", "left"), [(None, ["segresnet"]), ("float32", ["basic_unet", "segresnet"]), ("bfloat16", ["unet", "segresnet"])]
 )

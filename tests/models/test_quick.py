@@ -1,4 +1,4 @@
-"""What the quick layers compute, against the library's own."""
+"""What the quick layers compute, against the library's own and against the norm written out."""
 
 from __future__ import annotations
 
@@ -9,34 +9,49 @@ import torch
 from monai.networks.nets import UNet
 from torch import Tensor, nn
 
-from medseg.models.quick import QuickInstanceNorm2d, QuickInstanceNorm3d, QuickPReLU, hasten
+from medseg.models.quick import MOST_VALUES, QuickInstanceNorm2d, QuickInstanceNorm3d, QuickPReLU, hasten
 
 SHAPES = {2: (3, 4, 6, 5), 3: (2, 4, 3, 5, 4)}
-LAYOUTS = {2: torch.channels_last, 3: torch.channels_last_3d}
+LAYOUTS = {4: torch.channels_last, 5: torch.channels_last_3d}
 NORMS = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
 
 
-def values_of(dims: int, dtype: torch.dtype = torch.float64) -> Tensor:
-    generator = torch.Generator().manual_seed(dims)
-    return torch.randn(SHAPES[dims], generator=generator, dtype=dtype).contiguous(memory_format=LAYOUTS[dims]).requires_grad_()
+def drawn(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
+    """Normally distributed values in channels-last."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=dtype).contiguous(memory_format=LAYOUTS[len(shape)])
 
 
-def results(net: nn.Module, values: Tensor) -> list[Tensor]:
-    """What comes out, and the gradients of a sum with unequal weights."""
+def results(net: nn.Module, values: Tensor, above: Tensor | None = None) -> list[Tensor]:
+    """What comes out, and the gradients of a sum with unequal weights, which lie in channels-last."""
     net, values = copy.deepcopy(net), values.detach().clone().requires_grad_()
     out = net(values)
-    out.mul(torch.linspace(-1, 2, out.numel(), dtype=out.dtype).reshape(out.shape)).sum().backward()
+    weights = torch.linspace(-1, 2, out.numel(), dtype=out.dtype).reshape(out.shape) if above is None else above.to(out.dtype)
+    out.backward(weights.contiguous(memory_format=LAYOUTS[out.ndim]))
     return [out, values.grad, *(parameter.grad for parameter in net.parameters())]
+
+
+def quick(layer: nn.Module) -> nn.Module:
+    """A copy in a network that was hastened."""
+    own = nn.Sequential(copy.deepcopy(layer))
+    hasten(own)
+    return own
 
 
 def both(layer: nn.Module, values: Tensor, monkeypatch: pytest.MonkeyPatch) -> tuple[list[Tensor], list[Tensor]]:
     """(by the library, the quick way, in which the library's own code must not run)."""
     library = results(layer, values)
-    own = nn.Sequential(copy.deepcopy(layer))
-    hasten(own)
     with monkeypatch.context() as patch:
         patch.setattr(type(layer), "forward", lambda self, values: pytest.fail("the library's own code ran"))
-        return library, results(own, values)
+        return library, results(quick(layer), values)
+
+
+class WrittenOut(nn.Module):
+    """An instance norm by its definition (Ulyanov et al. 2016, equation 3)."""
+
+    def forward(self, values: Tensor) -> Tensor:
+        axes = tuple(range(2, values.ndim))
+        centred = values - values.mean(axes, keepdim=True)
+        return centred / (centred.square().mean(axes, keepdim=True) + 1e-5).sqrt()
 
 
 @pytest.mark.parametrize("affine", [True, False])
@@ -45,56 +60,102 @@ def test_an_instance_norm_image_by_image_is_the_librarys(dims, affine, monkeypat
     norm = NORMS[dims](4, affine=affine, dtype=torch.float64)
     for parameter in norm.parameters():
         nn.init.uniform_(parameter, -1, 2)
-    library, quick = both(norm, values_of(dims), monkeypatch)
-    torch.testing.assert_close(quick, library, rtol=1e-9, atol=1e-12)
-    assert quick[0].is_contiguous(memory_format=LAYOUTS[dims])
+    values = drawn(*SHAPES[dims])
+    library, ours = both(norm, values, monkeypatch)
+    torch.testing.assert_close(ours, library, rtol=1e-9, atol=1e-12)
+    assert ours[0].is_contiguous(memory_format=LAYOUTS[values.ndim])
 
 
-def test_a_prelu_with_one_slope_is_the_librarys(monkeypatch):
-    values = values_of(2).detach()
+@pytest.mark.parametrize("last", [True, False], ids=["channels last", "channels first"])
+@pytest.mark.parametrize("shape", [(1, 4, 6, 5), (2, 4, 6, 5), (1, 3, 4, 3, 5), (2, 3, 4, 3, 5)], ids=str)
+def test_the_gradient_of_one_image_is_right_too_which_the_librarys_is_not(shape, last):
+    values = drawn(*shape) if last else drawn(*shape).contiguous()
+    torch.testing.assert_close(results(quick(NORMS[len(shape) - 2](shape[1])), values), results(WrittenOut(), values))
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_values_are_exact_up_to_the_bound_and_beyond_it(batch):
+    for side in (int(MOST_VALUES**0.5), 2 * int(MOST_VALUES**0.5)):
+        values = drawn(batch, 2, side, side, dtype=torch.float32)
+        found, right = quick(nn.InstanceNorm2d(2))(values), WrittenOut()(values.double())
+        assert (found - right).abs().max() < 5e-5
+
+
+@pytest.mark.parametrize("slope", [0.3, -0.3])
+def test_a_prelu_with_one_slope_is_the_librarys(slope, monkeypatch):
+    values = drawn(*SHAPES[2])
     values[0, 0, 0] = 0
-    library, quick = both(nn.PReLU(init=0.3, dtype=torch.float64), values, monkeypatch)
-    torch.testing.assert_close(quick, library, rtol=1e-12, atol=1e-12)
-    negative = both(nn.PReLU(init=-0.3, dtype=torch.float64), values, monkeypatch)
-    torch.testing.assert_close(negative[1], negative[0], rtol=1e-12, atol=1e-12)
+    library, ours = both(nn.PReLU(init=slope, dtype=torch.float64), values, monkeypatch)
+    torch.testing.assert_close(ours, library, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("layer", [nn.InstanceNorm2d(4, affine=True), nn.PReLU()])
-def test_in_mixed_precision_results_have_the_librarys_type_and_are_near(layer, monkeypatch):
-    half = values_of(2, torch.float32).detach().bfloat16()
+def test_an_infinite_gradient_at_a_positive_value_leaves_the_slopes_alone():
+    values, above = torch.tensor([[[[1.0, -2.0]]]]), torch.tensor([[[[torch.inf, 3.0]]]])
+    assert results(quick(nn.PReLU()), values, above)[2].item() == results(nn.PReLU(), values, above)[2].item() == -6
+
+
+def test_a_held_slope_stays_held():
+    own = quick(nn.PReLU())
+    own[0].weight.requires_grad_(False)
+    assert results(own, drawn(*SHAPES[2], dtype=torch.float32))[2] is None
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize(
+    ("layer", "dims"),
+    [(nn.InstanceNorm2d(4, affine=True), 2), (nn.InstanceNorm2d(4), 2), (nn.InstanceNorm3d(4), 3), (nn.PReLU(), 2)],
+    ids=["affine", "2-D", "3-D", "prelu"],
+)
+def test_in_mixed_precision_results_have_the_librarys_type_and_are_near(layer, dims, dtype):
+    values = drawn(*SHAPES[dims]).to(dtype)
     with torch.autocast("cpu", torch.bfloat16):
-        library, quick = both(layer, half, monkeypatch)
-    assert [each.dtype for each in quick] == [each.dtype for each in library]
-    exact = results(layer.double(), half.double())
-    for ours, theirs, right in zip(quick, library, exact, strict=True):
-        assert (ours - right).abs().max() <= 1.05 * (theirs - right).abs().max() + 0.02 * right.abs().max()
+        library, ours = results(layer, values), results(quick(layer), values)
+    assert [each.dtype for each in ours] == [each.dtype for each in library]
+    exact = results(copy.deepcopy(layer).double(), values.double())
+    for found, theirs, right in zip(ours, library, exact, strict=True):
+        assert (found - right).abs().max() <= 1.05 * (theirs - right).abs().max() + 0.02 * right.abs().max()
 
 
 @pytest.mark.parametrize(
     ("layer", "values"),
     [
-        (nn.InstanceNorm2d(4), values_of(2).detach().contiguous()),
-        (nn.InstanceNorm2d(4).eval(), values_of(2)),
-        (nn.InstanceNorm2d(4, track_running_stats=True).double(), values_of(2)),
-        (nn.PReLU(4, dtype=torch.float64), values_of(2)),
-        (nn.PReLU(dtype=torch.float64).eval(), values_of(2)),
+        (nn.InstanceNorm2d(4), drawn(2, 4, 6, 5).contiguous()),
+        (nn.InstanceNorm2d(1), drawn(2, 1, 300, 300, dtype=torch.float32)),
+        (nn.InstanceNorm2d(4).eval(), drawn(2, 4, 6, 5)),
+        (nn.InstanceNorm2d(4, track_running_stats=True).double(), drawn(2, 4, 6, 5)),
+        (nn.PReLU(4, dtype=torch.float64), drawn(2, 4, 6, 5)),
+        (nn.PReLU(dtype=torch.float64).eval(), drawn(2, 4, 6, 5)),
     ],
-    ids=["channels first", "evaluation", "running statistics", "a slope a channel", "prelu in evaluation"],
+    ids=["channels first", "large", "evaluation", "running statistics", "a slope a channel", "prelu in evaluation"],
 )
 def test_elsewhere_the_library_computes(layer, values, monkeypatch):
-    own, ran = nn.Sequential(copy.deepcopy(layer)), []
-    hasten(own)
+    own, ran = quick(layer), []
     forward = type(layer).forward
     monkeypatch.setattr(type(layer), "forward", lambda self, values: ran.append(1) or forward(self, values))
     own(values)
     assert ran
 
 
-def test_too_few_values_are_refused_as_the_library_refuses_them():
-    own = nn.Sequential(nn.InstanceNorm2d(4))
-    hasten(own)
-    with pytest.raises(ValueError, match="more than 1 spatial element"):
-        own(torch.zeros(2, 4, 1, 1))
+@pytest.mark.parametrize(
+    ("layer", "values", "said"),
+    [
+        (nn.InstanceNorm2d(4), torch.zeros(2, 4, 1, 1), "more than 1 spatial element"),
+        (nn.InstanceNorm2d(4), torch.zeros(1, 4, 1, 1), "more than 1 spatial element"),
+        (nn.InstanceNorm2d(4), drawn(2, 4, 2, 3, 3), "expected 3D or 4D input"),
+        (nn.InstanceNorm2d(4, affine=True), drawn(2, 3, 6, 5, dtype=torch.float32), "num_features"),
+        (nn.PReLU(), drawn(2, 3, 6, 5).bfloat16(), "Type promoting"),
+    ],
+    ids=["one value", "one value of one image", "volumes", "channels", "types"],
+)
+def test_what_the_library_refuses_is_refused_in_its_words(layer, values, said):
+    for each in (layer, quick(layer)):
+        with pytest.raises((ValueError, RuntimeError), match=said):
+            each(values)
+
+
+def test_a_volume_without_a_batch_is_no_batch_of_images():
+    volume = drawn(4, 3, 6, 5)  # (C, D, H, W)
+    torch.testing.assert_close(quick(nn.InstanceNorm3d(4))(volume), nn.InstanceNorm3d(4)(volume))
 
 
 def test_a_network_learns_the_same_and_keeps_its_names():
@@ -113,6 +174,5 @@ def test_a_layer_with_a_forward_of_its_own_keeps_it():
     class Own(nn.InstanceNorm3d):
         """Somebody's own."""
 
-    own = nn.Sequential(Own(4))
-    hasten(own)
+    own = quick(Own(4))
     assert type(own[0]) is Own and not isinstance(own[0], QuickInstanceNorm3d)
