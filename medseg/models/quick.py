@@ -7,6 +7,7 @@
   gradient is large). A batch norm's is right, so one image goes that way whatever its size.
 - PReLU's gradient is computed value by value; leaky ReLU's, which with one slope for all is the same, by vectors.
 
+A torch that keeps the layout itself (pytorch/pytorch, pull request 194616 for issue 59168) makes the norms here needless.
 In evaluation, on other devices and in compiled or exported networks the library's own code runs. Neither gradients of gradients nor
 torch.func go through the quick PReLU. `python bench/bench_quick.py` measures what it is worth.
 """
