@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from medseg.config import validate_config
-from medseg.deploy.description import Origin
 from medseg.files import sha256_file, write_json, write_text
 from medseg.runfolder import RunFolder, create_run
 from medseg.scoring import Asked, score_folders
@@ -49,9 +48,6 @@ def change_scores(run: RunFolder, **facts: object) -> None:
 
 def export_of(run: RunFolder, target: Path | None = None) -> Path:
     """As if exported from it."""
-    origin = Origin(
-        run=run.id, dataset="organs", network="threshold", checkpoint="best", epoch=EPOCH, medseg="0",
-        weights_sha256=sha256_file(run.checkpoint("best")), config_sha256=sha256_file(run.config_yaml),
-        exported="2026-01-01T00:00:00+00:00",
-    )  # fmt: skip
+    origin = {"run": run.id, "dataset": "organs", "epoch": EPOCH}
+    origin |= {"weights_sha256": sha256_file(run.checkpoint("best")), "config_sha256": sha256_file(run.config_yaml)}
     return write_export(target or run.path / "export", origin=origin)
