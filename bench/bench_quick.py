@@ -2,8 +2,8 @@
 
 python bench/bench_quick.py [--record]
 
-Networks of the zoo on a batch of 8 x 192 x 192, in each precision that the processor
-has arithmetic for. A ratio is the median over the turns of the time without, over the time with. A few minutes; nothing else may run.
+Networks of the zoo on a batch of 8 x 192 x 192, in each precision that the processor has arithmetic for. A ratio is the median over the
+turns of the time without, over the time with. A few minutes; nothing else may run.
 """
 
 from __future__ import annotations

@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullLocator, ScalarFormatter
-from zoo_page import SCORE, Line, best_first, fastest
+from zoo_page import SCORE, Line, fastest
 
 from medseg.models.listed import listed
 from medseg.publishing.look import COLOURS, INK, QUIET, save_figure
 
 
-def write_figure(path: Path, zoo: Sequence[Line], costs: Sequence[Line]) -> None:
+def write_figure(path: Path, rows: Mapping[str, Line], costs: Sequence[Line]) -> None:
     """IoU with its interval against images/s of training; a colour a library."""
     speed = {name: line["images_per_s"] for name, line in fastest(costs).items()}
-    first = {line["network"]: line for line in zoo if line["seed"] == 0}
     library = {line.name: line.library for line in listed()}
     colour = dict(zip(sorted(set(library.values())), COLOURS, strict=False))
     figure = Figure(figsize=(9, 5.5), layout="constrained")
     axes, handles = figure.add_subplot(), []
-    for rank, name in enumerate(best_first(zoo), start=1):
+    for rank, (name, row) in enumerate(rows.items(), start=1):
         if name in speed:
-            _dot(axes, rank, speed[name], first[name]["scores"][SCORE], colour[library[name]])
+            _dot(axes, rank, speed[name], row["scores"][SCORE], colour[library[name]])
             handles.append(Line2D([], [], color=colour[library[name]], marker="o", ls="", ms=4, label=f"{rank}  {name}"))
     _dress(axes)
     figure.legend(handles=handles, loc="outside right upper", fontsize=7, frameon=False, labelcolor=INK)

@@ -39,8 +39,15 @@ def twins(zoo: Sequence[Line]) -> list[tuple[Line, Line]]:
 
 def best_first(zoo: Sequence[Line]) -> list[str]:
     """The networks by their first seed's score, the best first; a tie by name."""
-    first = {line["network"]: line["scores"][SCORE][0] for line in zoo if line["seed"] == 0}
+    first = {line["network"]: _iou(line) for line in zoo if line["seed"] == 0}
     return sorted(first, key=lambda name: (-first[name], name))
+
+
+def rows(zoo: Sequence[Line], steps: int) -> dict[str, Line]:
+    """The line that each network stands in the table with, the best first."""
+    shown = latest(zoo, steps)
+    first = {line["network"]: line for line in shown if line["seed"] == 0}
+    return {name: first[name] for name in best_first(shown)}
 
 
 def fastest(costs: Sequence[Line]) -> dict[str, Line]:
@@ -56,12 +63,11 @@ def section(zoo: Sequence[Line], costs: Sequence[Line]) -> list[str]:
 
 
 def _table(zoo: Sequence[Line], costs: Sequence[Line], steps: int) -> list[str]:
-    first = {line["network"]: line for line in latest(zoo, steps) if line["seed"] == 0}
+    first = rows(zoo, steps)
     second, price, both = seconds(zoo, list(first.values())), fastest(costs), twins(zoo)
     header = ["", "Network", "IoU, pooled", "IoU, second seed", "IoU, per image", "recall, pooled", "precision, pooled", "rate",
               "trained in", "parameters", "multiply-adds", "images/s", "peak memory"]  # fmt: skip
-    ranked = enumerate(best_first(list(first.values())), start=1)
-    body = [[str(rank), *_row(first[name], second.get(name), price.get(name))] for rank, name in ranked]
+    body = [[str(rank), *_row(line, second.get(name), price.get(name))] for rank, (name, line) in enumerate(first.items(), start=1)]
     trained = [*first.values(), *second.values(), *(line for pair in both for line in pair)]
     priced = [price[name] for name in first if name in price]
     dates, machines = (_told([*trained, *priced], key) for key in ("date", "machine"))
@@ -104,7 +110,7 @@ def _iou(line: Line) -> float:
 
 def _row(first: Line, second: Line | None, cost: Line | None) -> list[str]:
     scores = [_score(first, key) for key in (SCORE, "iou_per_image", "recall_pooled", "precision_pooled")]
-    scores.insert(1, f"{second['scores'][SCORE][0]:.3f}" if second else "")
+    scores.insert(1, f"{_iou(second):.3f}" if second else "")
     numbers = ["", "", "", ""]
     if cost:
         numbers = [

@@ -28,7 +28,7 @@ from typing import Any
 from anonymous import Peak
 from record import RESULTS, append, lines, machine
 from zoo_figure import write_figure
-from zoo_page import WAY, best_first, latest
+from zoo_page import OTHER, USUAL, WAY, rows
 
 from medseg.config import Config, load_config, read_config
 from medseg.environment import describe_git
@@ -40,7 +40,7 @@ from medseg.runfolder import RunFolder
 
 ROOT = Path(__file__).parents[1]
 EXPERIMENT, MANIFEST = ROOT / "experiments" / "tongue" / "zoo.yaml", Path("data_manifests/tongue/v1")
-COMMIT = "commit"  # file beside the runs of one network and seed: what the last of them began at
+COMMIT = "commit"  # file beside the runs of one network, seed, length and precision: what the last of them began at
 SECOND_SEED = 5  # so many of the best have one
 EPOCH_STEPS = 60  # as zoo.yaml has them
 STEPS = 4  # of which the first warms up; the fastest of the others counts
@@ -167,7 +167,7 @@ def _commit() -> str:
     return f"{git['commit']}{'+' if git['dirty'] else ''}"
 
 
-def training_step(name: str, precision: str = "float32") -> Callable[[], None]:
+def training_step(name: str, precision: str = USUAL) -> Callable[[], None]:
     """A step of the training of one network, AdamW's included, on one batch of 8."""
     import torch
 
@@ -186,7 +186,7 @@ def training_step(name: str, precision: str = "float32") -> Callable[[], None]:
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
-        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == OTHER):
             total = model(batch).total
         total.backward()
         optimizer.step()
@@ -227,11 +227,7 @@ def missing(names: Iterable[str], seed: int, plan: Plan) -> list[str]:
 
 def best(steps: int) -> dict[str, str]:
     """The networks that have a second seed, and the precision of their rows."""
-    zoo = latest(recorded("zoo"), steps)
-    return {
-        name: next(line["precision"] for line in zoo if (line["network"], line["seed"]) == (name, 0))
-        for name in best_first(zoo)[:SECOND_SEED]
-    }
+    return {name: line["precision"] for name, line in list(rows(recorded("zoo"), steps).items())[:SECOND_SEED]}
 
 
 def train_all(names: Sequence[str], seed: int, plan: Plan, work: Path, data: Path) -> None:
@@ -261,7 +257,7 @@ def go(options: argparse.Namespace) -> None:
         for name, precision in best(options.steps).items():
             second = Plan(options.steps, precision)  # as the row is that it stands in
             train_all(missing([name] if name in names else [], 1, second), 1, second, work, data)
-    write_figure(ROOT / "docs" / "images" / "zoo.svg", latest(recorded("zoo"), 300), recorded("zoo-cost"))
+    write_figure(ROOT / "docs" / "images" / "zoo.svg", rows(recorded("zoo"), 300), recorded("zoo-cost"))
     subprocess.run([sys.executable, str(Path(__file__).parent / "results.py")], check=True)
 
 
@@ -271,7 +267,7 @@ def main() -> None:
     parser.add_argument("--data-root", type=Path, help="tongue600")
     parser.add_argument("--work", type=Path, default=Path("runs/zoo"), help="manifests, cache and runs")
     parser.add_argument("--steps", type=int, default=300, help="a multiple of 60; 3,000 where a GPU is at hand")
-    parser.add_argument("--precision", choices=["float32", "bfloat16"], help="train in this one what is not recorded in it")
+    parser.add_argument("--precision", choices=[USUAL, OTHER], help="train in this one what is not recorded in it")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="these networks alone")
     parser.add_argument("--skip-costs", action="store_true", help="other jobs run beside")
     parser.add_argument("--costs-again", action="store_true", help="of every network, the recorded ones, too; the fastest of both counts")
