@@ -2,33 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullLocator, ScalarFormatter
-from zoo_page import SCORE, Line, fastest
+from zoo_page import SCORE, Line, fastest, figure_name, rows
 
 from medseg.models.listed import listed
 from medseg.publishing.look import COLOURS, INK, QUIET, save_figure
 
 
-def write_figure(path: Path, rows: Mapping[str, Line], costs: Sequence[Line]) -> None:
-    """IoU with its interval against images/s of training; a colour a library."""
+def write_figure(folder: Path, zoo: Sequence[Line], costs: Sequence[Line], steps: int) -> None:
+    """IoU after so many steps, with its interval, against images/s of training; a colour a library."""
     speed = {name: line["images_per_s"] for name, line in fastest(costs).items()}
     library = {line.name: line.library for line in listed()}
     colour = dict(zip(sorted(set(library.values())), COLOURS, strict=False))
     figure = Figure(figsize=(9, 5.5), layout="constrained")
     axes, handles = figure.add_subplot(), []
-    for rank, (name, row) in enumerate(rows.items(), start=1):
+    for rank, (name, row) in enumerate(rows(zoo, steps).items(), start=1):
         if name in speed:
             _dot(axes, rank, speed[name], row["scores"][SCORE], colour[library[name]])
             handles.append(Line2D([], [], color=colour[library[name]], marker="o", ls="", ms=4, label=f"{rank}  {name}"))
-    _dress(axes)
+    _dress(axes, steps)
     figure.legend(handles=handles, loc="outside right upper", fontsize=7, frameon=False, labelcolor=INK)
-    save_figure(figure, path)
+    save_figure(figure, folder / figure_name(steps))
 
 
 def _dot(axes: Axes, rank: int, images_per_s: float, score: tuple[float, float, float], colour: str) -> None:
@@ -37,12 +37,12 @@ def _dot(axes: Axes, rank: int, images_per_s: float, score: tuple[float, float, 
     axes.annotate(str(rank), (images_per_s, value), xytext=(4, 2), textcoords="offset points", fontsize=8, color=INK)
 
 
-def _dress(axes: Axes) -> None:
+def _dress(axes: Axes, steps: int) -> None:
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(ScalarFormatter())
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("images/s of training, 8 x 192 x 192, float32", color=INK)
     axes.set_ylabel("IoU of the tongue, pooled, 95 % interval", color=INK)
-    axes.set_title("300 steps from scratch on tongue600", fontsize=10, color=INK)
+    axes.set_title(f"{steps:,} steps from scratch on tongue600", fontsize=10, color=INK)
     axes.grid(color=QUIET, linewidth=0.5)

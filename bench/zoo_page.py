@@ -12,6 +12,11 @@ WAY = "the fastest step, freed memory kept"  # of measuring costs
 Line = Mapping[str, Any]
 
 
+def figure_name(steps: int) -> str:
+    """The file of the figure that goes with the table of so many steps."""
+    return f"zoo-{steps}.svg"
+
+
 def latest(zoo: Sequence[Line], steps: int) -> list[Line]:
     """Of each network and seed the last line of so many steps, of the recipe that was used last; one in float32 before one in another."""
     last = {(line["network"], line["seed"]): line for line in sorted(of_recipe(zoo, steps), key=lambda line: line["precision"] == USUAL)}
@@ -84,7 +89,7 @@ def _table(zoo: Sequence[Line], costs: Sequence[Line], steps: int) -> list[str]:
         f"{', '.join(_commits(priced)) or 'none'}) with nothing else running on the machine, whose neighbours on the same host can still "
         "halve them from one hour to the next.", "",
         *markdown_table(header, body), "",
-        "![accuracy against cost](images/zoo.svg)", "",
+        f"![accuracy against cost](images/{figure_name(steps)})", "",
     ]  # fmt: skip
 
 

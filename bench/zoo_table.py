@@ -6,7 +6,7 @@ python bench/zoo_table.py --data-root tongue600 [--steps 300] [--work runs/zoo] 
 What bench/results holds of the same recipe is not done again, so the same command goes on where it stopped, on another machine, too; a
 training that was stopped half way goes on from the working folder. Trainings are in float32; --precision bfloat16 trains in that what does
 not stand in it, and the table says of each row what it was trained in. Costs (images/s of training steps, peak memory) are measured in
-processes of their own, with nothing else running. The table is part of docs/results.md, its figure docs/images/zoo.svg; both are written
+processes of their own, with nothing else running. The table is part of docs/results.md, its figure in docs/images; both are written
 at the end.
 """
 
@@ -257,7 +257,8 @@ def go(options: argparse.Namespace) -> None:
         for name, precision in best(options.steps).items():
             second = Plan(options.steps, precision)  # as the row is that it stands in
             train_all(missing([name] if name in names else [], 1, second), 1, second, work, data)
-    write_figure(ROOT / "docs" / "images" / "zoo.svg", rows(recorded("zoo"), 300), recorded("zoo-cost"))
+    for steps in {int(line["steps"]) for line in recorded("zoo")}:
+        write_figure(ROOT / "docs" / "images", recorded("zoo"), recorded("zoo-cost"), steps)
     subprocess.run([sys.executable, str(Path(__file__).parent / "results.py")], check=True)
 
 

@@ -206,13 +206,18 @@ def build_model(
     loss = None if rows is None else make_loss(config.loss, labels, class_weights(config.loss, rows, labels), ranks.world if ranks else 1)
     model = adapt(network, config.model, task, loss)
     hasten(model.net)
-    if not config.train.channels_last:
-        return model
-    layout = {4: torch.channels_last, 5: torch.channels_last_3d}[task.spatial_dims + 2]
-    for parameter in model.net.parameters():  # not by `to`, which stops at a parameter of four axes in a network of three dimensions
-        if parameter.ndim == task.spatial_dims + 2:
-            parameter.data = parameter.data.contiguous(memory_format=layout)
+    if config.train.channels_last:
+        lay_channels_last(model)
     return model
+
+
+def lay_channels_last(model: Adapter) -> None:
+    """The memory format of the weights, in place; values and names stay."""
+    axes = model.task.spatial_dims + 2
+    layout = {4: torch.channels_last, 5: torch.channels_last_3d}[axes]
+    for parameter in model.net.parameters():  # not by `to`, which stops at a parameter of four axes in a network of three dimensions
+        if parameter.ndim == axes:
+            parameter.data = parameter.data.contiguous(memory_format=layout)
 
 
 def build_training(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from medseg.build import build_training, deterministic_kernels, make_fabric, resolve, resolve_length, task_of
-from medseg.config import Config, load_config, read_config
+from medseg.config import Config, files_of, load_config, read_config
 from medseg.engine.course import Course
 from medseg.engine.course import resume as resume_course
 from medseg.engine.ranks import Ranks
@@ -71,12 +71,12 @@ def train(
 
 
 def _trust_experiment(experiment: Path, import_path: str) -> None:
-    """An experiment is the user's own words; the config.yaml of a run folder may be somebody else's."""
-    folder = RunFolder(experiment.absolute().parent)
-    if experiment.absolute() == folder.config_yaml and (folder.path / "run.json").exists():
-        check_trusted(import_path, folder.path)
-    else:
-        trust(import_path)
+    """An experiment is the user's own words; the config.yaml of a run folder, also where it is a base, may be somebody else's."""
+    for file in (each.resolve() for each in files_of(experiment)):
+        folder = RunFolder(file.parent)
+        if file == folder.config_yaml and (folder.path / "run.json").exists():
+            check_trusted(import_path, folder.path)
+    trust(import_path)
 
 
 def resume(run: PathLike, data_root: PathLike | None = None, progress: Progress | None = None) -> RunFolder:

@@ -100,6 +100,8 @@ def test_canonical_yaml_round_trips(tmp_path):
         ("model={name: segresnet, blocks_up: [1]}", "model: 4 blocks_down need 3 blocks_up, got 1"),
         ("model={name: segresnet, init_filters: 12}", "model.init_filters: Input should be a multiple of 8"),
         ("model={name: unetr, num_heads: 5}", "model: hidden_size 768 is not divisible by num_heads 5"),
+        ("model={name: swin_unetr, num_heads: [3, 5, 12, 24]}", "model: stage 2 has 48 features, which its num_heads 5 do not divide"),
+        ("model={name: lraspp_mobilenet_v3_large, auxiliary_weight: 0.9}", "model: .*lraspp_mobilenet_v3_large has no auxiliary head"),
         ("model=fcn_resnet50", "model: must be a section with the key name, as in model.name=unet"),
         ("model=null", "model: must be a section"),
         (

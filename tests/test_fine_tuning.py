@@ -168,6 +168,18 @@ def train_again(run):
     api.train(run / "config.yaml", [], run)
 
 
+def train_by_base(run):
+    """By an experiment of one's own that takes over the config of somebody's run folder."""
+    (run.parent / "mine.yaml").write_text(f"base: {run.name}/config.yaml\nseed: 3\n")
+    api.train(run.parent / "mine.yaml", [], run)
+
+
+def train_by_link(run):
+    """By another name of a run folder's config."""
+    (run.parent / "link.yaml").symlink_to(run / "config.yaml")
+    api.train(run.parent / "link.yaml", [], run)
+
+
 def test_somebody_else_s_code_needs_a_word(world, monkeypatch):
     root, data_root, experiment, _ = world
     monkeypatch.setattr("medseg.trust._trusted", set())
@@ -176,7 +188,7 @@ def test_somebody_else_s_code_needs_a_word(world, monkeypatch):
     assert load_run(run.path), "the user has named it in this process"
     monkeypatch.setattr("medseg.trust._trusted", set())
     sys.modules.pop("tests.models.test_own", None)
-    for verb in (load_run, train_again, resume):
+    for verb in (load_run, train_again, train_by_base, train_by_link, resume):
         if verb is resume:
             (run.path / "run.json").write_text((run.path / "run.json").read_text().replace("finished", "failed"))
         with pytest.raises(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
+from functools import reduce
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -287,7 +288,7 @@ def load_config(path: Path, overrides: Iterable[str] = ()) -> Config:
 
     The run is named after the file (and the network, where an override names it) where no `name` is given.
     """
-    content = _with_base(path, ())
+    content = reduce(_merge, reversed([layer for _, layer in _layers(path)]))
     overrides = list(overrides)
     content.setdefault("name", _default_name(path, overrides))
     for override in sorted(overrides, key=lambda text: text.partition("=")[0].strip() != "model.name"):  # it empties its section
@@ -349,16 +350,25 @@ def _way_out(problem: Mapping[str, Any]) -> str:
     return f"{whose}the keys here are {', '.join(section.model_fields)}"
 
 
-def _with_base(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
-    if path.resolve() in seen:
-        raise ConfigError(path, "its `base:` leads back to itself", "let bases form a line")
-    content = read_yaml(path, ConfigError)
-    base = content.pop("base", None)
-    if base is None:
-        return content
-    if not isinstance(base, str):
-        raise ConfigError(path, f"base: must be one file name, got {base!r}", "write `base: base.yaml`")
-    return _merge(_with_base(path.parent / base, (*seen, path.resolve())), content)
+def files_of(path: Path) -> list[Path]:
+    """An experiment, its base, the base of that; raises ConfigError."""
+    return [file for file, _ in _layers(path)]
+
+
+def _layers(path: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """Each file with what it says itself, the experiment first."""
+    layers: list[tuple[Path, dict[str, Any]]] = []
+    below: Path | None = path
+    while below is not None:
+        if below.resolve() in (file.resolve() for file, _ in layers):
+            raise ConfigError(below, "its `base:` leads back to itself", "let bases form a line")
+        content = read_yaml(below, ConfigError)
+        base = content.pop("base", None)
+        if not isinstance(base, str | None):
+            raise ConfigError(below, f"base: must be one file name, got {base!r}", "write `base: base.yaml`")
+        layers.append((below, content))
+        below = None if base is None else below.parent / base
+    return layers
 
 
 def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:

@@ -215,6 +215,13 @@ class SwinUnetrConfig(NetworkConfig):
     num_heads: tuple[Count, Count, Count, Count] = (3, 6, 12, 24)
     dropout: Share = 0.0
 
+    @model_validator(mode="after")
+    def _heads_share(self) -> SwinUnetrConfig:
+        for stage, heads in enumerate(self.num_heads):
+            if (width := self.feature_size * 2**stage) % heads:
+                raise ValueError(f"stage {stage + 1} has {width} features, which its num_heads {heads} do not divide")
+        return self
+
 
 # --- torchvision
 
@@ -228,8 +235,14 @@ class TorchvisionConfig(NetworkConfig):
         "lraspp_mobilenet_v3_large",
     ]  # fmt: skip
     auxiliary_weight: Share = Field(
-        0.5, description="of the auxiliary head's loss, as in torchvision's reference training; 0: no such head"
+        0.5, description="of the auxiliary head's loss, as in torchvision's reference training; 0: no such head (LR-ASPP has none)"
     )
+
+    @model_validator(mode="after")
+    def _has_the_head(self) -> TorchvisionConfig:
+        if self.name.startswith("lraspp") and self.auxiliary_weight not in (0, type(self).model_fields["auxiliary_weight"].default):
+            raise ValueError(f"auxiliary_weight: {self.name} has no auxiliary head")
+        return self
 
 
 class FcnResnet18Config(NetworkConfig):
@@ -283,7 +296,9 @@ class MaskRcnnConfig(NetworkConfig):
         "components", description="what an object is: a connected component of a class, or a shape as it was annotated"
     )
     score_threshold: Share = Field(0.5, description="objects with a lower score are not painted into the class mask")
-    trainable_layers: Annotated[int, Field(ge=0, le=5)] = Field(5, description="of the encoder's five, from the last; the others are fixed")
+    trainable_layers: Annotated[int, Field(ge=0, le=5)] = Field(
+        5, description="of the encoder's five, from the last; the weights of the others are fixed"
+    )
     roi_samples: Count = Field(
         512,
         description="regions of an image that its heads learn from at once; with small images most of the time goes there: 64 is fast",

@@ -125,8 +125,13 @@ def load(network: Network, source: Source, config: NetworkConfig, classes: Seque
     wanted = [name for name in taken if not network.encoder or any(is_below(name, stage) for stage in network.encoder)]
     if not wanted:
         raise WeightsError(source.origin, f"none of its {len(given)} tensors fits {config.name}", _example(given, own))
-    with torch.no_grad():
-        network.net.load_state_dict(taken, strict=False)
+    try:
+        with torch.no_grad():
+            network.net.load_state_dict(taken, strict=False)
+    except RuntimeError as cause:  # sparse or quantised tensors of the right shape
+        raise WeightsError(
+            source.origin, f"cannot be copied ({first_words(cause)})", "save plain tensors: a dense float32 state dict"
+        ) from None
     return Loaded(source.origin, tuple(taken), skipped, new)
 
 
@@ -136,9 +141,10 @@ def _example(given: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
 
 
 def other_channels(weight: Tensor, channels: int, how: str) -> Tensor:
-    """The first convolution (O, C, ...) for another number of input channels, scaled so that a gray image gives what it gave.
+    """The first convolution (O, C, ...) for another number of input channels.
 
-    mean: every channel has the mean of the old ones.  repeat: the old ones in turn.
+    mean: every channel has the mean of the old ones; a gray image gives what it gave.  repeat: the old ones in turn, scaled alike, so that
+    this holds where the channels are a multiple of the old ones.
     """
     old = weight.shape[1]
     if how == "mean":
@@ -201,7 +207,7 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
     except Exception as cause:  # of many kinds from torch, which reads a damaged file as it comes
         reason = _first_line(cause)
         if isinstance(cause, pickle.UnpicklingError):  # torch's own words advise to run what it holds
-            reason = "it holds more than tensors, which could run code" if "Unsupported" in str(cause) else NO_WEIGHTS
+            reason = "it holds more than tensors, which could run code" if _names_code(cause) else NO_WEIGHTS
         elif isinstance(cause, KeyError | IndexError | EOFError):
             reason = NO_WEIGHTS
         fix = "save its state dict alone, best as safetensors: safetensors.torch.save_file(net.state_dict(), path)"
@@ -215,6 +221,11 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
     if not tensors:
         raise WeightsError(path, "holds no named tensors", "save the network's state dict")
     return tensors
+
+
+def _names_code(cause: pickle.UnpicklingError) -> bool:
+    """Whether torch refused a function or class; a file of another kind has opcodes that it does not know."""
+    return any(words in str(cause) for words in ("GLOBAL", "unrecognized function", "Can only create new object", "Can only build"))
 
 
 def first_words(cause: Exception | None) -> str:

@@ -8,13 +8,17 @@ from functools import cache
 import pytest
 import torch
 
+from medseg.build import lay_channels_last
 from medseg.config import LossConfig, NetworkConfig
 from medseg.engine.checkpoint import load_weights, save_checkpoint
 from medseg.labels import LabelSet
 from medseg.losses import make_loss
 from medseg.models.contract import Adapter, Task, is_below
+from medseg.models.quick import hasten
 from medseg.models.zoo import adapt, build_network
 from medseg.types import Batch, Losses, Prediction
+
+LAYOUTS = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
 class NetworkContract:
@@ -38,7 +42,10 @@ class NetworkContract:
         with torch.random.fork_rng():
             torch.manual_seed(0)
             network = build_network(cls.config, task)
-        return adapt(network, cls.config, task, make_loss(LossConfig(), labels))
+        built = adapt(network, cls.config, task, make_loss(LossConfig(), labels))
+        hasten(built.net)  # this and the memory format as the engine gets it
+        lay_channels_last(built)
+        return built
 
     def network(self, num_foreground: int = 2) -> Adapter:
         """A copy: building one may take a second."""
@@ -57,7 +64,7 @@ class NetworkContract:
             mask[(slice(None), *(slice(start, start + side - 2) for start, side in zip(corner, half, strict=True)))] = place
         image = 0.2 * self.image() + (mask[:, None] * torch.tensor([1.0, 2.0, 3.0]).view(1, 3, *(1 for _ in self.grid)) % 4) / 5
         mask[..., :3] = 255
-        return Batch(image, mask, ("a", "b"))
+        return Batch(image.contiguous(memory_format=LAYOUTS[image.ndim]), mask, ("a", "b"))
 
     @pytest.mark.parametrize("num_foreground", [1, 2, 20])
     def test_eval_gives_a_prediction_on_the_input_grid(self, num_foreground):
@@ -88,6 +95,13 @@ class NetworkContract:
             optimizer.step()
             values.append(losses.total.item())
         assert min(values[-3:]) < 0.9 * values[0], values
+
+    def test_the_smallest_batch_that_it_says_trains_it(self):
+        net, batch = self.network().train(), self.batch()
+        least = net.network.least_batch
+        net(Batch(batch.image_BCHW[:least], batch.mask_BHW[:least], batch.sample_ids[:least])).total.backward()
+        for name, parameter in net.learning_parameters():
+            assert parameter.grad is not None and torch.isfinite(parameter.grad).all(), name
 
     def test_weights_survive_a_checkpoint(self, tmp_path):
         first, second = self.network().eval(), self.network().eval()

@@ -328,8 +328,6 @@ def test_a_repository_of_another_network(tmp_path):
 
 
 def test_a_folder_that_lacks_its_files(tmp_path):
-    with pytest.raises(WeightsError, match=r"cannot be read as dpt .*config.json.*or put the files .* into any folder"):
-        read_source(bare(DPT, tmp_path), TASK)
     repository(tmp_path, DPT)
     (tmp_path / "model.safetensors").write_bytes(b"half a file")
     with pytest.raises(WeightsError, match="cannot be read as dpt"):
@@ -468,6 +466,14 @@ def test_without_a_network_the_error_says_where_to_place_the_files(cache):
     )
     with pytest.raises(WeightsError, match=message):
         read_source(bare(SEGFORMER, "nvidia/mit-b0"), TASK)
+
+
+@pytest.mark.parametrize("content", [None, "[1]", '{"model_type": "segformer"}'])
+def test_a_folder_that_is_not_one_of_weights(content, tmp_path):
+    if content is not None:
+        (tmp_path / "config.json").write_text(content)
+    with pytest.raises(WeightsError, match="cannot be read as segformer .*; put config.json, .* into .*as `save_pretrained` writes"):
+        read_source(bare(SEGFORMER, tmp_path), TASK)
 
 
 def test_a_repository_that_is_not_there(cache, tmp_path, monkeypatch):

@@ -286,6 +286,12 @@ def test_anchors_shrink_with_the_grid_unless_they_are_given():
     assert on_meta(given).net.rpn.anchor_generator.sizes == ((10.0,), (20.0,), (30.0,), (40.0,), (50.0,))
 
 
+@pytest.mark.parametrize(("threshold", "asked"), [(0.5, 0.05), (0.01, 0.01), (0.0, 0.0)])
+def test_the_library_leaves_out_nothing_that_is_to_be_painted(threshold, asked):
+    network = build(V1.model_copy(update={"score_threshold": threshold}), TASK)
+    assert network.net.roi_heads.score_thresh == asked
+
+
 def test_volumes_and_other_channels():
     with pytest.raises(ConfigError, match="takes images, not volumes"):
         build(V1, Task(3, (32, 32, 32)))

@@ -75,6 +75,8 @@ def test_a_module_of_the_working_folder_with_arguments(written):
         ("my_nets:FailsLater", "fails in train mode on .*ValueError: not to be trained"),
         ("my_nets:Infinite", "gives logits that are not finite"),
         ("my_nets:Random", "gives two answers to one image in eval mode"),
+        ("my_nets:Locked", "cannot be copied: TypeError: .*lock.*; keep only modules, parameters, buffers"),
+        ("my_nets:Lonely", r"gives \(3, 32, 32\) for \(1, 3, 32, 32\) in eval mode; the logits must be \(1, 3, h, w\)"),
         ("my_nets:Deaf", "learns nothing: its logits depend on no parameter in train mode"),
         ("my_nets:NoAux", "gives a NoneType in train mode; it must be"),
         ("my_nets:NarrowAux", r"gives \(2, 1, 32, 32\) for .* in train mode; the logits must be \(2, 3, h, w\)"),
@@ -104,6 +106,13 @@ def test_each_part_of_the_contract_has_its_own_error(name, message, written):
             def forward(self, x): return super().forward(x) / 0
         class Random(Net):
             def forward(self, x): return super().forward(x) + torch.rand(1)
+        class Locked(Net):
+            def __init__(self, num_classes):
+                super().__init__(num_classes)
+                import threading
+                self.lock = threading.Lock()
+        class Lonely(Net):
+            def forward(self, x): return super().forward(x).squeeze(0)
         class Deaf(Net):
             def forward(self, x):
                 with torch.no_grad(): return super().forward(x)
@@ -138,6 +147,18 @@ def test_torchvision_s_way_of_several_outputs(written):
     image = torch.rand(2, 3, 8, 8)
     heads = network.call(network.net.train(), image)
     assert set(heads.auxiliary) == {"auxiliary"} and network.call(network.net.eval(), image).auxiliary == {}
+
+
+def test_a_norm_of_one_value_an_image_needs_two(written):
+    written("""
+        class Pooled(Net):
+            def __init__(self, num_classes):
+                super().__init__(num_classes)
+                self.pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(3, num_classes, 1), nn.BatchNorm2d(num_classes))
+            def forward(self, x):
+                return super().forward(x) + self.pool(x)
+    """)
+    assert build("my_nets:Pooled").least_batch == 2 and build().least_batch == 1
 
 
 def test_being_looked_at_leaves_no_trace(written):

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from medseg.models.quick import MOST_VALUES, QuickInstanceNorm2d, QuickInstanceNorm3d, QuickPReLU, hasten
 
+MOST_SIDE = int(MOST_VALUES**0.5)
 SHAPES = {2: (3, 4, 6, 5), 3: (2, 4, 3, 5, 4)}
 LAYOUTS = {4: torch.channels_last, 5: torch.channels_last_3d}
 NORMS = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
@@ -54,6 +55,17 @@ class WrittenOut(nn.Module):
         return centred / (centred.square().mean(axes, keepdim=True) + 1e-5).sqrt()
 
 
+class Scale(nn.Module):
+    """What an affine norm of images does afterwards, in float64."""
+
+    def __init__(self, norm: nn.InstanceNorm2d) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(norm.weight.detach().double()), nn.Parameter(norm.bias.detach().double())
+
+    def forward(self, values: Tensor) -> Tensor:
+        return values * self.weight.view(-1, 1, 1) + self.bias.view(-1, 1, 1)
+
+
 @pytest.mark.parametrize("affine", [True, False])
 @pytest.mark.parametrize("dims", [2, 3])
 def test_an_instance_norm_image_by_image_is_the_librarys(dims, affine, monkeypatch):
@@ -74,11 +86,15 @@ def test_the_gradient_of_one_image_is_right_too_which_the_librarys_is_not(shape,
 
 
 @pytest.mark.parametrize("batch", [1, 2])
-def test_values_are_exact_up_to_the_bound_and_beyond_it(batch):
-    for side in (int(MOST_VALUES**0.5), 2 * int(MOST_VALUES**0.5)):
-        values = drawn(batch, 2, side, side, dtype=torch.float32)
-        found, right = quick(nn.InstanceNorm2d(2))(values), WrittenOut()(values.double())
-        assert (found - right).abs().max() < 5e-5
+@pytest.mark.parametrize("mean", [0, 30])
+@pytest.mark.parametrize("side", [MOST_SIDE, 2 * MOST_SIDE])
+def test_values_and_gradients_are_exact_up_to_the_bound_and_beyond_it(side, mean, batch):
+    norm, values = nn.InstanceNorm2d(2, affine=True), drawn(batch, 2, side, side, dtype=torch.float32) + mean
+    above = torch.randn(values.shape, generator=torch.Generator().manual_seed(1))
+    found, right = results(quick(norm), values, above), results(nn.Sequential(WrittenOut(), Scale(norm)), values.double(), above)
+    assert (found[0] - right[0]).abs().max() < 5e-5
+    for ours, exact in zip(found[1:], right[1:], strict=True):
+        assert (ours - exact).norm() < 2e-5 * exact.norm()
 
 
 @pytest.mark.parametrize("slope", [0.3, -0.3])

@@ -211,13 +211,27 @@ def test_a_pickle_that_would_run_code_does_not(tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"", "cannot be read as weights"), (b"PK\x03\x04 and then nothing", "cannot be read as weights"), (None, "there is no such file")],
+    [
+        (b"", "cannot be read as weights"),
+        (b"\x89PNG\r\n\x1a\n and more", "it is no file that torch.save wrote"),
+        (b"BM and more", "it is no file"),
+        (b"PK\x03\x04 and then nothing", "cannot be read as weights"),
+        (None, "there is no such file"),
+    ],
 )
 def test_a_file_that_is_none(content, message, tmp_path):
     if content is not None:
         (tmp_path / "a.pth").write_bytes(content)
     with pytest.raises(WeightsError, match=message):
         loaded_from(f"file:{tmp_path}/a.pth")
+
+
+@pytest.mark.filterwarnings("ignore:Validating sparse")
+def test_tensors_that_cannot_be_copied(tmp_path):
+    state = built().net.state_dict()
+    torch.save({name: value.to_sparse() if value.ndim == 1 else value for name, value in state.items()}, tmp_path / "sparse.pth")
+    with pytest.raises(WeightsError, match="sparse.pth.*cannot be copied .*; save plain tensors"):
+        loaded_from(f"file:{tmp_path}/sparse.pth")
 
 
 def test_a_broken_safetensors_file_and_one_without_tensors(tmp_path):

@@ -344,7 +344,11 @@ def _fetched(name: str) -> tuple[Path, str]:
 
 
 def how_to_place(name: str) -> str:
-    """What to do where there is no network."""
+    """What to do where there is no network, or a folder is not what it should be."""
+    if Path(name).is_dir():
+        return (
+            f"put config.json, preprocessor_config.json and model.safetensors of this network into {name}, as `save_pretrained` writes them"
+        )
     files, cache = "config.json preprocessor_config.json model.safetensors", huggingface_hub.constants.HF_HUB_CACHE
     place = f"models--{name.replace('/', '--')}"
     return (

@@ -6,6 +6,7 @@ Differences from torchvision and its reference training:
 - Anchors of 32 to 512 pixels are of images of 800: here they shrink with the grid, where `anchor_sizes` says nothing else.
 - From scratch v1 has batch norms that learn; with weights, whichever, it has the library's frozen ones, as there. `model.weights` stays in
   a run's config.yaml, so a run is built again as it was. v2 has batch norms that learn, as in the library.
+- `torchvision:DEFAULT` of v1 has frozen batch norms without an epsilon, as there; the same weights by `file:` or `run:` have the usual one.
 - All five stages of the encoder learn, unless `trainable_layers` says less (the library's default with weights is 3).
 - An object is what the mask shows of it: what another one hides, or lies outside a crop, is in neither its box nor its mask (COCO's masks
   too are of visible parts). Objects below two pixels of height or width are left out.
@@ -79,6 +80,7 @@ def build(config: MaskRcnnConfig, task: Task) -> Network:
     hold_stages(net, 5 - config.trainable_layers)
     net.rpn.anchor_generator = anchors(config.anchor_sizes or scaled_anchors(task.grid))
     keep_boxes_exact(net)
+    net.roi_heads.score_thresh = min(net.roi_heads.score_thresh, config.score_threshold)  # what the library drops is never asked for
     return MaskRcnn(
         net, divisor=DIVISOR, least=LEAST_PX, head=_HEAD, encoder=_STAGES, first_conv=f"{_BODY}.conv1", adapter=MaskRcnnNetwork,
         score_threshold=config.score_threshold,
@@ -109,7 +111,7 @@ def freeze_norms(net: nn.Module) -> None:
 
 
 def hold_stages(net: nn.Module, number: int) -> None:
-    """Keep the first stages of the encoder as they started, as the library's `trainable_backbone_layers` does."""
+    """Keep the weights of the encoder's first stages as they started, as the library's `trainable_backbone_layers` does."""
     held = tuple(part for stage in _STAGES[:number] for part in stage)
     for name, parameter in net.named_parameters():
         if is_below(name, held):

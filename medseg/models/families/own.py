@@ -40,8 +40,7 @@ def build(config: OwnConfig, task: Task) -> Network:
     network = Network(net, _call, head=config.head, encoder=tuple((name,) for name in config.encoder))
     _check_parts(config, net)
     with torch.random.fork_rng():
-        _check(config, network, task)
-    return network
+        return replace(network, least_batch=_check(config, network, task))
 
 
 def _imported(path: str) -> Any:
@@ -82,11 +81,15 @@ def _check_parts(config: OwnConfig, net: nn.Module) -> None:
                 raise ConfigError(f"model.{key}", f"{config.name} has no module {name!r}", "print(net) shows their names")
 
 
-def _check(config: OwnConfig, network: Network, task: Task) -> None:
-    """One image's way through in eval mode, and one step's gradients in train mode, on a copy that is thrown away."""
-    trial = replace(network, net=copy.deepcopy(network.net))
+def _check(config: OwnConfig, network: Network, task: Task) -> int:
+    """Two images' way through in eval mode, and one step's gradients in train mode, on a copy that is thrown away.
+
+    How many images it needs in a batch to train: a batch norm of one value cannot.
+    """
+    trial = replace(network, net=_copied(config, network.net))
     image = torch.rand(2, task.in_channels, *task.grid)
     first, second = (_heads(config, trial, image, task, training=False).out for _ in range(2))
+    _heads(config, trial, image[:1], task, training=False)
     if not torch.isfinite(first).all():
         raise _broken(config, "gives logits that are not finite", "look at its initialisation")
     if _are_probabilities(first):
@@ -103,6 +106,23 @@ def _check(config: OwnConfig, network: Network, task: Task) -> None:
     if without:
         fix = "leave the parameter out, or set requires_grad_(False) on it"
         raise _broken(config, f"has {len(without)} parameters that get no gradient, first {without[0]!r}", fix)
+    return 1 if _learns_from_one(trial, image[:1]) else 2
+
+
+def _copied(config: OwnConfig, net: nn.Module) -> nn.Module:
+    try:
+        return copy.deepcopy(net)
+    except Exception as cause:  # of whatever a user's module holds: a lock, an open file, a tensor with a history
+        rule = f"cannot be copied: {type(cause).__name__}: {cause}"
+        raise _broken(config, rule, "keep only modules, parameters, buffers and plain values in it") from cause
+
+
+def _learns_from_one(network: Network, image: Tensor) -> bool:
+    try:
+        network.call(network.net.train(), image)
+    except Exception:  # of a user's code, which has taken two images
+        return False
+    return True
 
 
 def _are_probabilities(logits: Tensor) -> bool:
@@ -122,9 +142,11 @@ def _heads(config: OwnConfig, network: Network, image: Tensor, task: Task, train
     for logits in _all_logits(heads):
         if not isinstance(logits, Tensor):
             raise _broken(config, f"gives a {type(logits).__name__} in {mode} mode", f"it must be {CONTRACT}")
-        if logits.ndim != image.ndim or logits.shape[:2] != (2, task.num_classes):
+        if logits.ndim != image.ndim or logits.shape[:2] != (len(image), task.num_classes):
             rule = f"gives {tuple(logits.shape)} for {tuple(image.shape)} in {mode} mode"
-            raise _broken(config, rule, f"the logits must be (2, {task.num_classes}, h, w), one channel a class with the background")
+            raise _broken(
+                config, rule, f"the logits must be ({len(image)}, {task.num_classes}, h, w), one channel a class with the background"
+            )
     return heads
 
 
