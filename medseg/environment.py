@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from medseg.runfolder import RunFolder
 
 PACKAGES = (
-    "medseg", "torch", "torchvision", "monai", "numpy", "pandas", "nibabel", "scikit-image",
-    "mlflow", "lightning-fabric", "pydantic", "pillow",
+    "medseg", "torch", "torchvision", "monai", "segmentation-models-pytorch", "timm", "transformers", "safetensors", "numpy", "scipy",
+    "pandas", "nibabel", "scikit-image", "scikit-learn", "mlflow", "lightning-fabric", "pydantic", "pillow",
 )  # fmt: skip
 # What decides whether bfloat16 pays on a processor.
 CPU_FLAGS = ("amx_bf16", "avx512_bf16")  # bfloat16 arithmetic in hardware

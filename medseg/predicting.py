@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from medseg.errors import ImageError
+from medseg.errors import ImageError, counted
 from medseg.files import staged_files, walk
 from medseg.parallel import in_threads
 from medseg.segmenters.base import Segmenter
 from medseg.segmenters.choose import segmenter_of
 from medseg.watching import PathLike, Progress
+
+log = logging.getLogger(__name__)
+NAMED = 3  # images without anything, in the one line that says so
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +44,7 @@ def predict(
     volume `<stem>.nii.gz`, and `<stem>_overlay.jpg`.
 
     run: a run folder, a folder that `medseg export` wrote, models:/NAME@ALIAS, or zoo:NAME for a network with published weights (then
-    score_threshold is of the objects that are shown, if any, and weights name others of the same classes, such as hf:FOLDER).
+    weights name others of the same classes, such as hf:FOLDER).  score_threshold: in [0, 1], of the objects that are shown, if any.
     others: run folders, such as the other folds', whose probabilities are averaged with the run's.  A volume's stem is without nnU-Net's
     `_0000`.  overlays: whether there are pictures, too.
     All or nothing: files appear in `out` when the last image is done. Raises ImageError for an image that cannot be read, for two that
@@ -58,9 +62,18 @@ def predict(
     segment.load()
     with staged_files(out) as stage:
         jobs = [(path, stage / mask, stage / overlay if overlay else None) for path, mask, overlay in names]
-        for done, _ in enumerate(in_threads(lambda job: segment.write(*job), jobs, segment.at_once), start=1):
+        empty = []
+        for done, filled in enumerate(in_threads(lambda job: segment.write(*job), jobs, segment.at_once), start=1):
+            empty += [] if filled else [done - 1]
             progress.on_case(done, len(jobs))
+    if empty:
+        log.warning("nothing but background in %d of %s: %s", len(empty), counted(len(jobs), "image"), _first_few(outputs, empty))
     return outputs
+
+
+def _first_few(outputs: Sequence[Predicted], places: Sequence[int]) -> str:
+    names = [str(outputs[place].image) for place in places[:NAMED]]
+    return ", ".join(names) + (f" and {len(places) - NAMED} more" if len(places) > NAMED else "")
 
 
 def find_images(paths: Sequence[Path], out: Path, segment: Segmenter) -> list[tuple[Path, Path]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Literal
 
 import numpy as np
@@ -11,6 +12,7 @@ from scipy import ndimage
 from torch.nn.functional import interpolate
 
 from medseg import palettes
+from medseg.config import NetworkConfig
 from medseg.engine.infer import objects_to_original_grid
 from medseg.errors import ConfigError, WeightsError
 from medseg.instances import class_mask, painted
@@ -117,9 +119,11 @@ def segmenter(name: str, score_threshold: float | None = None, weights: str | No
     """
     if name not in SHOWCASES:
         rule = f"there are no published weights of everyday classes for {name!r}"
-        raise ConfigError(f"{PREFIX}{name}", rule, f"name one of {', '.join(SHOWCASES)}, or a run folder")
+        near = get_close_matches(name, SHOWCASES, 1)
+        fix = f"did you mean {PREFIX}{near[0]}?" if near else f"name one of {', '.join(SHOWCASES)}, or a run folder"
+        raise ConfigError(f"{PREFIX}{name}", rule, fix)
     showcase = SHOWCASES[name]
-    config = config_of(name).model_copy(update={"weights": weights or showcase.weights} | _threshold(name, score_threshold))
+    config = with_threshold(config_of(name), score_threshold).model_copy(update={"weights": weights or showcase.weights})
     side = showcase.square_px or showcase.short_px
     assert side is not None
     source = read_source(config, Task(2, (side, side)))
@@ -136,14 +140,15 @@ def segmenter(name: str, score_threshold: float | None = None, weights: str | No
     return Segmenter(adapt(network, config, task).to(device).eval(), showcase, source.classes, palette, background, device)
 
 
-def _threshold(name: str, score_threshold: float | None) -> dict[str, float]:
+def with_threshold(config: NetworkConfig, score_threshold: float | None) -> NetworkConfig:
+    """A network that shows objects of at least this score, in [0, 1]; None leaves it. ConfigError for one that finds no objects."""
     if score_threshold is None:
-        return {}
-    if "score_threshold" not in type(config_of(name)).model_fields:
-        raise ConfigError("--score-threshold", f"{name} gives classes of pixels, not objects with scores", "leave it out")
+        return config
+    if not config.objects:
+        raise ConfigError("--score-threshold", f"{config.name} gives classes of pixels, not objects with scores", "leave it out")
     if not 0 <= score_threshold <= 1:
         raise ConfigError("--score-threshold", f"must be in [0, 1], got {score_threshold:g}", "0.5 is usual")
-    return {"score_threshold": score_threshold}
+    return config.model_copy(update={"score_threshold": score_threshold})
 
 
 def _colours(showcase: Showcase, classes: int) -> tuple[np.ndarray, int | None]:

@@ -17,6 +17,7 @@ from medseg.labels import LabelSet
 from medseg.manifest.schema import Dataset
 from medseg.manifest.table import read_dataset
 from medseg.postprocess import Step, read_steps
+from medseg.pretrained import with_threshold
 from medseg.runfolder import RunFolder, open_run
 from medseg.training import config_of_run
 from medseg.watching import PathLike
@@ -55,11 +56,15 @@ class LoadedRun:
         return read_steps(self.run.postprocess_json, self.labels)
 
 
-def load_run(path: PathLike, checkpoint: str = "best") -> LoadedRun:
-    """Open a run folder and load a checkpoint; needs nothing outside the folder. The device is chosen anew."""
+def load_run(path: PathLike, checkpoint: str = "best", score_threshold: float | None = None) -> LoadedRun:
+    """Open a run folder and load a checkpoint; needs nothing outside the folder. The device is chosen anew.
+
+    score_threshold: in [0, 1], of the objects that are shown, in place of the run's own.
+    """
     run = open_run(Path(path))
     stored = config_of_run(run)
-    config = resolve(stored.model_copy(update={"train": stored.train.model_copy(update={"device": "auto"})}))
+    anew = {"train": stored.train.model_copy(update={"device": "auto"}), "model": with_threshold(stored.model, score_threshold)}
+    config = resolve(stored.model_copy(update=anew))
     check_objects(config)
     dataset = read_dataset(run.dataset_yaml)
     model = build_model(config, dataset.labels)

@@ -113,6 +113,11 @@ class RunFolder:
         return self.path / "weights.json"
 
     @property
+    def network_json(self) -> Path:
+        """How large the network is, and what the settings became that were left to its builder; runs of old have none."""
+        return self.path / "network.json"
+
+    @property
     def resume_point(self) -> Path:
         """From where an unfinished training goes on; a finished one has none."""
         return self.path / "resume.safetensors"

@@ -26,6 +26,7 @@ from medseg.heap import kept_blocks
 from medseg.labels import LabelSet
 from medseg.manifest.schema import Manifest, Split
 from medseg.manifest.table import check_data_root, dataset_text, read_manifest, read_split, select
+from medseg.models.contract import Adapter
 from medseg.models.weights import Loaded, Source, read_source, with_source
 from medseg.report.sampling import sampling_figure
 from medseg.runfolder import RunFolder, create_run, open_run
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from medseg.tracking import Tracker
 
 log = logging.getLogger(__name__)
+LEAST_SHARE = 0.5  # of the encoder's values; with fewer, training starts from scratch in all but name
 LOOK_STEPS = {"cpu": 1, "cuda": 10}  # processes agree on a stop that often: on a GPU the question waits for the device
 
 
@@ -149,6 +151,8 @@ def _train_in(
         training = build_training(config, manifest, split, root, ranks.fabric, on_decode, source, loaded.append)
         with stop_between_steps() as asked:
             run = RunFolder(ranks.same(begin(config).path if ranks.first else Path()))
+            if ranks.first and fresh:
+                tell_network(run, training.model)
             if ranks.first and loaded:
                 tell_loaded(run, loaded[0])
             try:
@@ -175,10 +179,16 @@ def normalised_as(config: Config, source: Source | None) -> Config:
     return config.model_copy(update={"model": model})
 
 
+def tell_network(run: RunFolder, model: Adapter) -> None:
+    """How large it is and what its builder chose: network.json in the run folder."""
+    sizes = [parameter.numel() for parameter in model.net.parameters()]
+    write_json(run.network_json, {"parameters": sum(sizes), "chosen": dict(model.network.chosen)})
+
+
 def tell_loaded(run: RunFolder, loaded: Loaded) -> None:
     """What became of the weights that training starts from: weights.json in the run folder, and a line to the user."""
     write_json(run.weights_json, dataclasses.asdict(loaded))
-    log.info("%s: %s", loaded, run.weights_json)
+    log.log(logging.INFO if loaded.share >= LEAST_SHARE else logging.WARNING, "%s: %s", loaded, run.weights_json)
 
 
 def _train_watched(training: Training, run: RunFolder, manifest: Manifest, split: Split, progress: Progress, asked: Asked) -> None:

@@ -90,7 +90,11 @@ def test_canonical_yaml_round_trips(tmp_path):
             "model.name=vnet",
             "model.name=vnet: model.name: there is no such network; `medseg zoo` lists them, .*; did you mean unet or unetr",
         ),
-        ("model.name=smp:unet", "model.name: String should match pattern"),
+        ("model.name=smp:unet", "model.name: there is no such network; .*; did you mean smp:unet/resnet34?"),
+        ("model.name=maskrcnn", "did you mean maskrcnn_resnet50_fpn or maskrcnn_resnet50_fpn_v2?"),
+        ("model.name=my/nets.py:Net", "did you mean my.nets:Net?"),
+        ("model.num_classes=21", "model.num_classes: there is no such key; leave it out: that is the manifest's to say"),
+        ("data.size_px=64", r"data.size_px: .*; write a list, as in \[64, 64\]"),
         ("model.name=3", "model.name=3: model.name: there is no such network"),
         (
             "model.blocks=3",

@@ -38,6 +38,8 @@ def weights_of(run, checkpoint="best"):
 def test_from_scratch_there_is_no_account_of_weights(world):
     assert not world[-1].weights_json.exists()
     assert read_config(world[-1].config_yaml).model.mean == (0.5,)
+    values = sum(value.numel() for value in weights_of(world[-1]).values())  # a U-Net with instance norms has nothing but parameters
+    assert json.loads(world[-1].network_json.read_text()) == {"parameters": values, "chosen": {}}
 
 
 def test_a_run_goes_on_from_another_one_and_says_what_it_took(world):
@@ -46,8 +48,16 @@ def test_a_run_goes_on_from_another_one_and_says_what_it_took(world):
     account = json.loads(again.weights_json.read_text())
     assert account["origin"] == f"run:{first.id}" and not account["skipped"] and not account["new"]
     before, after = weights_of(first), weights_of(again)
-    assert len(account["loaded"]) == len(before)
+    assert len(account["loaded"]) == len(before) and account["share"] == 1
     assert all(torch.allclose(before[name], value, atol=1e-6) for name, value in after.items()), "at so small a rate nothing moves"
+
+
+def test_weights_that_hardly_fit_are_a_warning(world, caplog):
+    root, data_root, experiment, first = world
+    again = api.train(experiment, [*BRIEF, f"model.weights=run:{first.path}", "model.channels=[12,24]"], data_root, root / "hardly")
+    [told] = [record for record in caplog.records if "weights of run:" in record.message]
+    assert told.levelname == "WARNING" and json.loads(again.weights_json.read_text())["share"] < 0.01
+    assert "% of the encoder" in told.message
 
 
 def test_the_encoder_is_held_for_the_first_epochs_and_learns_afterwards(world):

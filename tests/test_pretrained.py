@@ -74,7 +74,7 @@ def refuse(*_, **__):
     ("name", "threshold", "message"),
     [
         ("unet", None, "zoo:unet: there are no published weights of everyday classes for 'unet'; name one of fcn_resnet50, "),
-        ("fcn_resnet500", None, "zoo:fcn_resnet500: there are no"),
+        ("fcn_resnet500", None, "zoo:fcn_resnet500: there are no .*; did you mean zoo:fcn_resnet50?"),
         (LRASPP, 0.5, "--score-threshold: lraspp_mobilenet_v3_large gives classes of pixels, not objects with scores"),
         ("maskrcnn_resnet50_fpn", 1.5, r"--score-threshold: must be in \[0, 1\], got 1.5"),
     ],
@@ -85,8 +85,6 @@ def test_each_mistake_is_one_error(name, threshold, message):
 
 
 def test_what_belongs_to_the_other_kind_is_refused(photograph, tmp_path):
-    with pytest.raises(ConfigError, match="--score-threshold: is of networks named zoo:NAME"):
-        api.predict(tmp_path, [photograph[0]], tmp_path / "out", score_threshold=0.5)
     with pytest.raises(ConfigError, match="--weights: is of networks named zoo:NAME"):
         api.predict(tmp_path, [photograph[0]], tmp_path / "out", weights="hf:x")
     with pytest.raises(ConfigError, match="--checkpoint: zoo:dpt has no checkpoints"):

@@ -24,7 +24,7 @@ from medseg.cli.serve import serve
 from medseg.cli.sets import data_app
 from medseg.cli.track import track_app
 from medseg.cli.zoo import zoo
-from medseg.errors import ConfigError, MedsegError
+from medseg.errors import ConfigError, MedsegError, counted
 
 if TYPE_CHECKING:
     from medseg.evaluation import Asked
@@ -271,7 +271,7 @@ def predict(
     checkpoint: Checkpoint = "best",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace earlier predictions in OUT")] = False,
     score_threshold: Annotated[
-        float | None, typer.Option(help="zoo: networks that find objects; those of a lower score are not shown (0.5)")
+        float | None, typer.Option(help="networks that find objects: those of a lower score are not shown (the run's own; zoo: 0.5)")
     ] = None,
     others: Annotated[
         list[Path] | None, typer.Option("--with", help="a further run, such as another fold's: the mean of the probabilities; repeatable")
@@ -288,7 +288,7 @@ def predict(
     with bar("predicting") as show:
         progress = Progress(on_case=show)
         written = predicting.predict(run, paths, out, checkpoint, overwrite, progress, score_threshold, weights, others or [], overlays)
-    print(f"{len(written)} masks{' and overlays' if overlays else ''} are in {out}")
+    print(f"{counted(len(written), 'mask')}{' with overlays' if overlays else ''} in {out}")
 
 
 def _train(experiment: Path | None, overrides: list[str], data_root: Path | None, runs: Path, resumed: Path | None) -> Path:

@@ -326,6 +326,7 @@ def validate_config(content: dict[str, Any], where: object, overrides: Mapping[s
         raise ConfigError(where, f"{key}: {'there is no such key' if unknown else message}", _way_out(problem)) from None
 
 
+_MANIFESTS = ("num_classes", "classes", "in_channels")  # what other libraries want to be told of a network
 NO_SECTION = "must be a section with the key name, as in model.name=unet"
 _TAGS = {network.__name__: network for network in EVERY}
 
@@ -334,8 +335,12 @@ def _way_out(problem: Mapping[str, Any]) -> str:
     """What to write instead: a name that looks like the one given, whose a key is, or the keys there are."""
     if problem["type"] == "network":
         given = problem["input"].get("name") if isinstance(problem["input"], dict) else None
-        if near := get_close_matches(str(given), CLASS_OF, 3):
+        if near := names_like(str(given)):
             return f"did you mean {' or '.join(near)}?"
+    if problem["type"] == "tuple_type":
+        return "write a list, as in [64, 64]"
+    if problem["type"] == "extra_forbidden" and problem["loc"][-1] in _MANIFESTS:
+        return "leave it out: that is the manifest's to say"
     if problem["type"] != "extra_forbidden":
         return f"{'write it' if problem['type'] == 'missing' else 'correct the value'} (docs/experiments.md lists every key)"
     section: Any = Config
@@ -353,6 +358,20 @@ def _way_out(problem: Mapping[str, Any]) -> str:
 def files_of(path: Path) -> list[Path]:
     """An experiment, its base, the base of that; raises ConfigError."""
     return [file for file, _ in _layers(path)]
+
+
+def names_like(given: str) -> list[str]:
+    """Names of networks that somebody may have meant, at most three.
+
+    >>> names_like("maskrcnn"), names_like("smp:unet"), names_like("nets/mine.py:Net"), names_like("nonsense")
+    (['maskrcnn_resnet50_fpn', 'maskrcnn_resnet50_fpn_v2'], ['smp:unet/resnet34'], ['nets.mine:Net'], [])
+    """
+    if given.startswith("smp:"):
+        return [f"smp:{given.removeprefix('smp:').partition('/')[0] or 'unet'}/resnet34"]
+    if ":" in given:
+        return [given.replace("/", ".").replace(".py:", ":")]
+    longer = [name for name in CLASS_OF if given and name.startswith(given)]
+    return list(dict.fromkeys([*longer, *get_close_matches(given, CLASS_OF, 3)]))[:3]
 
 
 def _layers(path: Path) -> list[tuple[Path, dict[str, Any]]]:

@@ -21,6 +21,7 @@ class NetworkConfig(Section):
     family: ClassVar[str]  # the module of medseg.models.families that builds it
     dims: ClassVar[tuple[int, ...]] = (2,)  # of the images it can be built for
     objects: ClassVar[bool] = False  # whether it learns from separate objects instead of a class mask
+    own_losses: ClassVar[bool] = False  # whether it trains by losses of its own, and the section `loss` is not read
     runs_code: ClassVar[bool] = False  # whether the name is an import path: code of anybody's
     compiles: ClassVar[bool] = True  # whether torch.compile can make one program of it and its loss
     name: str = Field(description="which network; `unet` where the section names none")
@@ -278,6 +279,7 @@ class SegformerConfig(HuggingFaceConfig):
 class Mask2FormerConfig(HuggingFaceConfig):
     """Mask2Former (Cheng et al. 2022) on a Swin encoder. It trains by its own losses: the section `loss` is not read."""
 
+    own_losses: ClassVar[bool] = True
     compiles: ClassVar[bool] = False
     name: Literal["mask2former"]
 
@@ -290,6 +292,7 @@ class MaskRcnnConfig(NetworkConfig):
 
     family: ClassVar[str] = "maskrcnn"
     objects: ClassVar[bool] = True
+    own_losses: ClassVar[bool] = True
     compiles: ClassVar[bool] = False
     name: Literal["maskrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn_v2"]
     instances: Literal["components", "annotated"] = Field(
@@ -365,8 +368,10 @@ def _tag(value: Any) -> str | None:
     if not isinstance(name, str):
         return None
     if name.startswith("smp:"):
-        return SmpConfig.__name__
-    return OwnConfig.__name__ if ":" in name else CLASS_OF[name].__name__ if name in CLASS_OF else None
+        return SmpConfig.__name__ if ENCODERS.fullmatch(name) else None
+    if IMPORT_PATH.fullmatch(name):
+        return OwnConfig.__name__
+    return CLASS_OF[name].__name__ if name in CLASS_OF else None
 
 
 ModelConfig = Annotated[

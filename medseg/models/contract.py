@@ -6,8 +6,8 @@ Legend: B batch, C channels, K classes, S one, two or three axes of space (H W, 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -65,6 +65,7 @@ class Network:
     only; the adapter scales to it and back.  least_batch: images that training needs in a batch (a batch norm of one value cannot train).
     head: what depends on the classes, and is made afresh for others.  encoder: its stages from the image on, for freezing and layer decay.
     first_conv: the layer that takes the image, for weights of another number of channels.  adapter: what makes it keep the contract.
+    chosen: what settings became that were left open (null), for the record.
     """
 
     net: nn.Module
@@ -77,6 +78,7 @@ class Network:
     encoder: tuple[tuple[str, ...], ...] = ()
     first_conv: str | None = None
     adapter: type[Adapter] | None = None  # SemanticNetwork where not given
+    chosen: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Adapter(nn.Module):

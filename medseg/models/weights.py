@@ -5,21 +5,25 @@ from __future__ import annotations
 import json
 import pickle
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from statistics import fmean
+from textwrap import shorten
 from typing import Any
 from urllib.parse import urlsplit
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor, nn
+from torch import Tensor
 
 from medseg.config import NetworkConfig, read_config
 from medseg.errors import WeightsError
 from medseg.files import sha256_file
 from medseg.models.contract import Network, Task, is_below
+from medseg.models.listed import listed
 from medseg.models.zoo import family_of
 from medseg.runfolder import open_run
 
@@ -29,6 +33,7 @@ SCHEMES = ("torchvision", "smp", "monai", "hf", "file", "run")
 _WRAPPERS = ("module.", "model.", "net.", "network.", "_orig_mod.")  # what training scripts put before a network's own names
 _INSIDE = ("state_dict", "model_state_dict", "model_state", "model", "network_weights", "net", "weights")  # where they put it
 _RUNS = Path("runs")
+PICKLED = b"\x80"  # the first byte of a pickle
 NO_WEIGHTS = "it is no file that torch.save wrote, or a damaged one"
 
 
@@ -50,9 +55,11 @@ class Source:
 
 @dataclass(frozen=True)
 class Loaded:
-    """What became of each tensor. skipped, new: name -> why."""
+    """What became of each tensor. skipped, new: name -> why.  share: of the encoder's values (of all, where none is named), how many were
+    loaded, in [0, 1]."""
 
     origin: str
+    share: float
     loaded: tuple[str, ...]
     skipped: Mapping[str, str]
     new: Mapping[str, str]
@@ -61,7 +68,8 @@ class Loaded:
         counts = f"{len(self.loaded)} tensors loaded, {len(self.skipped)} skipped, {len(self.new)} made new"
         fresh = list(dict.fromkeys(name.rpartition(".")[0] for name in self.new))
         more = f" and {len(fresh) - MOST_NAMED} more modules" if len(fresh) > MOST_NAMED else ""
-        return f"weights of {self.origin}: {counts}" + (f" ({', '.join(fresh[:MOST_NAMED])}{more})" if fresh else "")
+        told = f"weights of {self.origin} for {self.share:.1%} of the encoder: {counts}"
+        return told + (f" ({', '.join(fresh[:MOST_NAMED])}{more})" if fresh else "")
 
 
 def read_source(config: NetworkConfig, task: Task) -> Source | None:
@@ -81,7 +89,9 @@ def read_source(config: NetworkConfig, task: Task) -> Source | None:
     published = getattr(family_of(config), "published", None)
     source = published(config, config.weights, task) if published else None
     if source is None:
-        raise WeightsError(config.weights, f"{config.name} has no such weights", "`medseg zoo` lists those that it has")
+        there = next((line.weights for line in listed() if line.name == config.name), ())
+        fix = f"it has {', '.join(there)}" if there else "`medseg zoo` lists those of every network"
+        raise WeightsError(config.weights, f"{config.name} has no such weights", fix)
     return source  # type: ignore[no-any-return]
 
 
@@ -105,7 +115,7 @@ def load(network: Network, source: Source, config: NetworkConfig, classes: Seque
 
     WeightsError where none of the network's encoder, or of the whole where it names none, is among them.
     """
-    own, given = network.net.state_dict(), _named_alike(source.state, network.net)
+    own, given = network.net.state_dict(), _named_alike(source.state, network)
     same_head = source.classes is None or classes is None or tuple(source.classes) == tuple(classes)
     taken: dict[str, Tensor] = {}
     skipped = {name: "not of this network" for name in given if name not in own}
@@ -122,7 +132,8 @@ def load(network: Network, source: Source, config: NetworkConfig, classes: Seque
             taken[name] = other_channels(value, target.shape[1], config.first_conv)
         else:
             skipped[name] = new[name] = f"{tuple(value.shape)} there, {tuple(target.shape)} here"
-    wanted = [name for name in taken if not network.encoder or any(is_below(name, stage) for stage in network.encoder)]
+    encoder = {name for name in own if not network.encoder or any(is_below(name, stage) for stage in network.encoder)}
+    wanted = encoder & set(taken)
     if not wanted:
         raise WeightsError(source.origin, f"none of its {len(given)} tensors fits {config.name}", _example(given, own))
     try:
@@ -132,7 +143,8 @@ def load(network: Network, source: Source, config: NetworkConfig, classes: Seque
         raise WeightsError(
             source.origin, f"cannot be copied ({first_words(cause)})", "save plain tensors: a dense float32 state dict"
         ) from None
-    return Loaded(source.origin, tuple(taken), skipped, new)
+    share = sum(own[name].numel() for name in wanted) / sum(own[name].numel() for name in encoder)
+    return Loaded(source.origin, share, tuple(taken), skipped, new)
 
 
 def _example(given: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
@@ -154,15 +166,22 @@ def other_channels(weight: Tensor, channels: int, how: str) -> Tensor:
     return picked * (old / channels)
 
 
-def _named_alike(state: Mapping[str, Tensor], net: nn.Module) -> dict[str, Tensor]:
-    """The names without what wrappers put before all of them, so far as more of them then are the network's."""
-    own, best = set(net.state_dict()), dict(state)
-    trial = best
-    while trial and (prefix := next((each for each in _WRAPPERS if all(name.startswith(each) for name in trial)), None)):
-        trial = {name.removeprefix(prefix): value for name, value in trial.items()}
-        if len(own & set(trial)) > len(own & set(best)):
-            best = trial
-    return best
+def _named_alike(state: Mapping[str, Tensor], network: Network) -> dict[str, Tensor]:
+    """The names without what wrappers put before all of them, or below the encoder where it is an encoder's file, so far as more of them
+    then are the network's."""
+    own = set(network.net.state_dict())
+    trials = [dict(state)]
+    while trials[-1] and (prefix := next((each for each in _WRAPPERS if all(name.startswith(each) for name in trials[-1])), None)):
+        trials.append({name.removeprefix(prefix): value for name, value in trials[-1].items()})
+    if place := _encoder_place(network):
+        trials += [{f"{place}.{name}": value for name, value in trial.items()} for trial in trials]
+    return max(trials, key=lambda trial: len(own & set(trial)))  # the first of equals
+
+
+def _encoder_place(network: Network) -> str:
+    """The module that all stages of the encoder lie in; '' where there is none."""
+    parts = [name.split(".")[:-1] for stage in network.encoder for name in stage]
+    return ".".join(step[0] for step in takewhile(lambda step: len(set(step)) == 1, zip(*parts, strict=False)))
 
 
 # --- published by an address, files and runs
@@ -203,11 +222,13 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 def _read_torch(path: Path) -> dict[str, Tensor]:
     """What torch.save wrote, without running any of it: tensors and plain containers only."""
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch asks to be told of other pickles than its own
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as cause:  # of many kinds from torch, which reads a damaged file as it comes
         reason = _first_line(cause)
         if isinstance(cause, pickle.UnpicklingError):  # torch's own words advise to run what it holds
-            reason = "it holds more than tensors, which could run code" if _names_code(cause) else NO_WEIGHTS
+            reason = "it holds more than tensors, which could run code" if _is_of_code(cause, path) else NO_WEIGHTS
         elif isinstance(cause, KeyError | IndexError | EOFError):
             reason = NO_WEIGHTS
         fix = "save its state dict alone, best as safetensors: safetensors.torch.save_file(net.state_dict(), path)"
@@ -223,14 +244,17 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def _names_code(cause: pickle.UnpicklingError) -> bool:
-    """Whether torch refused a function or class; a file of another kind has opcodes that it does not know."""
-    return any(words in str(cause) for words in ("GLOBAL", "unrecognized function", "Can only create new object", "Can only build"))
+def _is_of_code(cause: pickle.UnpicklingError, path: Path) -> bool:
+    """Whether torch refused a function or class, or a pickle of a protocol that it does not write itself."""
+    with path.open("rb") as stream:
+        foreign = stream.read(1) == PICKLED and "Unsupported operand" in str(cause)
+    named = ("GLOBAL", "unrecognized function", "Can only create new object", "Can only build")
+    return foreign or any(words in str(cause) for words in named)
 
 
 def first_words(cause: Exception | None) -> str:
     """What a library says, on one line and no longer than one."""
-    return " ".join(str(cause).split())[:200] or type(cause).__name__
+    return shorten(str(cause), 200, placeholder=" ...") or type(cause).__name__
 
 
 def _first_line(cause: Exception) -> str:

@@ -8,27 +8,25 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
-from medseg.config import AugmentConfig, Config, NetworkConfig, read_config
+from medseg.config import AugmentConfig
 from medseg.config.volume import VolumeConfig
-from medseg.errors import MedsegError, RunError, counted
-from medseg.manifest.schema import SPLIT_NAMES, Dataset, Split
-from medseg.manifest.table import read_dataset, read_manifest, read_split
+from medseg.errors import MedsegError, counted
+from medseg.manifest.schema import SPLIT_NAMES, Split
+from medseg.manifest.table import read_manifest, read_split
 from medseg.publishing.compared import SIGNIFICANT
 from medseg.publishing.estimated import Share
 from medseg.publishing.published import METHOD_NAMES, Published
 from medseg.publishing.sources import Source
 from medseg.publishing.table import figures, score_title
-from medseg.runfolder import RunFolder
+from medseg.publishing.trained import Trained, network_text, read_trained, start_text, training_text
 from medseg.statistics.intervals import FEWEST_GROUPS, REPLICATES
 from medseg.types import by
-from medseg.yamlio import read_yaml
 
 CHANNEL_MEAN, CHANNEL_DEVIATION = (0.5,), (0.25,)  # as medseg.models.contract has them, which would import torch; of older runs
 BETWEEN_OBSERVERS = "second observer against the reference"
@@ -96,22 +94,12 @@ class Item:
 
 
 @dataclass(frozen=True)
-class _Run:
-    """What a run folder says. dataset: None where its dataset.yaml cannot be read; the others are empty then."""
-
-    config: Config
-    dataset: Dataset | None
-    digests: Mapping[str, Any]
-    environment: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
 class _Known:
     """A source, its runs, and the split they were trained by where it is at hand and unchanged. groups: its rows by the manifest's
     groups, with the columns sample_id, group_id and split."""
 
     source: Source
-    runs: Sequence[_Run]
+    runs: Sequence[Trained]
     split: Split | None
     groups: pd.DataFrame | None
 
@@ -141,41 +129,16 @@ def _by_source(known: Sequence[_Known], answer: Callable[[_Known], str | None]) 
 
 
 def _read_source(source: Source) -> _Known:
-    runs = [run for path in source.runs.values() if (run := _read_run(path)) is not None]
+    runs = [run for path in source.runs.values() if (run := read_trained(path)) is not None]
     split, groups = _read_split(runs[0], runs[0].config.data.fold if len(_folds(runs)) == 1 else None) if runs else (None, None)
     return _Known(source, runs, split, groups)
 
 
-def _read_run(path: Path) -> _Run | None:
-    """None where the configuration cannot be read: the rest is of no use without it."""
-    folder = RunFolder(path)
-    try:
-        config = read_config(folder.config_yaml)
-    except (MedsegError, OSError):
-        return None
-    return _Run(config, _read_dataset(folder.dataset_yaml), _read(folder.digests_json), _read(folder.environment_json))
-
-
-def _read_dataset(path: Path) -> Dataset | None:
-    try:
-        return read_dataset(path)
-    except (MedsegError, OSError):
-        return None
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """A JSON of the run folder; empty where it is missing or broken."""
-    try:
-        return read_yaml(path, RunError)  # JSON is YAML
-    except (MedsegError, OSError):
-        return {}
-
-
-def _folds(runs: Sequence[_Run]) -> set[int | None]:
+def _folds(runs: Sequence[Trained]) -> set[int | None]:
     return {run.config.data.fold for run in runs}
 
 
-def _read_split(run: _Run, fold: int | None) -> tuple[Split | None, pd.DataFrame | None]:
+def _read_split(run: Trained, fold: int | None) -> tuple[Split | None, pd.DataFrame | None]:
     """The split with the manifest's groups; None where it is not there, or not the one that the run was trained by."""
     try:
         manifest = read_manifest(Path(run.config.data.manifest))
@@ -190,13 +153,13 @@ def _read_split(run: _Run, fold: int | None) -> tuple[Split | None, pd.DataFrame
 # --- answers: of a source each, None where its files say nothing
 
 
-def _alike(one: _Known, told: Callable[[_Run], str | None]) -> str | None:
+def _alike(one: _Known, told: Callable[[Trained], str | None]) -> str | None:
     """What each run says, once where they agree."""
     texts = dict.fromkeys(text for run in one.runs if (text := told(run)))
     return " ".join(texts) or None
 
 
-def _data(run: _Run) -> str | None:
+def _data(run: Trained) -> str | None:
     if run.dataset is None or not (run.dataset.source or run.dataset.citation):
         return None
     parts = [f"Data set {run.dataset.name}", run.dataset.source, run.dataset.citation]
@@ -204,7 +167,7 @@ def _data(run: _Run) -> str | None:
     return f"{text}.{f' {run.dataset.notes.strip()}' if run.dataset.notes.strip() else ''}"
 
 
-def _preprocessing(run: _Run) -> str:
+def _preprocessing(run: Trained) -> str:
     if run.config.data.volume is not None:
         return f"{_of_volumes(run.config.data.volume)} {_augmentation(run.config.augment, volumes=True)}"
     height, width = run.config.data.size_px
@@ -247,7 +210,7 @@ def _augmentation(config: AugmentConfig, volumes: bool = False) -> str:
     return f"Random changes in training (section augment of the configuration): {on}{rare}." if on else "No random changes in training."
 
 
-def _subsets(run: _Run) -> str | None:
+def _subsets(run: Trained) -> str | None:
     if run.config.sampling.patch_px is None:
         return None
     patch, ratios = run.config.sampling.patch_px, run.config.sampling.centre_ratios
@@ -302,48 +265,10 @@ def _disjoint(one: _Known) -> str | None:
     return text
 
 
-def _model(run: _Run) -> str:
-    """Every value that the network has of its own; what it starts from is told by item 24, its normalisation by item 9."""
-    content = run.config.model.model_dump(mode="json", exclude={*NetworkConfig.model_fields} - {"name"})
-    name = content.pop("name")
-    values = "; ".join(f"{key} {', '.join(map(str, v)) if isinstance(v, list) else v}" for key, v in content.items())
-    classes = f" Outputs: {', '.join(run.dataset.labels.names)}." if run.dataset else ""
-    return f"Network {name}: {values}.{classes}"
-
-
-def _software(run: _Run) -> str | None:
+def _software(run: Trained) -> str | None:
     packages = run.environment.get("packages") or {}
     python = [f"Python {run.environment['python']}"] if run.environment.get("python") else []
     return ", ".join([*python, *(f"{name} {version}" for name, version in packages.items())]) + "." if packages or python else None
-
-
-def _initial(one: _Known) -> str | None:
-    if not one.runs:
-        return None
-    seeds = sorted({run.config.seed for run in one.runs})
-    of = f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {', '.join(map(str, seeds))}, a run each"
-    started = [run.config.model.weights for run in one.runs if run.config.model.weights]
-    if not started:
-        return f"Trained from scratch, no weights taken over: initial weights drawn at random, {of}."
-    some = "" if len(started) == len(one.runs) else f" in {len(started)} of {len(one.runs)} runs"
-    rest = f"what they lack, such as the layer of the classes, drawn at random, {of}."
-    return f"Fine-tuned from the weights {', '.join(sorted(set(started)))}{some}; {rest}"
-
-
-def _training(run: _Run) -> str:
-    config = run.config
-    train, optim, loss, sampling = config.train, config.optim, config.loss, config.sampling
-    parts = [f"{train.epochs} epochs in batches of {train.batch_size}"]
-    parts += [f"gradients of {train.accumulate} batches a step"] if train.accumulate > 1 else []
-    parts += [f"stopped after {train.patience} validations without a better score"] if train.patience else []
-    parts += [f"loss {loss.name}", f"optimiser {optim.name}, weight decay {optim.weight_decay:g}"]
-    parts += [f"learning rate {optim.lr:g}, {optim.schedule} schedule, warm-up over {optim.warmup_share:.0%} of the steps"]
-    parts += [f"gradient norm clipped at {optim.clip_norm:g}"] if optim.clip_norm else []
-    parts += [f"exponential moving average of the weights, decay {optim.ema_decay:g}"] if optim.ema_decay else []
-    parts += [f"images drawn by {sampling.name}"]
-    parts += [f"{sampling.draws_per_epoch:,} draws an epoch"] if sampling.draws_per_epoch else []
-    gpus = (run.environment.get("hardware") or {}).get("gpus") if train.device == "cuda" else None
-    return f"{'; '.join(parts)}; precision {train.precision} on {', '.join(gpus or [train.device])}."
 
 
 def _selection(one: _Known) -> str | None:
@@ -405,7 +330,7 @@ def _details(one: _Known) -> str | None:
     return f"Run folders with {what}: {', '.join(runs)}." if runs else None
 
 
-def _availability(run: _Run) -> str | None:
+def _availability(run: Trained) -> str | None:
     git, version = run.environment.get("git") or {}, (run.environment.get("packages") or {}).get("medseg")
     parts = [f"medseg {version}"] if version else []
     parts += [f"commit {git['commit']}{' with uncommitted changes' if git.get('dirty') else ''}"] if git.get("commit") else []
@@ -421,10 +346,10 @@ _OF_SOURCE: dict[int, Callable[[_Known], str | None]] = {
     18: _observers,
     19: _assignment,
     20: _disjoint,
-    22: lambda one: _alike(one, _model),
+    22: lambda one: _alike(one, network_text),
     23: lambda one: _alike(one, _software),
-    24: _initial,
-    25: lambda one: _alike(one, _training),
+    24: lambda one: start_text(one.runs) if one.runs else None,
+    25: lambda one: _alike(one, training_text),
     26: _selection,
     27: _ensemble,
     28: _measures,

@@ -38,5 +38,5 @@ class Segmenter(ABC):
         """The network."""
 
     @abstractmethod
-    def write(self, path: Path, mask: Path, overlay: Path | None) -> None:
-        """The files of one image; no overlay where None is given."""
+    def write(self, path: Path, mask: Path, overlay: Path | None) -> bool:
+        """The files of one image; no overlay where None is given. Whether the mask holds anything but background."""

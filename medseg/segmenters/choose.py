@@ -18,20 +18,17 @@ def segmenter_of(
     """By run folders, an export, models:/NAME@ALIAS or zoo:NAME; ConfigError for what belongs to another of them."""
     published, exported = str(run).startswith(PREFIX), is_exported(run)
     of_run = (("--checkpoint", checkpoint != "best", "has no checkpoints"), ("--with", bool(others), "is no run"))
-    of_zoo = (
-        ("--score-threshold", score_threshold is not None, "model.score_threshold"),
-        ("--weights", weights is not None, "its own weights"),
-    )
     for option, given, why in of_run if published or exported else ():
         if given:
             raise ConfigError(option, f"{run} {why}", "leave it out")
-    for option, given, whose in () if published else of_zoo:
-        if given:
-            raise ConfigError(option, "is of networks named zoo:NAME", f"leave it out: a run has {whose}")
+    if weights is not None and not published:
+        raise ConfigError("--weights", "is of networks named zoo:NAME", "leave it out: a run has its own weights")
+    if score_threshold is not None and exported:
+        raise ConfigError("--score-threshold", f"{run} finds no objects", "leave it out")
     if exported:
         return ExportSegmenter(str(run))
     from medseg.segmenters.runs import PublishedSegmenter, of_runs
 
     if published:
         return PublishedSegmenter(str(run).removeprefix(PREFIX), score_threshold, weights)
-    return of_runs([Path(run), *(Path(other) for other in others)], checkpoint)
+    return of_runs([Path(run), *(Path(other) for other in others)], checkpoint, score_threshold)

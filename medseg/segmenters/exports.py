@@ -34,13 +34,14 @@ class ExportSegmenter(Segmenter):
         with TemporaryDirectory(prefix="medseg-") as scratch:
             self._model = open_export(export_of(self.where, Path(scratch)), at_once=self.at_once)
 
-    def write(self, path: Path, mask: Path, overlay: Path | None) -> None:  # noqa: D102
+    def write(self, path: Path, mask: Path, overlay: Path | None) -> bool:  # noqa: D102
         with images.one_at_a_time(images.read_size(path)):
             image_HWC, palette = images.read_image(path), self._model.description.palette
             mask_HW = self._model.segment(image_HWC).mask_HW
             images.write_mask(mask, mask_HW, palette)
             if overlay:
                 images.write_image(overlay, images.blend(image_HWC, mask_HW, palette))
+            return bool(mask_HW.any())
 
 
 def is_exported(where: PathLike) -> bool:

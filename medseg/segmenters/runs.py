@@ -18,7 +18,7 @@ from medseg.errors import RunError
 from medseg.grid import turn_of
 from medseg.manifest.imagefiles import image_files
 from medseg.postprocess import apply_steps
-from medseg.pretrained import segmenter
+from medseg.pretrained import segmenter, with_threshold
 from medseg.report.planes import Seen, montage
 from medseg.run import LoadedRun, load_run
 from medseg.runfolder import open_run
@@ -41,12 +41,13 @@ class PublishedSegmenter(Segmenter):
     def load(self) -> None:  # noqa: D102
         self._network = segmenter(self.name, self.score_threshold, self.weights)
 
-    def write(self, path: Path, mask: Path, overlay: Path | None) -> None:  # noqa: D102
+    def write(self, path: Path, mask: Path, overlay: Path | None) -> bool:  # noqa: D102
         image_HWC = images.read_image(path)
         mask_HW = self._network.mask(image_HWC)
         images.write_mask(mask, mask_HW, self._network.palette)
         if overlay:
             images.write_image(overlay, self._network.overlay(image_HWC, mask_HW))
+        return bool(mask_HW.any())
 
 
 @dataclass
@@ -55,12 +56,13 @@ class RunSegmenter(Segmenter):
 
     runs: tuple[Path, ...]
     checkpoint: str
+    score_threshold: float | None = None
 
     def load(self) -> None:  # noqa: D102
-        self._loaded = _loaded(self.runs, self.checkpoint)
+        self._loaded = _loaded(self.runs, self.checkpoint, self.score_threshold)
         self._model = Ensemble([one.model for one in self._loaded]).eval() if len(self._loaded) > 1 else self._loaded[0].model
 
-    def write(self, path: Path, mask: Path, overlay: Path | None) -> None:  # noqa: D102
+    def write(self, path: Path, mask: Path, overlay: Path | None) -> bool:  # noqa: D102
         first, image_HWC = self._loaded[0], images.read_image(path)
         with trouble_named(first.config, first.device, "infer.batch_size", first.run.path):
             mask_HW = predict_image(self._model, image_HWC, Size(*first.config.data.size_px), first.device, first.passes)
@@ -68,6 +70,7 @@ class RunSegmenter(Segmenter):
         images.write_mask(mask, mask_HW, first.labels.palette)
         if overlay:
             images.write_image(overlay, images.blend(image_HWC, mask_HW, first.labels.palette))
+        return bool(mask_HW.any())
 
 
 @dataclass
@@ -115,7 +118,7 @@ class VolumeSegmenter(Segmenter):
     def load(self) -> None:  # noqa: D102
         self._loaded = _loaded(self.runs, self.checkpoint)
 
-    def write(self, path: Path, mask: Path, overlay: Path | None) -> None:  # noqa: D102
+    def write(self, path: Path, mask: Path, overlay: Path | None) -> bool:  # noqa: D102
         volume = self._volume(path)
         image_XYZC = stacked([read_volume(file)[0] for file in self._files(path)])
         image_CDHW, box = prepared(volume.turn.forward(image_XYZC), volume, self.config, path)
@@ -125,6 +128,7 @@ class VolumeSegmenter(Segmenter):
         write_labels(mask, mask_XYZ, volume.affine, like=path)
         if overlay:
             self._draw(overlay, image_XYZC, mask_XYZ, path)
+        return bool(mask_XYZ.any())
 
     def _draw(self, overlay: Path, image_XYZC: np.ndarray, mask_XYZ: np.ndarray, path: Path) -> None:
         labels, header = self._loaded[0].labels, read_header(path)
@@ -144,9 +148,9 @@ class VolumeSegmenter(Segmenter):
         return apply_steps(found.mask_XYZ, first.steps, first.labels, spacing_mm)
 
 
-def _loaded(runs: Sequence[Path], checkpoint: str) -> list[LoadedRun]:
+def _loaded(runs: Sequence[Path], checkpoint: str, score_threshold: float | None = None) -> list[LoadedRun]:
     """RunError where a run has not the classes and the grid of the first."""
-    found = [load_run(run, checkpoint) for run in runs]
+    found = [load_run(run, checkpoint, score_threshold) for run in runs]
     for one in found[1:]:
         for what, of in _SHARED.items():
             if of(one) != of(found[0]):
@@ -161,7 +165,9 @@ _SHARED: dict[str, Callable[[LoadedRun], object]] = {
 }
 
 
-def of_runs(runs: Sequence[Path], checkpoint: str) -> Segmenter:
-    """By run folders of one experiment: of photographs or of volumes, as the first says."""
-    volume = config_of_run(open_run(runs[0])).data.volume
-    return VolumeSegmenter(tuple(runs), checkpoint, volume) if volume else RunSegmenter(tuple(runs), checkpoint)
+def of_runs(runs: Sequence[Path], checkpoint: str, score_threshold: float | None = None) -> Segmenter:
+    """By run folders of one experiment: of photographs or of volumes, as the first says. score_threshold: in place of the runs' own."""
+    config = config_of_run(open_run(runs[0]))
+    with_threshold(config.model, score_threshold)  # refused before an image is opened
+    volume = config.data.volume
+    return VolumeSegmenter(tuple(runs), checkpoint, volume) if volume else RunSegmenter(tuple(runs), checkpoint, score_threshold)

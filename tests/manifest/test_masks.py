@@ -326,8 +326,7 @@ def test_patterns_name_masks_and_images(tmp_path: Path) -> None:
 def test_an_image_pattern_sees_the_path_with_suffix_and_without(tmp_path: Path, pattern: str, taken: list[str]) -> None:
     for name in ("a.jpg", "bL.jpg", "c.png"):
         save_picture(tmp_path / "i" / name, seed=ord(name[0]))
-        if Path(name).stem in taken:
-            save_mask(tmp_path / "m" / f"{Path(name).stem}.png", {1: 2})
+        save_mask(tmp_path / "m" / f"{Path(name).stem}.png", {1: 2})  # the masks of images that are left out are no fault
     import_masks(tmp_path / "i", tmp_path / "m", tmp_path / "out", ["x"], image_pattern=pattern)
     assert [row.sample_id for row in read_manifest(tmp_path / "out")] == taken
 

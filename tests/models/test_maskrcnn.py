@@ -378,7 +378,7 @@ def touching_discs(root) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_from_annotated_objects_to_average_precision(tmp_path):
+def test_a_run_from_annotated_objects_to_average_precision(tmp_path, caplog):
     """Trained, evaluated and asked for masks: two touching objects are two, found by the network's own scores."""
     touching_discs(tmp_path / "data")
     api.import_labelme(tmp_path / "data", tmp_path / "manifest", instances=True)
@@ -406,3 +406,7 @@ def test_a_run_from_annotated_objects_to_average_precision(tmp_path):
     (written,) = api.predict(run.path, [tmp_path / "data/case_0.png"], tmp_path / "out", "last")
     mask = images.read_mask(written.mask)
     assert mask.shape == (48, 64) and set(np.unique(mask)) <= {0, 1} and written.overlay.exists()
+    (shown,) = api.predict(run.path, [tmp_path / "data/case_0.png"], tmp_path / "all", "last", score_threshold=0.0)
+    assert images.read_mask(shown.mask).any()
+    (none,) = api.predict(run.path, [tmp_path / "data/case_0.png"], tmp_path / "none", "last", score_threshold=1.0)
+    assert not images.read_mask(none.mask).any() and "nothing but background in 1 of 1 image: " in caplog.text

@@ -191,7 +191,10 @@ def test_an_encoder_of_one_size_is_made_for_the_task_s_or_as_it_is_told():
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (pair("unett/resnet18"), "model.name: the library has no architecture 'unett'; it has unet, "),
+        (
+            pair("unett/resnet18"),
+            "model.name: the library has no architecture 'unett'; did you mean unet or .* it has unet, ",
+        ),
         (pair("unet/resnet19"), "model.name: the library has no encoder 'resnet19'; it has resnet18, "),
         (pair("unet/tu-resnet18x"), "model.name: the library has no encoder 'tu-resnet18x'; it has tu-resnet18"),
         (pair("dpt/resnet18"), "model.name: smp:dpt/resnet18 cannot be built .*Only Timm encoders are supported"),

@@ -1,4 +1,6 @@
 import http.server
+import os
+import pickle
 import re
 import threading
 from dataclasses import replace
@@ -18,6 +20,7 @@ from medseg.models.zoo import build_network
 from medseg.monai_parts import EFFICIENTNET_URLS
 from medseg.runfolder import create_run
 
+FLEXIBLE = FlexibleUnetConfig(name="flexible_unet")
 UNET = UnetConfig(channels=(8, 16, 32), strides=(2, 2))
 TASK = Task(3, (32, 32))
 
@@ -73,6 +76,17 @@ def test_a_head_of_as_many_other_classes_is_not_taken_over(classes, kept):
     loaded = load(network, Source(state, "here", classes=("background", "tongue", "coating")), UNET, classes)
     assert any(name.startswith("model.2.") for name in loaded.loaded) is kept
     assert any(why == "of other classes" for why in loaded.new.values()) is not kept
+
+
+@pytest.mark.parametrize(("config", "place"), [(FcnResnet18Config(name="fcn_resnet18"), "trunk"), (FLEXIBLE, "encoder")])
+def test_the_file_of_an_encoder_alone(config, place, tmp_path):
+    """As a classifier's, or one that learnt without labels; here in a wrapper."""
+    state = built(config).net.state_dict()
+    inner = {f"module.{name.removeprefix(place + '.')}": value for name, value in state.items() if name.startswith(f"{place}.")}
+    torch.save(inner, tmp_path / "encoder.pth")
+    network, loaded = loaded_from(f"file:{tmp_path}/encoder.pth", config=config)
+    assert loaded.share == 1 and set(loaded.loaded) == {name for name in state if name.startswith(f"{place}.")} and not loaded.skipped
+    assert all(torch.equal(network.net.state_dict()[name], state[name]) for name in loaded.loaded)
 
 
 @pytest.mark.parametrize("how", ["mean", "repeat"])
@@ -202,11 +216,24 @@ class Evil:
         return print, ("code ran",)
 
 
-def test_a_pickle_that_would_run_code_does_not(tmp_path, capsys):
-    torch.save({"a": torch.ones(2), "b": Evil()}, tmp_path / "evil.pth")
+class Worse:
+    def __reduce__(self):
+        return os.system, ("echo code ran",)
+
+
+@pytest.mark.parametrize("what", [Evil, Worse])  # torch has other words for modules that it blocks
+def test_a_pickle_that_would_run_code_does_not(what, tmp_path, capfd):
+    torch.save({"a": torch.ones(2), "b": what()}, tmp_path / "evil.pth")
     with pytest.raises(WeightsError, match="more than tensors, which could run code.*save its state dict alone"):
         loaded_from(f"file:{tmp_path}/evil.pth")
-    assert "code ran" not in capsys.readouterr().out
+    assert "code ran" not in capfd.readouterr().out
+
+
+def test_a_pickle_of_another_protocol_is_told_in_our_words_alone(tmp_path, recwarn):
+    (tmp_path / "evil.pkl").write_bytes(pickle.dumps({"b": Evil()}, protocol=4))
+    with pytest.raises(WeightsError, match="more than tensors"):
+        loaded_from(f"file:{tmp_path}/evil.pkl")
+    assert not recwarn.list
 
 
 @pytest.mark.parametrize(

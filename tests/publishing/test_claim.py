@@ -115,7 +115,7 @@ def test_the_answers_of_a_run(tmp_path, manifest):
         "Made with seed 3, ratios 0.6/0.2/0.2."
     )
     assert found[20].endswith("no group is in two parts, as was verified when the split was read.")
-    assert found[22].startswith("Network unet: channels 32, 64, 128, 256, 512; strides 2, 2, 2, 2; num_res_units 2; dropout 0")
+    assert found[22].startswith("Network unet (Kerfoot et al. 2019): channels 32, 64, 128, 256, 512; strides 2, 2, 2, 2; num_res_units 2; ")
     assert found[22].endswith("Outputs: background, disc.")
     assert found[23] == "Python 3.11.7, medseg 0.1.0, torch 2.15.0."
     assert found[24] == "Trained from scratch, no weights taken over: initial weights drawn at random, seed 0."
@@ -232,3 +232,29 @@ def test_a_cross_validation_has_folds_and_no_one_part(tmp_path, manifest):
 
 def test_the_normalisation_is_the_network_s():
     assert (claim.CHANNEL_MEAN, claim.CHANNEL_DEVIATION) == ((contract.MEAN,), (contract.DEVIATION,))
+
+
+def test_fine_tuning_and_a_network_s_own_losses_are_told(manifest, tmp_path):
+    model = {"name": "maskrcnn_resnet50_fpn", "weights": "file:a.pth", "freeze": "encoder", "freeze_epochs": 1, "batch_norm": "frozen"}
+    run = write_run(tmp_path / "run-0", manifest, model=model, optim={"head_lr_multiplier": 10, "layer_decay": 0.8}, train={"epochs": 1})
+    folder = RunFolder(run)
+    folder.network_json.write_text(json.dumps({"parameters": 43_922_395, "chosen": {"anchor_sizes": [4.0, 5.12]}}))
+    folder.weights_json.write_text(
+        json.dumps({"origin": "file:a.pth (sha256 0123)", "loaded": ["a", "b"], "skipped": {}, "new": {"c": ""}})
+    )
+    found = answers(claim_items(published(source(run))))
+    assert found[22].startswith("Network maskrcnn_resnet50_fpn (He et al. 2017): ") and "None" not in found[22]
+    assert "anchor_sizes 4, 5.12; 43,922,395 parameters. Outputs: " in found[22]
+    assert "Fine-tuned from the weights file:a.pth (sha256 0123) (2 tensors taken over, 0 left, 1 made new); " in found[24]
+    assert found[25].startswith("1 epoch in batches of 8; loss of the network itself; ")
+    for said in ("the head's learning rate times 10", "each stage of the encoder at 0.8 of the rate of the next",
+                 "the encoder held as it started for the first 1 epoch", "the encoder's batch norms held"):  # fmt: skip
+        assert said in found[25]
+
+
+def test_a_network_without_settings_of_its_own(manifest, tmp_path):
+    run = write_run(tmp_path / "run-0", manifest, model={"name": "fcn_resnet18"})
+    assert (
+        answers(claim_items(published(source(run))))[22]
+        == "Network fcn_resnet18 (Long et al. 2015; Zhang et al. 2023). Outputs: background, disc."
+    )

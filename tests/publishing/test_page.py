@@ -14,6 +14,7 @@ from medseg.publishing.html.overlays import draw_album
 from medseg.publishing.html.page import write_html
 from medseg.publishing.html.summary import cautions, findings
 from medseg.publishing.published import Published, publish
+from medseg.runfolder import RunFolder
 from tests.publishing.stored import STORED
 from tests.publishing.web import opened
 
@@ -105,6 +106,19 @@ def test_the_summary_says_what_the_table_says(compared, scored):
     assert re.search(r"missed: lesion in \d+ of \d+ groups", " ".join(of_runs)) and "larger differs from baseline in" in of_runs[-1]
     careful = " ".join(cautions(compared))
     assert "4 group(s): too few for any interval" in careful and "The test rows have been scored 3 times by now" in careful
+    assert "Not trained alike" not in careful
+
+
+def test_runs_that_were_not_trained_alike_are_a_caution(compared, tmp_path):
+    for place, epochs in enumerate((1, 70)):
+        run = RunFolder(tmp_path / str(place))
+        run.path.mkdir()
+        run.config_yaml.write_text(f"name: a\ndata: {{manifest: m, split: s}}\ntrain: {{epochs: {epochs}}}\n")
+        run.digests_json.write_text('{"images": {"train": 16}}')
+    sources = [replace(source, runs={(0, -1): tmp_path / str(place)}) for place, source in enumerate(compared.sources)]
+    first, second = (source.label for source in sources)
+    told = f"Not trained alike, so a difference is not the network's alone: optimiser steps: {first} 2; {second} 140."
+    assert told in cautions(replace(compared, sources=sources))
 
 
 @pytest.mark.slow

@@ -253,18 +253,19 @@ def _pairs(images: Path, masks: Path, naming: _Naming, out: Path, notes: Notes) 
     found, taken, refused = _masks_by_name(masks, naming, [] if one_folder else [images, out], notes, one_folder)
     passed_by = [] if one_folder else [masks, out]
     refused += refused_links(images, IMAGE_SUFFIXES, passed_by, notes)
-    pairs = []
+    pairs, left_out = [], set[str]()
     for path in images_under(images, skip=passed_by):
         name = stem_of(path, images)
         if path in taken:
             continue
         if naming.image is not None and not naming.takes(name, path.suffix):
             notes.add(f"--image-pattern {naming.image.pattern!r} does not find its name, not taken as an image", name + path.suffix)
+            left_out.add(name)  # its mask is of no use, and no fault
             continue
         if one_folder and naming.image is None and name not in found:
             notes.add(naming.taken_for_an_image, path.relative_to(images).as_posix())
         pairs.append(Pair(name, path, found.get(name)))
-    orphans = sorted(set(found) - {pair.sample_id for pair in pairs})
+    orphans = sorted(set(found) - {pair.sample_id for pair in pairs} - left_out)
     refused += [
         AnnotationError(found[name], f"there is no image {name}.* under {images}", "add the image, or remove the mask") for name in orphans
     ]

@@ -78,12 +78,13 @@ def build(config: MaskRcnnConfig, task: Task) -> Network:
         if config.weights == "torchvision:DEFAULT":
             overwrite_eps(net, 0.0)  # as the library does for these weights, which are older than its epsilon
     hold_stages(net, 5 - config.trainable_layers)
-    net.rpn.anchor_generator = anchors(config.anchor_sizes or scaled_anchors(task.grid))
+    anchor_sizes = config.anchor_sizes or scaled_anchors(task.grid)
+    net.rpn.anchor_generator = anchors(anchor_sizes)
     keep_boxes_exact(net)
     net.roi_heads.score_thresh = min(net.roi_heads.score_thresh, config.score_threshold)  # what the library drops is never asked for
     return MaskRcnn(
         net, divisor=DIVISOR, least=LEAST_PX, head=_HEAD, encoder=_STAGES, first_conv=f"{_BODY}.conv1", adapter=MaskRcnnNetwork,
-        score_threshold=config.score_threshold,
+        score_threshold=config.score_threshold, chosen={"anchor_sizes": list(anchor_sizes)},
     )  # fmt: skip
 
 

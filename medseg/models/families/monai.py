@@ -118,7 +118,8 @@ def _dynunet(config: DynUnetConfig, task: Task) -> Network:
     encoder = (("input_block",), *((f"downsamples.{level}",) for level in range(len(strides) - 2)), ("bottleneck",))
     head = ("output_block", *(("deep_supervision_heads",) if config.deep_supervision else ()))
     least = tuple(2 * factor for factor in factors)
-    return Network(net, _supervised, factors, least, head=head, encoder=encoder)
+    chosen = {"channels": list(filters), "strides": strides[1:], "kernels": kernels}
+    return Network(net, _supervised, factors, least, head=head, encoder=encoder, chosen=chosen)
 
 
 def _dynunet_strides(config: DynUnetConfig, task: Task) -> list[list[int]]:

@@ -32,9 +32,7 @@ def build(config: OwnConfig, task: Task) -> Network:
     try:
         net = factory(num_classes=task.num_classes, **config.arguments)
     except Exception as cause:  # of a user's code
-        raise _broken(
-            config, f"cannot be made: {type(cause).__name__}: {cause}", "it is called with num_classes and model.arguments"
-        ) from cause
+        raise _broken(config, f"cannot be made: {_told(config, cause)}", "it is called with num_classes and model.arguments") from cause
     if not isinstance(net, nn.Module):
         raise _broken(config, f"gives a {type(net).__name__}", f"it must give {CONTRACT}")
     network = Network(net, _call, head=config.head, encoder=tuple((name,) for name in config.encoder))
@@ -54,7 +52,7 @@ def _imported(path: str) -> Any:
         fix = "run where the module can be found" if missing else f"mend {_place(cause) or module}"
         raise ConfigError(f"model.name={path}", f"cannot be imported: {type(cause).__name__}: {cause}", fix) from cause
     if not callable(found):
-        raise ConfigError(f"model.name={path}", f"is a {type(found).__name__}", "name a class or a function that makes the network")
+        raise ConfigError(f"model.name={path}", f"is of type {type(found).__name__}", "name a class or a function that makes the network")
     return found
 
 
@@ -62,6 +60,13 @@ def _place(cause: Exception) -> str:
     """The line of the user's file where it was raised; '' where it was the import itself."""
     frames = [frame for frame in traceback.extract_tb(cause.__traceback__) if "importlib" not in frame.filename]
     return f"{frames[-1].filename} line {frames[-1].lineno}" if len(frames) > 1 else ""
+
+
+def _told(config: OwnConfig, cause: Exception) -> str:
+    """An exception and the last line of the user's module that it went through."""
+    file = getattr(sys.modules[config.name.partition(":")[0]], "__file__", None)
+    lines = [frame.lineno for frame in traceback.extract_tb(cause.__traceback__) if frame.filename == file]
+    return f"{type(cause).__name__}: {cause}" + (f" ({file} line {lines[-1]})" if lines else "")
 
 
 def _call(net: nn.Module, image: Tensor) -> Heads:
@@ -137,7 +142,7 @@ def _heads(config: OwnConfig, network: Network, image: Tensor, task: Task, train
         with torch.set_grad_enabled(training):
             heads = network.call(network.net.train(training), image)
     except Exception as cause:  # of a user's code
-        rule = f"fails in {mode} mode on {tuple(image.shape)}: {type(cause).__name__}: {cause}"
+        rule = f"fails in {mode} mode on {tuple(image.shape)}: {_told(config, cause)}"
         raise _broken(config, rule, f"it must be {CONTRACT}") from cause
     for logits in _all_logits(heads):
         if not isinstance(logits, Tensor):

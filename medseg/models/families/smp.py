@@ -101,8 +101,9 @@ def _quiet() -> Iterator[None]:
 def _check_names(config: SmpConfig) -> None:
     known = list(ARCHITECTURES)
     if config.architecture not in known:
-        near = get_close_matches(config.architecture, known) or known
-        raise ConfigError("model.name", f"the library has no architecture {config.architecture!r}", f"it has {', '.join(near)}")
+        near = get_close_matches(config.architecture, known)
+        fix = f"did you mean {' or '.join(near)}? " if near else ""
+        raise ConfigError("model.name", f"the library has no architecture {config.architecture!r}", f"{fix}it has {', '.join(known)}")
     if config.encoder in smp.encoders.encoders or timm.is_model(_timm_name(config.encoder) or ""):
         return
     encoders = [*smp.encoders.get_encoder_names(), *(f"tu-{name}" for name in timm.list_models())]

@@ -10,6 +10,7 @@ from medseg.publishing.estimated import MEAN, Cell, Share
 from medseg.publishing.published import Published
 from medseg.publishing.sources import Source
 from medseg.publishing.table import AVERAGE_TITLES, Table, defined, score_title, with_interval
+from medseg.publishing.trained import read_trained, unlike
 from medseg.statistics.intervals import FEWEST_GROUPS
 
 FEW_GROUPS = 20  # below, the intervals' own coverage is known to fall short: bench/check_coverage.py
@@ -97,6 +98,9 @@ def cautions(published: Published) -> list[str]:
         lines.append(f"In few references: {', '.join(few)} images.")
     if single := [source.label for source in published.sources if published.tests and source.runs and len(source.seeds) == 1]:
         lines.append(f"One training each: {', '.join(single)}. What another seed would change is in no interval and in no test.")
+    trained = {source.label: read_trained(path) for source in published.sources for path in [*source.runs.values()][:1]}
+    if len(known := {label: run for label, run in trained.items() if run}) > 1 and (apart := unlike(known)):
+        lines.append(f"Not trained alike, so a difference is not the network's alone: {'. '.join(apart)}.")
     if decided := _decided_by_few(published):
         lines.append(f"A few groups decide the intervals of {', '.join(decided)}: look at these groups.")
     told = {source.label: list(_of_run(source)) for source in published.sources}
