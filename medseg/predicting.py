@@ -62,18 +62,14 @@ def predict(
     segment.load()
     with staged_files(out) as stage:
         jobs = [(path, stage / mask, stage / overlay if overlay else None) for path, mask, overlay in names]
-        empty = []
-        for done, filled in enumerate(in_threads(lambda job: segment.write(*job), jobs, segment.at_once), start=1):
-            empty += [] if filled else [done - 1]
-            progress.on_case(done, len(jobs))
-    if empty:
-        log.warning("nothing but background in %d of %s: %s", len(empty), counted(len(jobs), "image"), _first_few(outputs, empty))
+        filled = list[bool]()
+        for anything in in_threads(lambda job: segment.write(*job), jobs, segment.at_once):
+            filled.append(anything)
+            progress.on_case(len(filled), len(jobs))
+    if empty := [str(one.image) for one, anything in zip(outputs, filled, strict=True) if not anything]:
+        more = f" and {len(empty) - NAMED} more" if len(empty) > NAMED else ""
+        log.warning("nothing but background in %d of %s: %s%s", len(empty), counted(len(jobs), "image"), ", ".join(empty[:NAMED]), more)
     return outputs
-
-
-def _first_few(outputs: Sequence[Predicted], places: Sequence[int]) -> str:
-    names = [str(outputs[place].image) for place in places[:NAMED]]
-    return ", ".join(names) + (f" and {len(places) - NAMED} more" if len(places) > NAMED else "")
 
 
 def find_images(paths: Sequence[Path], out: Path, segment: Segmenter) -> list[tuple[Path, Path]]:
