@@ -261,7 +261,8 @@ def check_tunable(config: Config, model: Adapter, world: int = 1) -> None:
         if wanted and not model.network.encoder:
             raise ConfigError(key, f"{config.model.name} names no encoder", _name_parts(config, "encoder"))
     if config.train.batch_size // world < model.network.least_batch:
-        rule = f"{config.model.name} needs {model.network.least_batch} images or more in a batch: it has batch norms of one value an image"
+        least = model.network.least_batch
+        rule = f"{config.model.name} needs {least} images or more in a batch: it cannot train on fewer, as a batch norm of one value cannot"
         raise ConfigError("train.batch_size", rule + (f", and {world} processes share it" if world > 1 else ""), "raise it")
     if config.model.weights is None and (wants["model.freeze"] or wants["model.batch_norm"]):
         log.warning("model.freeze or model.batch_norm holds an encoder that starts at random: model.weights names nothing")

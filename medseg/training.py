@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from medseg.build import build_training, deterministic_kernels, make_fabric, resolve, resolve_length, task_of
-from medseg.config import Config, files_of, load_config, read_config
+from medseg.config import Config, load_config, network_names, read_config
 from medseg.engine.course import Course
 from medseg.engine.course import resume as resume_course
 from medseg.engine.ranks import Ranks
@@ -73,11 +73,11 @@ def train(
 
 
 def _trust_experiment(experiment: Path, import_path: str) -> None:
-    """An experiment is the user's own words; the config.yaml of a run folder, also where it is a base, may be somebody else's."""
-    for file in (each.resolve() for each in files_of(experiment)):
-        folder = RunFolder(file.parent)
-        if file == folder.config_yaml and (folder.path / "run.json").exists():
-            check_trusted(import_path, folder.path)
+    """An experiment is the user's own words; what lies in a run folder, also as a base or by a link, may be somebody else's."""
+    for file, name in network_names(experiment):
+        for folder in {file.absolute().parent, file.resolve().parent} if name == import_path else ():
+            if (folder / "run.json").exists():
+                check_trusted(import_path, folder)
     trust(import_path)
 
 

@@ -190,6 +190,12 @@ def train_by_link(run):
     api.train(run.parent / "link.yaml", [], run)
 
 
+def train_by_another_file(run):
+    """Of a run folder whose experiment has another name, and is linked to."""
+    (run / "settings.yaml").write_text((run / "config.yaml").read_text())
+    api.train(run / "settings.yaml", [], run)
+
+
 def test_somebody_else_s_code_needs_a_word(world, monkeypatch):
     root, data_root, experiment, _ = world
     monkeypatch.setattr("medseg.trust._trusted", set())
@@ -198,7 +204,7 @@ def test_somebody_else_s_code_needs_a_word(world, monkeypatch):
     assert load_run(run.path), "the user has named it in this process"
     monkeypatch.setattr("medseg.trust._trusted", set())
     sys.modules.pop("tests.models.test_own", None)
-    for verb in (load_run, train_again, train_by_base, train_by_link, resume):
+    for verb in (load_run, train_again, train_by_base, train_by_link, train_by_another_file, resume):
         if verb is resume:
             (run.path / "run.json").write_text((run.path / "run.json").read_text().replace("finished", "failed"))
         with pytest.raises(
@@ -206,6 +212,9 @@ def test_somebody_else_s_code_needs_a_word(world, monkeypatch):
         ):
             verb(run.path)
     assert "tests.models.test_own" not in sys.modules, "refused before it is imported"
+    (root / "mine.yaml").write_text(f"base: {world[-1].path}/config.yaml\nmodel: {{name: nowhere:Net}}\n")
+    with pytest.raises(ConfigError, match="nowhere:Net: cannot be imported"):  # the user's own word, whatever lies below
+        api.train(root / "mine.yaml", ["data.size_px=[48,32]"], data_root, root / "y")
     monkeypatch.setenv("MEDSEG_TRUST_CODE", "0")
     trust_all()
     assert load_run(run.path)

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from medseg.config.model import CLASS_OF, EVERY, ModelConfig, UnetConfig
+from medseg.config.model import CLASS_OF, EVERY, IMPORT_PATH, ModelConfig, UnetConfig
 from medseg.config.model import NetworkConfig as NetworkConfig  # what others take a network's settings as
 from medseg.config.section import LEAST_PX, Count, PixelSize, Positive, Section, Share, section_of
 from medseg.config.volume import Axis, PatchSide, VolumeConfig
@@ -338,7 +338,7 @@ def _way_out(problem: Mapping[str, Any]) -> str:
         if near := names_like(str(given)):
             return f"did you mean {' or '.join(near)}?"
     if problem["type"] == "tuple_type":
-        return "write a list, as in [64, 64]"
+        return f"write a list, as in [{problem['input']}]"
     if problem["type"] == "extra_forbidden" and problem["loc"][-1] in _MANIFESTS:
         return "leave it out: that is the manifest's to say"
     if problem["type"] != "extra_forbidden":
@@ -355,9 +355,10 @@ def _way_out(problem: Mapping[str, Any]) -> str:
     return f"{whose}the keys here are {', '.join(section.model_fields)}"
 
 
-def files_of(path: Path) -> list[Path]:
-    """An experiment, its base, the base of that; raises ConfigError."""
-    return [file for file, _ in _layers(path)]
+def network_names(path: Path) -> list[tuple[Path, str]]:
+    """The network that an experiment, its base, the base of that name, each where it names one; raises ConfigError."""
+    named = ((file, layer["model"].get("name")) for file, layer in _layers(path) if isinstance(layer.get("model"), dict))
+    return [(file, name) for file, name in named if isinstance(name, str)]
 
 
 def names_like(given: str) -> list[str]:
@@ -367,9 +368,10 @@ def names_like(given: str) -> list[str]:
     (['maskrcnn_resnet50_fpn', 'maskrcnn_resnet50_fpn_v2'], ['smp:unet/resnet34'], ['nets.mine:Net'], [])
     """
     if given.startswith("smp:"):
-        return [f"smp:{given.removeprefix('smp:').partition('/')[0] or 'unet'}/resnet34"]
+        return ["smp:unet/resnet34"]
     if ":" in given:
-        return [given.replace("/", ".").replace(".py:", ":")]
+        path = given.replace("/", ".").replace(".py:", ":")
+        return [path] if path != given and given.partition(":")[0].endswith(".py") and IMPORT_PATH.fullmatch(path) else []
     longer = [name for name in CLASS_OF if given and name.startswith(given)]
     return list(dict.fromkeys([*longer, *get_close_matches(given, CLASS_OF, 3)]))[:3]
 

@@ -228,22 +228,28 @@ class SwinUnetrConfig(NetworkConfig):
 
 
 class TorchvisionConfig(NetworkConfig):
-    """torchvision's FCN (Long et al. 2015), DeepLabV3 (Chen et al. 2017) and LR-ASPP (Howard et al. 2019)."""
+    """torchvision's FCN (Long et al. 2015) and DeepLabV3 (Chen et al. 2017)."""
 
     family: ClassVar[str] = "torchvision"
-    name: Literal[
-        "fcn_resnet50", "fcn_resnet101", "deeplabv3_resnet50", "deeplabv3_resnet101", "deeplabv3_mobilenet_v3_large",
-        "lraspp_mobilenet_v3_large",
-    ]  # fmt: skip
+    name: Literal["fcn_resnet50", "fcn_resnet101", "deeplabv3_resnet50", "deeplabv3_resnet101", "deeplabv3_mobilenet_v3_large"]
     auxiliary_weight: Share = Field(
-        0.5, description="of the auxiliary head's loss, as in torchvision's reference training; 0: no such head (LR-ASPP has none)"
+        0.5, description="of the auxiliary head's loss, as in torchvision's reference training; 0: no such head"
     )
 
-    @model_validator(mode="after")
-    def _has_the_head(self) -> TorchvisionConfig:
-        if self.name.startswith("lraspp") and self.auxiliary_weight not in (0, type(self).model_fields["auxiliary_weight"].default):
-            raise ValueError(f"auxiliary_weight: {self.name} has no auxiliary head")
-        return self
+
+class LrasppConfig(NetworkConfig):
+    """torchvision's LR-ASPP (Howard et al. 2019). It has no auxiliary head."""
+
+    family: ClassVar[str] = "torchvision"
+    name: Literal["lraspp_mobilenet_v3_large"]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_old(cls, content: Any) -> Any:
+        """Without a key that config.yaml of older runs has, and that nothing ever read."""
+        if isinstance(content, dict) and content.get("auxiliary_weight") == TorchvisionConfig.model_fields["auxiliary_weight"].default:
+            return {key: value for key, value in content.items() if key != "auxiliary_weight"}
+        return content
 
 
 class FcnResnet18Config(NetworkConfig):
@@ -347,7 +353,7 @@ class OwnConfig(NetworkConfig):
 
 NETWORKS: tuple[type[NetworkConfig], ...] = (
     UnetConfig, BasicUnetConfig, DynUnetConfig, AttentionUnetConfig, UnetPlusPlusConfig, FlexibleUnetConfig, SegResNetConfig, UnetrConfig,
-    SwinUnetrConfig, TorchvisionConfig, FcnResnet18Config, DptConfig, SegformerConfig, Mask2FormerConfig, MaskRcnnConfig,
+    SwinUnetrConfig, TorchvisionConfig, LrasppConfig, FcnResnet18Config, DptConfig, SegformerConfig, Mask2FormerConfig, MaskRcnnConfig,
 )  # fmt: skip
 
 
@@ -385,6 +391,7 @@ ModelConfig = Annotated[
     | Annotated[UnetrConfig, Tag("UnetrConfig")]
     | Annotated[SwinUnetrConfig, Tag("SwinUnetrConfig")]
     | Annotated[TorchvisionConfig, Tag("TorchvisionConfig")]
+    | Annotated[LrasppConfig, Tag("LrasppConfig")]
     | Annotated[FcnResnet18Config, Tag("FcnResnet18Config")]
     | Annotated[DptConfig, Tag("DptConfig")]
     | Annotated[SegformerConfig, Tag("SegformerConfig")]

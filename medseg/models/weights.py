@@ -8,10 +8,8 @@ import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import takewhile
 from pathlib import Path
 from statistics import fmean
-from textwrap import shorten
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -33,7 +31,8 @@ SCHEMES = ("torchvision", "smp", "monai", "hf", "file", "run")
 _WRAPPERS = ("module.", "model.", "net.", "network.", "_orig_mod.")  # what training scripts put before a network's own names
 _INSIDE = ("state_dict", "model_state_dict", "model_state", "model", "network_weights", "net", "weights")  # where they put it
 _RUNS = Path("runs")
-PICKLED = b"\x80"  # the first byte of a pickle
+MOST_CHARACTERS = 200  # of a library's words in one of our messages
+UNREAD_PICKLE = "it is pickled in another way than torch reads safely"
 NO_WEIGHTS = "it is no file that torch.save wrote, or a damaged one"
 
 
@@ -55,10 +54,11 @@ class Source:
 
 @dataclass(frozen=True)
 class Loaded:
-    """What became of each tensor. skipped, new: name -> why.  share: of the encoder's values (of all, where none is named), how many were
-    loaded, in [0, 1]."""
+    """What became of each tensor. skipped, new: name -> why.  share: of the values of `part`, how many were loaded, in [0, 1].  part:
+    encoder, or network where it names no encoder."""
 
     origin: str
+    part: str
     share: float
     loaded: tuple[str, ...]
     skipped: Mapping[str, str]
@@ -68,7 +68,7 @@ class Loaded:
         counts = f"{len(self.loaded)} tensors loaded, {len(self.skipped)} skipped, {len(self.new)} made new"
         fresh = list(dict.fromkeys(name.rpartition(".")[0] for name in self.new))
         more = f" and {len(fresh) - MOST_NAMED} more modules" if len(fresh) > MOST_NAMED else ""
-        told = f"weights of {self.origin} for {self.share:.1%} of the encoder: {counts}"
+        told = f"weights of {self.origin} for {self.share:.1%} of the {self.part}: {counts}"
         return told + (f" ({', '.join(fresh[:MOST_NAMED])}{more})" if fresh else "")
 
 
@@ -116,6 +116,8 @@ def load(network: Network, source: Source, config: NetworkConfig, classes: Seque
     WeightsError where none of the network's encoder, or of the whole where it names none, is among them.
     """
     own, given = network.net.state_dict(), _named_alike(source.state, network)
+    if odd := next((name for name, value in given.items() if value.layout != torch.strided or value.is_quantized), None):
+        raise WeightsError(source.origin, f"its tensor {odd!r} is sparse or quantised", "save plain tensors: a dense state dict")
     same_head = source.classes is None or classes is None or tuple(source.classes) == tuple(classes)
     taken: dict[str, Tensor] = {}
     skipped = {name: "not of this network" for name in given if name not in own}
@@ -136,15 +138,10 @@ def load(network: Network, source: Source, config: NetworkConfig, classes: Seque
     wanted = encoder & set(taken)
     if not wanted:
         raise WeightsError(source.origin, f"none of its {len(given)} tensors fits {config.name}", _example(given, own))
-    try:
-        with torch.no_grad():
-            network.net.load_state_dict(taken, strict=False)
-    except RuntimeError as cause:  # sparse or quantised tensors of the right shape
-        raise WeightsError(
-            source.origin, f"cannot be copied ({first_words(cause)})", "save plain tensors: a dense float32 state dict"
-        ) from None
+    with torch.no_grad():
+        network.net.load_state_dict(taken, strict=False)
     share = sum(own[name].numel() for name in wanted) / sum(own[name].numel() for name in encoder)
-    return Loaded(source.origin, share, tuple(taken), skipped, new)
+    return Loaded(source.origin, "encoder" if network.encoder else "network", share, tuple(taken), skipped, new)
 
 
 def _example(given: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
@@ -173,15 +170,10 @@ def _named_alike(state: Mapping[str, Tensor], network: Network) -> dict[str, Ten
     trials = [dict(state)]
     while trials[-1] and (prefix := next((each for each in _WRAPPERS if all(name.startswith(each) for name in trials[-1])), None)):
         trials.append({name.removeprefix(prefix): value for name, value in trials[-1].items()})
-    if place := _encoder_place(network):
-        trials += [{f"{place}.{name}": value for name, value in trial.items()} for trial in trials]
+    parts = network.encoder[0][0].split(".") if network.encoder else []
+    places = [".".join(parts[:length]) for length in range(1, len(parts) + 1)]
+    trials += [{f"{place}.{name}": value for name, value in trial.items()} for trial in trials for place in places]
     return max(trials, key=lambda trial: len(own & set(trial)))  # the first of equals
-
-
-def _encoder_place(network: Network) -> str:
-    """The module that all stages of the encoder lie in; '' where there is none."""
-    parts = [name.split(".")[:-1] for stage in network.encoder for name in stage]
-    return ".".join(step[0] for step in takewhile(lambda step: len(set(step)) == 1, zip(*parts, strict=False)))
 
 
 # --- published by an address, files and runs
@@ -228,7 +220,7 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
     except Exception as cause:  # of many kinds from torch, which reads a damaged file as it comes
         reason = _first_line(cause)
         if isinstance(cause, pickle.UnpicklingError):  # torch's own words advise to run what it holds
-            reason = "it holds more than tensors, which could run code" if _is_of_code(cause, path) else NO_WEIGHTS
+            reason = _refused(cause, path)
         elif isinstance(cause, KeyError | IndexError | EOFError):
             reason = NO_WEIGHTS
         fix = "save its state dict alone, best as safetensors: safetensors.torch.save_file(net.state_dict(), path)"
@@ -244,17 +236,18 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def _is_of_code(cause: pickle.UnpicklingError, path: Path) -> bool:
-    """Whether torch refused a function or class, or a pickle of a protocol that it does not write itself."""
+def _refused(cause: pickle.UnpicklingError, path: Path) -> str:
+    """Why torch would not read a pickle: for a function or class in it, for how it was pickled, or because it is none."""
+    if any(words in str(cause) for words in ("GLOBAL", "unrecognized function", "Can only create new object", "Can only build")):
+        return "it holds more than tensors, which could run code"
     with path.open("rb") as stream:
-        foreign = stream.read(1) == PICKLED and "Unsupported operand" in str(cause)
-    named = ("GLOBAL", "unrecognized function", "Can only create new object", "Can only build")
-    return foreign or any(words in str(cause) for words in named)
+        return UNREAD_PICKLE if stream.read(2) in (b"PK", *(b"\x80" + bytes([protocol]) for protocol in range(3, 6))) else NO_WEIGHTS
 
 
 def first_words(cause: Exception | None) -> str:
     """What a library says, on one line and no longer than one."""
-    return shorten(str(cause), 200, placeholder=" ...") or type(cause).__name__
+    words = " ".join(str(cause).split()) or type(cause).__name__
+    return words if len(words) <= MOST_CHARACTERS else f"{words[:MOST_CHARACTERS]} ..."
 
 
 def _first_line(cause: Exception) -> str:

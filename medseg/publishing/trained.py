@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +22,8 @@ from medseg.yamlio import read_yaml
 class Trained:
     """What a run folder says. dataset: None where its dataset.yaml cannot be read; the others are empty then.
 
-    network: its size, and what the settings that were left open became.  weights: what became of those it started from.
+    network: its size, and what the settings that were left open became.  weights: what became of those it started from.  steps: of the
+    optimiser, that its curves know of; 0 where there are none.
     """
 
     config: Config
@@ -30,6 +32,7 @@ class Trained:
     environment: Mapping[str, Any]
     network: Mapping[str, Any] = field(default_factory=dict)
     weights: Mapping[str, Any] = field(default_factory=dict)
+    steps: int = 0
 
 
 def read_trained(path: Path) -> Trained | None:
@@ -40,7 +43,16 @@ def read_trained(path: Path) -> Trained | None:
     except (MedsegError, OSError):
         return None
     files = (folder.digests_json, folder.environment_json, folder.network_json, folder.weights_json)
-    return Trained(config, _read_dataset(folder.dataset_yaml), *map(_read, files))
+    digests, environment, network, weights = map(_read, files)
+    return Trained(config, _read_dataset(folder.dataset_yaml), digests, environment, network, weights, _steps(folder.metrics_jsonl))
+
+
+def _steps(curves: Path) -> int:
+    """Of the last line of the curves."""
+    try:
+        return int(json.loads(curves.read_text(encoding="utf-8").splitlines()[-1])["step"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return 0
 
 
 def _read_dataset(path: Path) -> Dataset | None:
@@ -79,8 +91,8 @@ def _value(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key} {_value(each)}" for key, each in value.items())
     if isinstance(value, list):
-        return ", ".join(by(each) if isinstance(each, list) else _value(each) for each in value)
-    return f"{value:g}" if isinstance(value, float) else str(value)
+        return ", ".join(" x ".join(map(_value, each)) if isinstance(each, list) else _value(each) for each in value)
+    return f"{value:g}" if isinstance(value, float) else "none" if value is None else str(value)
 
 
 def start_text(runs: Sequence[Trained]) -> str:
@@ -98,7 +110,7 @@ def start_text(runs: Sequence[Trained]) -> str:
 def _origin(run: Trained) -> str:
     """Of which file exactly, and how much of the network it was."""
     loaded, skipped, new = (len(run.weights.get(key) or ()) for key in ("loaded", "skipped", "new"))
-    share = f"{run.weights['share']:.1%} of the encoder; " if "share" in run.weights else ""
+    share = f"{run.weights['share']:.1%} of the {run.weights['part']}; " if "share" in run.weights else ""
     told = f" ({share}{loaded} tensors taken over, {skipped} left, {new} made new)" if run.weights else ""
     return f"{run.weights.get('origin') or run.config.model.weights}{told}"
 
@@ -137,24 +149,20 @@ def _fine_tuning(config: Config) -> list[str]:
 
 
 def unlike(runs: Mapping[str, Trained]) -> list[str]:
-    """In what of their training the runs (label -> run) differ besides the network; nothing where they were trained alike."""
+    """In what of their training the runs (label -> run) differ besides the network, as far as their files say it."""
     told = {label: _alike_told(run) for label, run in runs.items()}
-    keys = next(iter(told.values()), {})
-    return [
-        f"{key}: {'; '.join(f'{label} {each[key]}' for label, each in told.items())}"
-        for key in keys
-        if len({each[key] for each in told.values()}) > 1
-    ]
+    keys = dict.fromkeys(key for each in told.values() for key in each)
+    apart = ((key, {label: each[key] for label, each in told.items() if key in each}) for key in keys)
+    return [f"{key}: {'; '.join(f'{label} {text}' for label, text in of.items())}" for key, of in apart if len(set(of.values())) > 1]
 
 
 def _alike_told(run: Trained) -> dict[str, str]:
     """What a fair comparison of networks holds equal. Rates are left out: each network has its own."""
-    config = run.config
-    train_images = int((run.digests.get("images") or {}).get("train") or 0)
-    steps = config.steps_per_epoch(train_images) * config.train.epochs if train_images or config.sampling.draws_per_epoch else None
-    return {
-        "optimiser steps": "unknown" if steps is None else f"{steps:,}",
+    config, volume = run.config, run.config.data.volume
+    grid = by(config.sampling.patch_px or config.data.size_px)
+    steps = {"optimiser steps": f"{run.steps:,}"} if run.steps else {}
+    return steps | {
         "images a step": str(config.images_per_step),
-        "pixels": by(config.sampling.patch_px or config.data.size_px),
+        "seen at once": f"{grid} voxels of {by(volume.spacing_mm)} mm" if volume else f"{grid} pixels",
         "start": config.model.weights or "from scratch",
     }

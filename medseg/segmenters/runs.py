@@ -47,7 +47,7 @@ class PublishedSegmenter(Segmenter):
         images.write_mask(mask, mask_HW, self._network.palette)
         if overlay:
             images.write_image(overlay, self._network.overlay(image_HWC, mask_HW))
-        return bool(mask_HW.any())
+        return self._network.background is None or bool((mask_HW != self._network.background).any())
 
 
 @dataclass

@@ -157,8 +157,10 @@ def test_a_norm_of_one_value_an_image_needs_two(written):
                 self.pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(3, num_classes, 1), nn.BatchNorm2d(num_classes))
             def forward(self, x):
                 return super().forward(x) + self.pool(x)
+        class Squeezed(Net):
+            def forward(self, x): return super().forward(x).squeeze(0) if self.training else super().forward(x)
     """)
-    assert build("my_nets:Pooled").least_batch == 2 and build().least_batch == 1
+    assert build("my_nets:Pooled").least_batch == build("my_nets:Squeezed").least_batch == 2 and build().least_batch == 1
 
 
 def test_being_looked_at_leaves_no_trace(written):

@@ -6,7 +6,7 @@ from torch.nn.functional import cross_entropy
 from torchvision import models
 
 from medseg.config import LossConfig
-from medseg.config.model import TorchvisionConfig
+from medseg.config.model import LrasppConfig, TorchvisionConfig
 from medseg.labels import LabelSet
 from medseg.losses import make_loss
 from medseg.models.contract import Task
@@ -16,7 +16,7 @@ from tests.models.contract import NetworkContract
 
 
 class TestLraspp(NetworkContract):
-    config = TorchvisionConfig(name="lraspp_mobilenet_v3_large")
+    config = LrasppConfig(name="lraspp_mobilenet_v3_large")
 
 
 @pytest.mark.slow
@@ -86,7 +86,7 @@ def test_eval_is_torchvision_s_own_output():
 
 @pytest.mark.parametrize("channels", [1, 4])
 def test_images_of_other_channels(channels):
-    config, task = TorchvisionConfig(name="lraspp_mobilenet_v3_large"), replace(Task(3, (64, 64)), in_channels=channels)
+    config, task = LrasppConfig(name="lraspp_mobilenet_v3_large"), replace(Task(3, (64, 64)), in_channels=channels)
     net = adapt(build_network(config, task), config, task).eval()
     with torch.inference_mode():
         assert net(torch.rand(1, channels, 64, 64)).mask_BHW.shape == (1, 64, 64)

@@ -114,7 +114,7 @@ def test_runs_that_were_not_trained_alike_are_a_caution(compared, tmp_path):
         run = RunFolder(tmp_path / str(place))
         run.path.mkdir()
         run.config_yaml.write_text(f"name: a\ndata: {{manifest: m, split: s}}\ntrain: {{epochs: {epochs}}}\n")
-        run.digests_json.write_text('{"images": {"train": 16}}')
+        run.metrics_jsonl.write_text(json.dumps({"epoch": epochs, "step": 2 * epochs, "metrics": {}}) + "\n")
     sources = [replace(source, runs={(0, -1): tmp_path / str(place)}) for place, source in enumerate(compared.sources)]
     first, second = (source.label for source in sources)
     told = f"Not trained alike, so a difference is not the network's alone: optimiser steps: {first} 2; {second} 140."

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from medseg.config import Config
-from medseg.publishing.trained import Trained, unlike
+from medseg.publishing.trained import Trained, network_text, unlike
 
 
 def trained(**changes) -> Trained:
-    """Of 100 training images, 12 steps of 8 an epoch."""
+    """With curves up to a step."""
+    steps = changes.pop("steps", 120)
     data = {"manifest": "m", "split": "s", "size_px": [64, 64]} | changes.pop("data", {})
-    return Trained(Config.model_validate({"name": "a", "data": data, **changes}), None, {"images": {"train": 100}}, {})
+    return Trained(Config.model_validate({"name": "a", "data": data, **changes}), None, {}, {}, steps=steps)
 
 
 def test_networks_and_rates_may_differ():
@@ -18,16 +19,22 @@ def test_networks_and_rates_may_differ():
 
 
 def test_what_else_differs_is_named_with_each_run_s_value():
-    long, small = trained(train={"epochs": 10}), trained(data={"size_px": [32, 48]}, train={"epochs": 10, "batch_size": 4})
-    tuned = trained(train={"epochs": 10}, model={"name": "unet", "weights": "run:x"})
-    assert unlike({"A": long, "B": small, "C": tuned}) == [
+    small = trained(data={"size_px": [32, 48]}, train={"batch_size": 4}, steps=250)
+    tuned = trained(model={"name": "unet", "weights": "run:x"})
+    assert unlike({"A": trained(), "B": small, "C": tuned}) == [
         "optimiser steps: A 120; B 250; C 120",
         "images a step: A 8; B 4; C 8",
-        "pixels: A 64 x 64; B 32 x 48; C 64 x 64",
+        "seen at once: A 64 x 64 pixels; B 32 x 48 pixels; C 64 x 64 pixels",
         "start: A from scratch; B from scratch; C run:x",
     ]
 
 
-def test_a_run_that_does_not_say_its_images_has_an_unknown_length():
-    silent = Trained(trained().config, None, {}, {})
-    assert unlike({"A": trained(train={"epochs": 1}), "B": silent})[0] == "optimiser steps: A 12; B unknown"
+def test_a_run_without_curves_is_not_held_against_others():
+    assert unlike({"A": trained(), "B": trained(steps=0)}) == []
+    assert unlike({"A": trained(), "B": trained(steps=0), "C": trained(steps=7)}) == ["optimiser steps: A 120; C 7"]
+
+
+def test_settings_of_any_depth_are_told():
+    model = {"name": "my.nets:Net", "arguments": {"blocks": [["conv", "relu"], [1, None]], "deep": [[[1, 2], [3]]], "on": True}}
+    told = network_text(trained(model=model))
+    assert told == "Network my.nets:Net: arguments blocks conv x relu, 1 x none, deep 1, 2 x 3, on yes."

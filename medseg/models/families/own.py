@@ -18,7 +18,7 @@ from medseg.config.model import OwnConfig
 from medseg.errors import ConfigError
 from medseg.models.contract import Heads, Network, Task
 
-CONTRACT = "a torch module that takes float32 (B, C, H, W) and gives logits (B, num_classes, h, w)"
+CONTRACT = "a torch module that takes float32 (B, C, H, W), or (B, C, D, H, W), and gives logits (B, num_classes, h, w), or (..., d, h, w)"
 AUXILIARY_WEIGHT = 0.4
 ENTRIES = ()
 
@@ -111,7 +111,7 @@ def _check(config: OwnConfig, network: Network, task: Task) -> int:
     if without:
         fix = "leave the parameter out, or set requires_grad_(False) on it"
         raise _broken(config, f"has {len(without)} parameters that get no gradient, first {without[0]!r}", fix)
-    return 1 if _learns_from_one(trial, image[:1]) else 2
+    return 1 if _learns_from_one(config, trial, image[:1], task) else 2
 
 
 def _copied(config: OwnConfig, net: nn.Module) -> nn.Module:
@@ -122,10 +122,10 @@ def _copied(config: OwnConfig, net: nn.Module) -> nn.Module:
         raise _broken(config, rule, "keep only modules, parameters, buffers and plain values in it") from cause
 
 
-def _learns_from_one(network: Network, image: Tensor) -> bool:
+def _learns_from_one(config: OwnConfig, network: Network, image: Tensor, task: Task) -> bool:
     try:
-        network.call(network.net.train(), image)
-    except Exception:  # of a user's code, which has taken two images
+        _heads(config, network, image, task, training=True)
+    except ConfigError:
         return False
     return True
 

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 from torchvision import models
 
-from medseg.config.model import TorchvisionConfig
+from medseg.config.model import LrasppConfig, TorchvisionConfig
 from medseg.labels import BACKGROUND
 from medseg.models.contract import Heads, Network, Task
 from medseg.models.weights import IMAGENET_DEVIATION, IMAGENET_MEAN, Source, fetch_torch
@@ -29,9 +29,10 @@ _BACKBONES = {
 }
 
 
-def build(config: TorchvisionConfig, task: Task) -> Network:
+def build(config: TorchvisionConfig | LrasppConfig, task: Task) -> Network:
     """A fresh network with the library's own names of its parts."""
-    arguments: dict[str, Any] = {} if config.name.startswith("lraspp") else {"aux_loss": config.auxiliary_weight > 0}
+    auxiliary = config.auxiliary_weight if isinstance(config, TorchvisionConfig) else 0.0
+    arguments: dict[str, Any] = {"aux_loss": auxiliary > 0} if isinstance(config, TorchvisionConfig) else {}
     net = models.get_model(config.name, weights=None, weights_backbone=None, num_classes=task.num_classes, **arguments)
     mobile = "mobilenet" in config.name
     stages = tuple((f"backbone.{place}",) for place in net.backbone) if mobile else _RESNET
@@ -41,18 +42,18 @@ def build(config: TorchvisionConfig, task: Task) -> Network:
 
     def call(net: Any, image: Tensor) -> Heads:
         features = net.backbone(image)  # not net(image), which asks the auxiliary head in inference, too
-        if config.name.startswith("lraspp"):
+        if isinstance(config, LrasppConfig):
             return Heads(net.classifier(features))
         out, asked = net.classifier(features["out"]), net.training and net.aux_classifier is not None
-        return Heads(out, auxiliary={"auxiliary": (config.auxiliary_weight, net.aux_classifier(features["aux"]))} if asked else {})
+        return Heads(out, auxiliary={"auxiliary": (auxiliary, net.aux_classifier(features["aux"]))} if asked else {})
 
     least_batch = 2 if config.name in _POOLED else 1
     return Network(net, call, least=32, least_batch=least_batch, head=_head(net, config), encoder=stages, first_conv=first)
 
 
-def _head(net: nn.Module, config: TorchvisionConfig) -> tuple[str, ...]:
+def _head(net: nn.Module, config: TorchvisionConfig | LrasppConfig) -> tuple[str, ...]:
     """The last convolution of each head: what depends on the classes."""
-    if config.name.startswith("lraspp"):
+    if isinstance(config, LrasppConfig):
         return "classifier.low_classifier", "classifier.high_classifier"
     heads = {name: net.get_submodule(name) for name in ("classifier", "aux_classifier") if getattr(net, name) is not None}
     return tuple(f"{name}.{len(list(head.children())) - 1}" for name, head in heads.items())
@@ -72,7 +73,7 @@ def put(net: nn.Module, name: str, module: nn.Module) -> None:
     setattr(net.get_submodule(parent), last, module)
 
 
-def published(config: TorchvisionConfig, spec: str, task: Task) -> Source | None:
+def published(config: TorchvisionConfig | LrasppConfig, spec: str, task: Task) -> Source | None:
     """torchvision:DEFAULT, trained on COCO with VOC's classes, or torchvision:BACKBONE, the encoder trained on ImageNet."""
     if spec == "torchvision:DEFAULT":
         weights: Any = models.get_model_weights(config.name)["DEFAULT"]
