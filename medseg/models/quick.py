@@ -1,4 +1,4 @@
-"""Layers that torch trains slowly on a processor, computed in another way that gives the same up to rounding.
+"""Layers that torch trains slowly or wrongly on a processor, computed in another way that gives the same up to rounding.
 
 - Instance norm is a batch norm of batch x channels channels to torch, for which it wants channels first: a network in channels-last is
   copied to and fro at every norm. Image by image it is a batch norm that torch has for channels-last, too. Torch sums that one in float32
@@ -6,6 +6,8 @@
 - Torch's gradient of the instance norm of a single image is wrong where what it is given lies in channels-last (2.15; by as much as the
   gradient is large). A batch norm's is right, so one image goes that way whatever its size.
 - PReLU's gradient is computed value by value; leaky ReLU's, which with one slope for all is the same, by vectors.
+- The gradient of a 1 x 1 convolution with a stride, of fewer than 16 channels in channels-last, writes past its memory in oneDNN (its issue
+  6035): a crash, or wrong numbers. The values between the strides go first here, which is the same without the fault.
 
 A torch that keeps the layout itself (pytorch/pytorch, pull request 194616 for issue 59168) makes the norms here needless.
 In evaluation, on other devices and in compiled or exported networks the library's own code runs. Neither gradients of gradients nor
@@ -22,6 +24,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.modules.instancenorm import _InstanceNorm
 
+SAFE_CHANNELS = 16  # as many as a vector of AVX-512 holds
 MOST_VALUES = 2**16  # of a channel of an image that is normalised in channels-last
 
 
@@ -30,6 +33,14 @@ def hasten(net: nn.Module) -> None:
     for module in net.modules():
         if type(module) in _QUICK:  # no subclass: its forward is its own
             module.__class__ = _QUICK[type(module)]
+        elif type(module) is nn.Conv2d and _overruns(module):
+            module.__class__ = QuickConv2d
+
+
+def _overruns(conv: nn.Conv2d) -> bool:
+    """Whether oneDNN may write past its memory in the gradient."""
+    is_plain = conv.groups == 1 and conv.padding in ("valid", (0, 0))
+    return is_plain and conv.kernel_size == (1, 1) and max(conv.stride) > 1 and conv.in_channels < SAFE_CHANNELS
 
 
 class _ByImage(_InstanceNorm):
@@ -63,6 +74,16 @@ class QuickInstanceNorm3d(_ByImage, nn.InstanceNorm3d):
     """Of volumes (B, C, D, H, W)."""
 
     axes, layout = 5, torch.channels_last_3d
+
+
+class QuickConv2d(nn.Conv2d):
+    """Of 1 x 1, with a stride and without padding."""
+
+    def forward(self, values: Tensor) -> Tensor:  # noqa: D102
+        if not self.training or values.device.type != "cpu":
+            return super().forward(values)
+        down, right = self.stride
+        return F.conv2d(values[..., ::down, ::right], self.weight, self.bias)
 
 
 class QuickPReLU(nn.PReLU):

@@ -174,6 +174,26 @@ def test_a_volume_without_a_batch_is_no_batch_of_images():
     torch.testing.assert_close(quick(nn.InstanceNorm3d(4))(volume), nn.InstanceNorm3d(4)(volume))
 
 
+@pytest.mark.parametrize("channels", [3, 8, 15])
+@pytest.mark.parametrize("side", [48, 49])
+def test_a_strided_convolution_of_a_pixel_has_the_right_gradient(channels, side):
+    """torch's own writes past its memory here: without the quick way this ends in a crash."""
+    conv, values = nn.Conv2d(channels, 16, 1, stride=2), drawn(2, channels, side, side, dtype=torch.float32)
+    for found, right in zip(results(quick(conv), values), results(copy.deepcopy(conv).double(), values.double()), strict=True):
+        torch.testing.assert_close(found.double(), right, rtol=1e-4, atol=1e-4 * right.abs().max().item())
+
+
+def test_other_convolutions_are_the_librarys():
+    several = [
+        nn.Conv2d(8, 16, 1),
+        nn.Conv2d(16, 16, 1, 2),
+        nn.Conv2d(8, 16, 3, 2),
+        nn.Conv2d(8, 16, 1, 2, 1),
+        nn.Conv2d(8, 16, 1, 2, groups=2),
+    ]
+    assert all(type(quick(conv)[0]) is nn.Conv2d for conv in several)
+
+
 def test_a_network_learns_the_same_and_keeps_its_names():
     torch.manual_seed(0)
     net = UNet(2, 3, 2, channels=(8, 16, 32), strides=(2, 2), num_res_units=2).double().to(memory_format=torch.channels_last)

@@ -59,6 +59,7 @@ def _template() -> jinja2.Template:
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(_own), autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
+    environment.policies["json.dumps_kwargs"] = {}  # jinja would sort the runs by their labels: their order is the tables'
     environment.globals |= {"style": _own("report.css"), "script": _own("report.js")}
     environment.filters["figures"] = lambda value, digits=3: "–" if value is None or math.isnan(value) else f"{value:.{digits}f}"
     return environment.get_template("report.html.j2")
