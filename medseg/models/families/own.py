@@ -149,9 +149,9 @@ def _heads(config: OwnConfig, network: Network, image: Tensor, task: Task, train
             raise _broken(config, f"gives a {type(logits).__name__} in {mode} mode", f"it must be {CONTRACT}")
         if logits.ndim != image.ndim or logits.shape[:2] != (len(image), task.num_classes):
             rule = f"gives {tuple(logits.shape)} for {tuple(image.shape)} in {mode} mode"
-            raise _broken(
-                config, rule, f"the logits must be ({len(image)}, {task.num_classes}, h, w), one channel a class with the background"
-            )
+            sides = ", ".join("dhw"[-task.spatial_dims :])
+            fix = f"the logits must be ({len(image)}, {task.num_classes}, {sides}), one channel a class with the background"
+            raise _broken(config, rule, fix)
     return heads
 
 
