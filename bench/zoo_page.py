@@ -42,17 +42,10 @@ def twins(zoo: Sequence[Line]) -> list[tuple[Line, Line]]:
     return [(found[*key, USUAL], found[*key, OTHER]) for key in keys if (*key, USUAL) in found and (*key, OTHER) in found]
 
 
-def best_first(zoo: Sequence[Line]) -> list[str]:
-    """The networks by their first seed's score, the best first; a tie by name."""
-    first = {line["network"]: _iou(line) for line in zoo if line["seed"] == 0}
-    return sorted(first, key=lambda name: (-first[name], name))
-
-
 def rows(zoo: Sequence[Line], steps: int) -> dict[str, Line]:
-    """The line that each network stands in the table with, the best first."""
-    shown = latest(zoo, steps)
-    first = {line["network"]: line for line in shown if line["seed"] == 0}
-    return {name: first[name] for name in best_first(shown)}
+    """The line that each network stands in the table with, its first seed's, the best first; a tie by name."""
+    first = [line for line in latest(zoo, steps) if line["seed"] == 0]
+    return {line["network"]: line for line in sorted(first, key=lambda line: (-_iou(line), line["network"]))}
 
 
 def fastest(costs: Sequence[Line]) -> dict[str, Line]:

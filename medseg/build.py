@@ -57,6 +57,7 @@ from medseg.seeding import seed_of
 from medseg.types import Row, Size
 
 log = logging.getLogger(__name__)
+LAYOUTS = {4: torch.channels_last, 5: torch.channels_last_3d}  # by the axes of a tensor
 # Pixels to be shown (steps x batch x height x width) from which compiling is chosen. On two cores in float32 it took about 45 s and saved
 # 0.3 s of a step of 8 x 256 x 256, so it repays from 1e8 on; 4e8 leaves room for slower compilers. The GPU's is not measured yet.
 COMPILE_REPAYS_PX = {"cpu": 4e8, "cuda": 2e10}
@@ -214,10 +215,9 @@ def build_model(
 def lay_channels_last(model: Adapter) -> None:
     """The memory format of the weights, in place; values and names stay."""
     axes = model.task.spatial_dims + 2
-    layout = {4: torch.channels_last, 5: torch.channels_last_3d}[axes]
     for parameter in model.net.parameters():  # not by `to`, which stops at a parameter of four axes in a network of three dimensions
         if parameter.ndim == axes:
-            parameter.data = parameter.data.contiguous(memory_format=layout)
+            parameter.data = parameter.data.contiguous(memory_format=LAYOUTS[axes])
 
 
 def build_training(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,13 +43,13 @@ def read_trained(path: Path) -> Trained | None:
         return None
     files = (folder.digests_json, folder.environment_json, folder.network_json, folder.weights_json)
     digests, environment, network, weights = map(_read, files)
-    return Trained(config, _read_dataset(folder.dataset_yaml), digests, environment, network, weights, _steps(folder.metrics_jsonl))
+    return Trained(config, _read_dataset(folder.dataset_yaml), digests, environment, network, weights, _steps(folder))
 
 
-def _steps(curves: Path) -> int:
+def _steps(folder: RunFolder) -> int:
     """Of the last line of the curves."""
     try:
-        return int(json.loads(curves.read_text(encoding="utf-8").splitlines()[-1])["step"])
+        return int(folder.metrics()[-1]["step"])
     except (OSError, ValueError, LookupError, TypeError):
         return 0
 

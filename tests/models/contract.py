@@ -8,7 +8,7 @@ from functools import cache
 import pytest
 import torch
 
-from medseg.build import lay_channels_last
+from medseg.build import LAYOUTS, lay_channels_last
 from medseg.config import LossConfig, NetworkConfig
 from medseg.engine.checkpoint import load_weights, save_checkpoint
 from medseg.labels import LabelSet
@@ -17,8 +17,6 @@ from medseg.models.contract import Adapter, Task, is_below
 from medseg.models.quick import hasten
 from medseg.models.zoo import adapt, build_network
 from medseg.types import Batch, Losses, Prediction
-
-LAYOUTS = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
 class NetworkContract:

@@ -9,11 +9,11 @@ import torch
 from monai.networks.nets import UNet
 from torch import Tensor, nn
 
+from medseg.build import LAYOUTS
 from medseg.models.quick import MOST_VALUES, QuickInstanceNorm2d, QuickInstanceNorm3d, QuickPReLU, hasten
 
 MOST_SIDE = int(MOST_VALUES**0.5)
 SHAPES = {2: (3, 4, 6, 5), 3: (2, 4, 3, 5, 4)}
-LAYOUTS = {4: torch.channels_last, 5: torch.channels_last_3d}
 NORMS = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
 
 

@@ -10,7 +10,7 @@ from medseg.publishing.estimated import MEAN, Cell, Share
 from medseg.publishing.published import Published
 from medseg.publishing.sources import Source
 from medseg.publishing.table import AVERAGE_TITLES, Table, defined, score_title, with_interval
-from medseg.publishing.trained import read_trained, unlike
+from medseg.publishing.trained import Trained, read_trained, unlike
 from medseg.statistics.intervals import FEWEST_GROUPS
 
 FEW_GROUPS = 20  # below, the intervals' own coverage is known to fall short: bench/check_coverage.py
@@ -98,8 +98,7 @@ def cautions(published: Published) -> list[str]:
         lines.append(f"In few references: {', '.join(few)} images.")
     if single := [source.label for source in published.sources if published.tests and source.runs and len(source.seeds) == 1]:
         lines.append(f"One training each: {', '.join(single)}. What another seed would change is in no interval and in no test.")
-    trained = {source.label: read_trained(path) for source in published.sources for path in [*source.runs.values()][:1]}
-    if len(known := {label: run for label, run in trained.items() if run}) > 1 and (apart := unlike(known)):
+    if apart := unlike(_first_runs(published)):
         lines.append(f"Not trained alike, so a difference is not the network's alone: {'. '.join(apart)}.")
     if decided := _decided_by_few(published):
         lines.append(f"A few groups decide the intervals of {', '.join(decided)}: look at these groups.")
@@ -107,6 +106,12 @@ def cautions(published: Published) -> list[str]:
     everywhere = [line for line in told[first.label] if all(line in each for each in told.values())]
     lines += [f"{line[0].upper()}{line[1:]}" for line in everywhere]
     return lines + [f"{label}: {line}" for label, each in told.items() for line in each if line not in everywhere]
+
+
+def _first_runs(published: Published) -> dict[str, Trained]:
+    """Of each source the first run, where its folder can be read."""
+    runs = {source.label: read_trained(next(iter(source.runs.values()))) for source in published.sources if source.runs}
+    return {label: run for label, run in runs.items() if run}
 
 
 def _decided_by_few(published: Published) -> list[str]:
