@@ -9,26 +9,33 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullLocator, ScalarFormatter
-from zoo_page import SCORE, Line, fastest, figure_name, rows
+from zoo_page import CPU, SCORE, Line, device_of, devices, figure_name, prices, rows
 
 from medseg.models.listed import listed
 from medseg.publishing.look import COLOURS, INK, QUIET, save_figure
 
 
-def write_figure(folder: Path, zoo: Sequence[Line], costs: Sequence[Line], steps: int) -> None:
-    """IoU after so many steps, with its interval, against images/s of training; a colour a library."""
-    speed = {name: line["images_per_s"] for name, line in fastest(costs).items()}
+def write_figures(folder: Path, zoo: Sequence[Line], costs: Sequence[Line], steps: int) -> None:
+    """One of each device that rows of the table were trained on and have their costs measured on."""
+    for device in devices(prices(costs, rows(zoo, steps)).values()):
+        write_figure(folder, zoo, costs, steps, device)
+
+
+def write_figure(folder: Path, zoo: Sequence[Line], costs: Sequence[Line], steps: int, device: str) -> None:
+    """IoU after so many steps on a device, with its interval, against images/s of training there; a colour a library."""
+    first = rows(zoo, steps)
+    speed = {name: line["images_per_s"] for name, line in prices(costs, first).items() if device_of(line) == device}
     library = {line.name: line.library for line in listed()}
     colour = dict(zip(sorted(set(library.values())), COLOURS, strict=False))
     figure = Figure(figsize=(9, 5.5), layout="constrained")
     axes, handles = figure.add_subplot(), []
-    for rank, (name, row) in enumerate(rows(zoo, steps).items(), start=1):
+    for rank, (name, row) in enumerate(first.items(), start=1):
         if name in speed:
             _dot(axes, rank, speed[name], row["scores"][SCORE], colour[library[name]])
             handles.append(Line2D([], [], color=colour[library[name]], marker="o", ls="", ms=4, label=f"{rank}  {name}"))
-    _dress(axes, steps)
+    _dress(axes, steps, device)
     figure.legend(handles=handles, loc="outside right upper", fontsize=7, frameon=False, labelcolor=INK)
-    save_figure(figure, folder / figure_name(steps))
+    save_figure(figure, folder / figure_name(steps, device))
 
 
 def _dot(axes: Axes, rank: int, images_per_s: float, score: tuple[float, float, float], colour: str) -> None:
@@ -37,12 +44,12 @@ def _dot(axes: Axes, rank: int, images_per_s: float, score: tuple[float, float, 
     axes.annotate(str(rank), (images_per_s, value), xytext=(4, 2), textcoords="offset points", fontsize=8, color=INK)
 
 
-def _dress(axes: Axes, steps: int) -> None:
+def _dress(axes: Axes, steps: int, device: str) -> None:
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(ScalarFormatter())
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xlabel("images/s of training, 8 x 192 x 192, float32", color=INK)
+    axes.set_xlabel(f"images/s of training, 8 x 192 x 192, float32{'' if device == CPU else f', {device}'}", color=INK)
     axes.set_ylabel("IoU of the tongue, pooled, 95 % interval", color=INK)
     axes.set_title(f"{steps:,} steps from scratch on tongue600", fontsize=10, color=INK)
     axes.grid(color=QUIET, linewidth=0.5)

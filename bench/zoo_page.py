@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from medseg.report.tables import markdown_table
 
 SCORE, USUAL, OTHER = "iou_pooled", "float32", "bfloat16"
 WAY = "the fastest step, freed memory kept"  # of measuring costs
+CPU = "cpu"
+LONG_STEPS = 3000  # of the table that wants a GPU
+HEADER = ("", "Network", "IoU, pooled", "IoU, second seed", "IoU, per image", "recall, pooled", "precision, pooled", "rate", "trained in",
+          "parameters", "multiply-adds", "images/s", "peak memory")  # fmt: skip
 Line = Mapping[str, Any]
 
 
-def figure_name(steps: int) -> str:
-    """The file of the figure that goes with the table of so many steps."""
-    return f"zoo-{steps}.svg"
+def device_of(line: Line) -> str:
+    """cpu or cuda; costs of old, which do not say it, are of a processor."""
+    return str(line.get("device", CPU))
+
+
+def figure_name(steps: int, device: str) -> str:
+    """The file of a figure that goes with the table of so many steps."""
+    return f"zoo-{steps}.svg" if device == CPU else f"zoo-{steps}-{device}.svg"
+
+
+# --- the lines that count
 
 
 def latest(zoo: Sequence[Line], steps: int) -> list[Line]:
@@ -48,42 +61,115 @@ def rows(zoo: Sequence[Line], steps: int) -> dict[str, Line]:
     return {line["network"]: line for line in sorted(first, key=lambda line: (-_iou(line), line["network"]))}
 
 
-def fastest(costs: Sequence[Line]) -> dict[str, Line]:
-    """Of each network the cost measured when the machine was least slowed by others, on the machine used last; none of another way."""
-    measured = [line for line in costs if line.get("way") == WAY]
+def fastest(costs: Sequence[Line], device: str = CPU) -> dict[str, Line]:
+    """Of each network the cost measured when the machine was least slowed by others, on the machine of this device used last; none of
+    another way."""
+    measured = [line for line in costs if line.get("way") == WAY and device_of(line) == device]
     same = [line for line in measured if line["machine"] == measured[-1]["machine"]]
     return {line["network"]: line for line in sorted(same, key=lambda line: float(line["images_per_s"]))}
 
 
+def prices(costs: Sequence[Line], first: Mapping[str, Line]) -> dict[str, Line]:
+    """Of each row its network's cost on the device that it was trained on, where that is measured."""
+    found = {device: fastest(costs, device) for device in devices(first.values())}
+    return {name: found[device_of(line)][name] for name, line in first.items() if name in found[device_of(line)]}
+
+
+def devices(shown: Iterable[Line]) -> list[str]:
+    """Those that the lines are of. A figure holds one alone."""
+    return sorted({device_of(line) for line in shown})
+
+
+# --- the page
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """What a table is of. second, price, size: by network, where they are known; size: a cost on any device.  both: see `twins`."""
+
+    steps: int
+    first: Mapping[str, Line]
+    second: Mapping[str, Line]
+    price: Mapping[str, Line]
+    size: Mapping[str, Line]
+    both: Sequence[tuple[Line, Line]]
+
+    @property
+    def trained(self) -> list[Line]:
+        """Every training behind a number."""
+        return [*self.first.values(), *self.second.values(), *(line for pair in self.both for line in pair)]
+
+    @property
+    def priced(self) -> list[Line]:
+        """Every measurement of speed and memory behind a number."""
+        return list(self.price.values())
+
+    @property
+    def devices(self) -> list[str]:
+        """Of the rows."""
+        return devices(self.first.values())
+
+
 def section(zoo: Sequence[Line], costs: Sequence[Line]) -> list[str]:
     """The part of docs/results.md, a table a number of steps; nothing where no network is recorded."""
-    return [text for steps in sorted({line["steps"] for line in zoo}) for text in _table(of_recipe(zoo, steps), costs, steps)]
+    tables = [_table(_shown(zoo, costs, steps)) for steps in sorted({line["steps"] for line in zoo})]
+    return [text for table in tables for text in table] + (_wanting(zoo, costs) if zoo else [])
 
 
-def _table(zoo: Sequence[Line], costs: Sequence[Line], steps: int) -> list[str]:
-    first = rows(zoo, steps)
-    second, price, both = seconds(zoo, list(first.values())), fastest(costs), twins(zoo)
-    header = ["", "Network", "IoU, pooled", "IoU, second seed", "IoU, per image", "recall, pooled", "precision, pooled", "rate",
-              "trained in", "parameters", "multiply-adds", "images/s", "peak memory"]  # fmt: skip
-    body = [[str(rank), *_row(line, second.get(name), price.get(name))] for rank, (name, line) in enumerate(first.items(), start=1)]
-    trained = [*first.values(), *second.values(), *(line for pair in both for line in pair)]
-    priced = [price[name] for name in first if name in price]
-    dates, machines = (_told([*trained, *priced], key) for key in ("date", "machine"))
+def _shown(zoo: Sequence[Line], costs: Sequence[Line], steps: int) -> _Shown:
+    first, of_steps = rows(zoo, steps), of_recipe(zoo, steps)
+    price = prices(costs, first)
+    size = {line["network"]: line for line in costs} | price
+    return _Shown(steps, first, seconds(of_steps, list(first.values())), price, size, twins(of_steps))
+
+
+def _table(shown: _Shown) -> list[str]:
+    body = [[str(rank), *_row(shown, name)] for rank, name in enumerate(shown.first, start=1)]
+    figures = [f"![accuracy against cost](images/{figure_name(shown.steps, device)})" for device in devices(shown.priced)]
     return [
-        f"## The zoo, {steps:,} steps from scratch on tongue600", "",
-        f"`make zoo-table` ({dates[0]} to {dates[-1]}, {', '.join(machines)}, commit {', '.join(_commits(trained))})", "",
-        f"Every network **from scratch**, no published weights: {steps:,} steps of 8 images at 192 x 192 "
-        f"({', '.join(_told(trained, 'device'))}), AdamW with the rate of the column, soft Dice + cross-entropy where the network has no "
-        f"loss of its own, one recipe (experiments/tongue/zoo.yaml), checkpoint chosen on val. {trained[0]['n_test']} test images, "
-        "95 % intervals over images (bootstrap-t), which know nothing of the chance in training: what another seed makes of the best "
-        "stands in a column of its own. After so few steps a small network is ahead of a large one that would pass it later, and one "
-        "with published weights starts elsewhere: the table says how fast each learns from nothing, not how good it can be. "
-        f"{_in_both(both)}Multiply-adds are of one image; images/s are of training steps in float32 ({WAY}; commit "
-        f"{', '.join(_commits(priced)) or 'none'}) with nothing else running on the machine, whose neighbours on the same host can still "
-        "halve them from one hour to the next.", "",
-        *markdown_table(header, body), "",
-        f"![accuracy against cost](images/{figure_name(steps)})", "",
+        f"## The zoo, {shown.steps:,} steps from scratch on tongue600", "", _origin(shown), "", _about(shown), "",
+        *markdown_table(HEADER, body), "", *(text for figure in figures for text in (figure, "")),
     ]  # fmt: skip
+
+
+def _origin(shown: _Shown) -> str:
+    """The command, and what it ran on."""
+    dates, machines = (_told([*shown.trained, *shown.priced], key) for key in ("date", "machine"))
+    return f"`make zoo-table` ({dates[0]} to {dates[-1]}, {', '.join(machines)}, commit {', '.join(_commits(shown.trained))})"
+
+
+def _about(shown: _Shown) -> str:
+    """How the networks were trained, and what the numbers do not say."""
+    return (
+        f"Every network **from scratch**, no published weights: {shown.steps:,} steps of 8 images at 192 x 192 "
+        f"({', '.join(_told(shown.trained, 'device'))}), AdamW with the rate of the column, soft Dice + cross-entropy where the network "
+        "has no loss of its own, one recipe (experiments/tongue/zoo.yaml), checkpoint chosen on val. "
+        f"{shown.trained[0]['n_test']} test images, 95 % intervals over images (bootstrap-t), which know nothing of the chance in "
+        "training: what another seed makes of the best stands in a column of its own. After so few steps a small network is ahead of a "
+        "large one that would pass it later, and one with published weights starts elsewhere: the table says how fast each learns from "
+        f"nothing, not how good it can be. {_in_both(shown.both)}{_about_costs(shown)}"
+    )
+
+
+def _about_costs(shown: _Shown) -> str:
+    """How they were measured. On a processor the peak is of the process, on a GPU of torch's allocator."""
+    on_gpu = ""
+    if shown.devices != [CPU]:
+        on_gpu = " Speed and memory are of the device that the row was trained on; on cuda, memory is the most that tensors held."
+    return (
+        f"Multiply-adds are of one image; images/s are of training steps in float32 ({WAY}; commit "
+        f"{', '.join(_commits(shown.priced)) or 'none'}) with nothing else running on the machine, whose neighbours on the same host can "
+        f"still halve them from one hour to the next.{on_gpu}"
+    )
+
+
+def _wanting(zoo: Sequence[Line], costs: Sequence[Line]) -> list[str]:
+    """That the long table is not there, and why."""
+    if any(line["steps"] == LONG_STEPS for line in zoo):
+        return []
+    seen = devices([*zoo, *costs])
+    why = f", since no GPU was at hand: all of the zoo was trained and measured on {CPU}" if seen == [CPU] else ""
+    return [f"A table of {LONG_STEPS:,} steps is not recorded{why}.", ""]
 
 
 def _told(shown: Sequence[Line], key: str) -> list[str]:
@@ -106,20 +192,25 @@ def _iou(line: Line) -> float:
     return float(line["scores"][SCORE][0])
 
 
-def _row(first: Line, second: Line | None, cost: Line | None) -> list[str]:
+# --- a row
+
+
+def _row(shown: _Shown, name: str) -> list[str]:
+    first, second = shown.first[name], shown.second.get(name)
     scores = [_score(first, key) for key in (SCORE, "iou_per_image", "recall_pooled", "precision_pooled")]
     scores.insert(1, f"{_iou(second):.3f}" if second else "")
-    numbers = ["", "", "", ""]
-    if cost:
-        numbers = [
-            f"{cost['parameters'] / 1e6:.2f} M",
-            f"{cost['multiply_adds'] / 1e9:.2f} G",
-            f"{cost['images_per_s']:.1f}",
-            f"{cost['peak_mib']:,} MiB",
-        ]
-    return [f"`{first['network']}`", *scores, f"{first['lr']:g}", first["precision"], *numbers]
+    trained_in = first["precision"] if len(shown.devices) == 1 else f"{first['precision']}, {device_of(first)}"
+    return [f"`{name}`", *scores, f"{first['lr']:g}", trained_in, *_size(shown.size.get(name)), *_speed(shown.price.get(name))]
 
 
 def _score(line: Line, key: str) -> str:
     value, low, high = line["scores"][key]
     return f"{value:.3f} ({low:.3f} to {high:.3f})"
+
+
+def _size(cost: Line | None) -> list[str]:
+    return [f"{cost['parameters'] / 1e6:.2f} M", f"{cost['multiply_adds'] / 1e9:.2f} G"] if cost else ["", ""]
+
+
+def _speed(cost: Line | None) -> list[str]:
+    return [f"{cost['images_per_s']:.1f}", f"{cost['peak_mib']:,} MiB"] if cost else ["not measured", "not measured"]

@@ -6,8 +6,8 @@ python bench/zoo_table.py --data-root tongue600 [--steps 300] [--work runs/zoo] 
 What bench/results holds of the same recipe is not done again, so the same command goes on where it stopped, on another machine, too; a
 training that was stopped half way goes on from the working folder. Trainings are in float32; --precision bfloat16 trains in that what does
 not stand in it, and the table says of each row what it was trained in. Costs (images/s of training steps, peak memory) are measured in
-processes of their own, with nothing else running. The table is part of docs/results.md, its figure in docs/images; both are written
-at the end.
+processes of their own, with nothing else running, on the device that a training here would take: the GPU where there is one. The table is
+part of docs/results.md, its figures in docs/images; both are written at the end.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from typing import Any
 
 from anonymous import Peak
 from record import RESULTS, append, lines, machine
-from zoo_figure import write_figure
-from zoo_page import OTHER, USUAL, WAY, rows
+from zoo_figure import write_figures
+from zoo_page import CPU, LONG_STEPS, OTHER, USUAL, WAY, rows
 
 from medseg.config import Config, load_config, read_config
 from medseg.environment import describe_git
@@ -43,7 +43,7 @@ EXPERIMENT, MANIFEST = ROOT / "experiments" / "tongue" / "zoo.yaml", Path("data_
 COMMIT = "commit"  # file beside the runs of one network, seed, length and precision: what the last of them began at
 SECOND_SEED = 5  # so many of the best have one
 EPOCH_STEPS = 60  # as zoo.yaml has them
-STEPS = 4  # of which the first warms up; the fastest of the others counts
+STEPS = {"cpu": 4, "cuda": 50}  # of which the first warms up, and on a GPU more, until its clock is up; the fastest of the others counts
 # Adam's usual rate for U-Nets is too high for a transformer without warm-up of thousands of steps (Xiong et al., ICML 2020)
 TRANSFORMERS = ("unetr", "swin_unetr", "dpt", "segformer", "mask2former", "smp:segformer/mit_b0", "smp:dpt/tu-vit_small_patch16_224")
 RATES = dict.fromkeys(TRANSFORMERS, 2e-4)
@@ -143,8 +143,10 @@ def train(name: str, seed: int, plan: Plan, work: Path, data: Path) -> None:
         if cell.name == "tongue" and cell.metric in ("iou", "recall", "precision")
     }
     record = {"what": "zoo", "network": name, "seed": seed, "recipe": recipe(resolved), "lr": resolved.optim.lr, "scores": scores}
+    gpus = json.loads(run.environment_json.read_text(encoding="utf-8"))["hardware"]["gpus"]
     record |= {
         "n_test": cells[0].n_cases,
+        "machine": place(resolved.train.device, gpus),
         "device": resolved.train.device,
         "precision": resolved.train.precision,
         "steps": plan.steps,
@@ -159,7 +161,8 @@ def costs(name: str) -> None:
     with Peak(process.pid) as peak:
         text, _ = process.communicate()
     assert process.returncode == 0, name
-    append({"what": "zoo-cost", "network": name, "way": WAY, "peak_mib": round(peak.mib), "commit": _commit(), **json.loads(text)})
+    record = {"what": "zoo-cost", "network": name, "way": WAY, "peak_mib": round(peak.mib), "commit": _commit()}
+    append(record | json.loads(text))  # on a GPU the process says its machine's whole name, and has a peak of its own
 
 
 def _commit() -> str:
@@ -167,8 +170,23 @@ def _commit() -> str:
     return f"{git['commit']}{'+' if git['dirty'] else ''}"
 
 
-def training_step(name: str, precision: str = USUAL) -> Callable[[], None]:
-    """A step of the training of one network, AdamW's included, on one batch of 8."""
+def place(device: str, gpus: Sequence[str]) -> str:
+    """The machine by name, with its GPU where that computes (the first of several): two that differ in this alone are two."""
+    return machine() if device == CPU else f"{machine()}, {gpus[0]}"
+
+
+def here() -> tuple[str, str]:
+    """(device, place) of a training that would begin here."""
+    import torch
+
+    from medseg.build import resolve
+
+    device = resolve(load_config(EXPERIMENT)).train.device
+    return device, place(device, [] if device == CPU else [torch.cuda.get_device_name()])
+
+
+def training_step(name: str, precision: str = USUAL, device: str = CPU) -> Callable[[], None]:
+    """A step of the training of one network, AdamW's included, on one batch of 8; it is over when the call is, on a GPU, too."""
     import torch
 
     from medseg.build import build_model
@@ -178,33 +196,40 @@ def training_step(name: str, precision: str = USUAL) -> Callable[[], None]:
 
     config, labels = Plan().config(name, 0), LabelSet.of("tongue")
     row = Row("a", "a", "a.png", "a.png", Size(192, 192), "", "", {"background": 30000, "tongue": 6864})
-    model = build_model(config, labels, [row]).train()
+    model = build_model(config, labels, [row]).train().to(device)
     optimizer, image = make_optimizer(config.optim, model), torch.rand(8, 3, *config.data.size_px)
     mask = torch.zeros(8, *config.data.size_px, dtype=torch.int64)
     mask[:, 60:140, 50:150] = 1
-    batch = Batch(image.contiguous(memory_format=torch.channels_last), mask, ("a",) * 8)
+    batch = Batch(image.contiguous(memory_format=torch.channels_last).to(device), mask.to(device), ("a",) * 8)
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
-        with torch.autocast("cpu", torch.bfloat16, enabled=precision == OTHER):
+        with torch.autocast(device, torch.bfloat16, enabled=precision == OTHER):
             total = model(batch).total
         total.backward()
         optimizer.step()
+        if device != CPU:
+            torch.cuda.synchronize()  # what was called is only queued until here
 
     return step
 
 
-def cost(name: str) -> dict[str, float]:
-    """Parameters, multiply-adds of an image at 192 x 192, and images/s of the fastest training step, memory kept as a training keeps it."""
+def cost(name: str) -> dict[str, Any]:
+    """Where it was measured, parameters, multiply-adds of an image at 192 x 192, and images/s of the fastest training step, memory kept as
+    a training keeps it; on a GPU the most of its memory that tensors held, too."""
+    import torch
+
     from medseg.models.contract import Task
     from medseg.models.cost import cost_of
 
-    config = Plan().config(name, 0)
-    counted, step = cost_of(config.model, Task(2, config.data.size_px)), training_step(name)
+    config, (device, where) = Plan().config(name, 0), here()
+    counted, step = cost_of(config.model, Task(2, config.data.size_px)), training_step(name, device=device)
     with kept_blocks():
-        seconds = [seconds_of(step) for _ in range(STEPS)]
+        seconds = [seconds_of(step) for _ in range(STEPS[device])]
     rate = 8 / min(seconds[1:])  # what shares the machine only ever slows a step
-    return {"parameters": counted.parameters, "multiply_adds": counted.multiply_adds, "images_per_s": round(rate, 2)}
+    told = {"device": device, "machine": where, "parameters": counted.parameters, "multiply_adds": counted.multiply_adds}
+    peak = {} if device == CPU else {"peak_mib": torch.cuda.max_memory_allocated() >> 20}
+    return told | {"images_per_s": round(rate, 2)} | peak
 
 
 def seconds_of(step: Callable[[], None]) -> float:
@@ -246,7 +271,8 @@ def go(options: argparse.Namespace) -> None:
     names = sorted(options.only or price, key=lambda name: price[name])
     priced = {(line["network"], line["machine"]) for line in recorded("zoo-cost") if line.get("way") == WAY}
     if not options.skip_costs:
-        for name in [name for name in names if options.costs_again or (name, machine()) not in priced]:
+        _, where = here()  # which differs between the devices of a machine
+        for name in [name for name in names if options.costs_again or (name, where) not in priced]:
             print(f"{name}: cost", file=sys.stderr, flush=True)
             costs(name)
     if not options.skip_trainings:
@@ -258,7 +284,7 @@ def go(options: argparse.Namespace) -> None:
             second = Plan(options.steps, precision)  # as the row is that it stands in
             train_all(missing([name] if name in names else [], 1, second), 1, second, work, data)
     for steps in {int(line["steps"]) for line in recorded("zoo")}:
-        write_figure(ROOT / "docs" / "images", recorded("zoo"), recorded("zoo-cost"), steps)
+        write_figures(ROOT / "docs" / "images", recorded("zoo"), recorded("zoo-cost"), steps)
     subprocess.run([sys.executable, str(Path(__file__).parent / "results.py")], check=True)
 
 
@@ -267,7 +293,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-root", type=Path, help="tongue600")
     parser.add_argument("--work", type=Path, default=Path("runs/zoo"), help="manifests, cache and runs")
-    parser.add_argument("--steps", type=int, default=300, help="a multiple of 60; 3,000 where a GPU is at hand")
+    parser.add_argument("--steps", type=int, default=300, help=f"a multiple of 60; {LONG_STEPS:,} where a GPU is at hand")
     parser.add_argument("--precision", choices=[USUAL, OTHER], help="train in this one what is not recorded in it")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="these networks alone")
     parser.add_argument("--skip-costs", action="store_true", help="other jobs run beside")

@@ -180,7 +180,8 @@ def task_of(config: Config, labels: LabelSet) -> Task:
     """What the network is built for."""
     volume = config.data.volume
     channels = len(volume.channels) if volume else PHOTOGRAPH_CHANNELS
-    return Task(labels.num_classes, _shown(config), channels, labels.ignore_id, normalised=volume is not None)
+    autocast = config.train.precision == "bfloat16" and config.train.device == "cpu"
+    return Task(labels.num_classes, _shown(config), channels, labels.ignore_id, normalised=volume is not None, autocast=autocast)
 
 
 def build_model(

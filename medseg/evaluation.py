@@ -24,7 +24,7 @@ from medseg.engine.infer import OnGrid
 from medseg.engine.trouble import trouble_named
 from medseg.errors import ManifestError, RunError
 from medseg.files import staged_folder
-from medseg.instances import FoundObject
+from medseg.instances import FoundObject, Patch, patch_of
 from medseg.manifest.ledger import record_scoring
 from medseg.manifest.schema import Manifest, Split
 from medseg.manifest.table import check_data_root, read_manifest
@@ -123,11 +123,24 @@ class Scene:
 
 
 def _off_ignored(found: FoundObject, valid_HW: np.ndarray) -> FoundObject | None:
-    """Without the ignored pixels, which are background; None where it had no others."""
-    pixels_HW = found.patch.pixels_HW & valid_HW[found.patch.window]
-    if found.patch.pixels_HW.any() and not pixels_HW.any():
+    """Without the ignored pixels, which are background; None where it had no others. A side of its box that they held is cut with them, as
+    the reference's boxes are of what can be seen."""
+    old, pixels_HW = found.patch, found.patch.pixels_HW & valid_HW[found.patch.window]
+    if np.array_equal(pixels_HW, old.pixels_HW):
+        return found
+    if not pixels_HW.any():
         return None
-    return found._replace(patch=found.patch._replace(pixels_HW=pixels_HW))
+    rest = patch_of(pixels_HW)
+    new = rest._replace(top_px=old.top_px + rest.top_px, left_px=old.left_px + rest.left_px)
+    sides = zip(found.box, _sides(old), _sides(new), strict=True)
+    left, top, right, bottom = (own if before == after else after for own, before, after in sides)
+    return found._replace(patch=new, box=(left, top, right, bottom))
+
+
+def _sides(patch: Patch) -> tuple[float, float, float, float]:
+    """left, top, right, bottom in px, the last two just after the last pixel."""
+    rows, columns = patch.window
+    return columns.start, rows.start, columns.stop, rows.stop
 
 
 @dataclass(frozen=True)

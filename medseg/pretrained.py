@@ -123,7 +123,9 @@ def segmenter(name: str, score_threshold: float | None = None, weights: str | No
         fix = f"did you mean {PREFIX}{near[0]}?" if near else f"name one of {', '.join(SHOWCASES)}, or a run folder"
         raise ConfigError(f"{PREFIX}{name}", rule, fix)
     showcase = SHOWCASES[name]
-    config = with_threshold(config_of(name), score_threshold).model_copy(update={"weights": weights or showcase.weights})
+    config = with_threshold(config_of(name), score_threshold)
+    without = {"auxiliary_weight": 0.0} if "auxiliary_weight" in type(config).model_fields else {}  # it has no say in inference
+    config = config.model_copy(update={"weights": weights or showcase.weights, **without})
     side = showcase.square_px or showcase.short_px
     assert side is not None
     source = read_source(config, Task(2, (side, side)))

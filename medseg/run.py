@@ -13,6 +13,7 @@ from medseg.config import Config
 from medseg.engine.checkpoint import load_weights
 from medseg.engine.infer import Passes
 from medseg.engine.ranks import Alone, Ranks
+from medseg.errors import RunError
 from medseg.labels import LabelSet
 from medseg.manifest.schema import Dataset
 from medseg.manifest.table import read_dataset
@@ -62,6 +63,9 @@ def load_run(path: PathLike, checkpoint: str = "best", score_threshold: float | 
     score_threshold: in [0, 1], of the objects that are shown, in place of the run's own.
     """
     run = open_run(Path(path))
+    for file in (run.config_yaml, run.dataset_yaml):
+        if not file.is_file():
+            raise RunError(file, "is missing", "copy the run folder as a whole")
     stored = config_of_run(run)
     anew = {"train": stored.train.model_copy(update={"device": "auto"}), "model": with_threshold(stored.model, score_threshold)}
     config = resolve(stored.model_copy(update=anew))

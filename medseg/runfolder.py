@@ -4,10 +4,11 @@ runs/<id>/
   run.json            status, process, command, times          config.yaml       the resolved config
   dataset.yaml        classes, colours, regions
   digests.json        manifest and split                       environment.json  commit, packages, hardware; dirty.diff
+  network.json        its size, and what its builder chose     weights.json      what became of those it started from, if of any
   metrics.jsonl       one line an epoch, no times              timings.jsonl     the times
   checkpoints/        best.safetensors, last.safetensors       previews/         strips of val predictions
   resume.safetensors  what an unfinished training goes on from
-  sampling.png        each class: in the set, asked, shown
+  sampling.png        each class: in the set, asked, shown     postprocess.json  what is done to predicted masks, if anything
   evaluation/<split>/ per_case.csv, scores.json, confusion.npy, table.md, table.csv, overlays.jpg
   report/             what `medseg experiment` publishes of its test
   mlflow.json         what the tracker has sent
@@ -35,6 +36,10 @@ log = logging.getLogger(__name__)
 Status = Literal["running", "finished", "failed", "interrupted", "killed"]
 FORMAT = 1
 STATE_KEYS = {"status", "error", "dataset", "name", "host", "pid", "process_started"}
+# What a copy of a run is made of, for all who make one or read it.
+IDENTITY_FILES = ("config.yaml", "digests.json", "environment.json", "run.json")  # which run it is: every run has them
+NETWORK_FILES = ("network.json", "weights.json")  # runs of old have neither, trainings from scratch no weights.json
+COURSE_FILES = ("metrics.jsonl", "timings.jsonl", "sampling.png")  # as far as the training came
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from medseg.tracking import Tracker
 
 log = logging.getLogger(__name__)
-LEAST_SHARE = 0.5  # of the encoder's values; with fewer, training starts from scratch in all but name
+LEAST_SHARE = 0.5  # of the encoder's values; with fewer, training starts from scratch in all but name; with misfits, of another's weights
 LOOK_STEPS = {"cpu": 1, "cuda": 10}  # processes agree on a stop that often: on a GPU the question waits for the device
 
 
@@ -188,7 +188,8 @@ def tell_network(run: RunFolder, model: Adapter) -> None:
 def tell_loaded(run: RunFolder, loaded: Loaded) -> None:
     """What became of the weights that training starts from: weights.json in the run folder, and a line to the user."""
     write_json(run.weights_json, dataclasses.asdict(loaded))
-    log.log(logging.INFO if loaded.share >= LEAST_SHARE else logging.WARNING, "%s: %s", loaded, run.weights_json)
+    sound = loaded.share >= LEAST_SHARE and not loaded.misfits
+    log.log(logging.INFO if sound else logging.WARNING, "%s: %s", loaded, run.weights_json)
 
 
 def _train_watched(training: Training, run: RunFolder, manifest: Manifest, split: Split, progress: Progress, asked: Asked) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from pathlib import Path
 
 import bench_train
 import pytest
+import torch
+import zoo_figure
 import zoo_page
 import zoo_table
 from turns import Program, family, in_turn
@@ -111,6 +114,83 @@ def zoo_line(iou, network="unet", seed=0, precision="float32"):
     scores = dict.fromkeys(("iou_pooled", "iou_per_image", "recall_pooled", "precision_pooled"), [iou, iou - 0.1, iou + 0.05])
     return {"network": network, "seed": seed, "recipe": "a", "steps": 300, "scores": scores, "lr": 0.001, "n_test": 100,
             "date": "2026-01-01", "machine": "here", "commit": "a" * 40, "device": "cpu", "precision": precision}  # fmt: skip
+
+
+def cost_line(images_per_s, network="unet", **said):
+    return {"network": network, "images_per_s": images_per_s, "machine": "here", "way": zoo_page.WAY, "parameters": 2_000_000,
+            "multiply_adds": 3_000_000_000, "peak_mib": 1234, "date": "2026-01-01", "commit": "b" * 40, **said}  # fmt: skip
+
+
+def row_of(network, page):
+    """The cells of a network's row of the zoo's table."""
+    (row,) = (line for line in page if line.startswith("|") and f"`{network}`" in line)
+    return [cell.strip() for cell in row.strip("|").split("|")]
+
+
+ON_CUDA = {"device": "cuda", "machine": "here, A GPU"}
+
+
+def test_a_row_of_the_zoo_has_the_costs_of_the_device_that_it_was_trained_on():
+    zoo = [zoo_line(0.9) | ON_CUDA, zoo_line(0.8, "segresnet") | ON_CUDA]
+    processor, gpu = cost_line(9.5), cost_line(400, **ON_CUDA)
+    alone = zoo_page.section(zoo, [processor])
+    assert row_of("unet", alone)[-5:] == ["float32", "2.00 M", "3.00 G", "not measured", "not measured"]
+    assert row_of("segresnet", alone)[-4:] == ["", "", "not measured", "not measured"] and "images/zoo" not in "".join(alone)
+    for costs in ([processor, gpu], [gpu, processor]):
+        page = zoo_page.section(zoo, costs)
+        assert row_of("unet", page)[-2:] == ["400.0", "1,234 MiB"] and row_of("segresnet", page)[-1] == "not measured"
+        assert "here, A GPU" in page[2] and "(cuda)" in page[4] and "images/zoo-300-cuda.svg" in "".join(page)
+
+
+def test_a_table_of_the_zoo_of_two_devices_tells_them_apart(tmp_path):
+    zoo = [zoo_line(0.9), zoo_line(0.8, "segresnet") | ON_CUDA]
+    costs = [cost_line(speed, name, **said) for name in ("unet", "segresnet") for speed, said in ((400, ON_CUDA), (9.5, {}))]
+    page = zoo_page.section(zoo, costs)
+    assert [row_of(name, page)[8] for name in ("unet", "segresnet")] == ["float32, cpu", "float32, cuda"]
+    assert [row_of(name, page)[-2] for name in ("unet", "segresnet")] == ["9.5", "400.0"]
+    zoo_figure.write_figures(tmp_path, zoo, costs, 300)
+    drawn = {path.name: re.findall(r"<!-- \d  (\w+) -->", path.read_text()) for path in tmp_path.iterdir()}  # the legend
+    assert drawn == {"zoo-300.svg": ["unet"], "zoo-300-cuda.svg": ["segresnet"]}
+    assert all(f"](images/{name})" in "".join(page) for name in drawn)
+
+
+@pytest.mark.parametrize(
+    ("zoo", "told"),
+    [
+        (
+            [zoo_line(0.9)],
+            "A table of 3,000 steps is not recorded, since no GPU was at hand: all of the zoo was trained and measured on cpu.",
+        ),
+        ([zoo_line(0.9) | ON_CUDA], "A table of 3,000 steps is not recorded."),
+        ([zoo_line(0.9) | {"steps": 3000}], ""),
+        ([], ""),
+    ],
+)
+def test_a_long_table_of_the_zoo_that_is_not_there_is_said_to_be_missing(zoo, told):
+    assert next((line for line in zoo_page.section(zoo, []) if line.startswith("A table of")), "") == told
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_costs_of_the_zoo_are_measured_where_a_training_would_run(device, monkeypatch):
+    asked = []
+    monkeypatch.setattr("torch.cuda.is_available", lambda: device == "cuda")
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda: "A GPU")
+    monkeypatch.setattr("torch.cuda.max_memory_allocated", lambda: 5 * 2**20 + 1)
+    monkeypatch.setattr(zoo_table, "training_step", lambda name, **said: asked.append(said) or (lambda: None))
+    monkeypatch.setattr(zoo_table, "machine", lambda: "here")
+    found = zoo_table.cost("fcn_resnet18")
+    assert asked == [{"device": device}] and found["parameters"] > 1e7 and found["images_per_s"] > 0
+    of_gpu = {"machine": "here, A GPU", "peak_mib": 5}
+    assert {"machine": "here", **found}.items() >= {"device": device, **(of_gpu if device == "cuda" else {"machine": "here"})}.items()
+    assert ("peak_mib" in found) == (device == "cuda")  # of a processor it is the whole process's, seen from outside
+
+
+def test_a_step_of_the_zoos_costs_trains():
+    step = zoo_table.training_step("lraspp_mobilenet_v3_large")
+    (model,) = (cell.cell_contents for cell in step.__closure__ if isinstance(cell.cell_contents, torch.nn.Module))
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    step()
+    assert all(bool((now != then).any()) for now, then in zip(model.parameters(), before, strict=True))
 
 
 def test_networks_whose_costs_are_not_measured_have_their_scores_told():

@@ -93,6 +93,7 @@ def test_canonical_yaml_round_trips(tmp_path):
         ("model.name=smp:unet", "model.name: there is no such network; .*; did you mean smp:unet/resnet34?"),
         ("model.name=maskrcnn", "did you mean maskrcnn_resnet50_fpn or maskrcnn_resnet50_fpn_v2?"),
         ("model.name=my/nets.py:Net", "did you mean my.nets:Net?"),
+        ("model.name=UNet", "did you mean unet or "),
         ("model.num_classes=21", "model.num_classes: there is no such key; leave it out: that is the manifest's to say"),
         ("data.size_px=64", r"data.size_px: .*; write a list, as in \[64\]"),
         ("model.name=3", "model.name=3: model.name: there is no such network"),
@@ -146,6 +147,8 @@ def test_a_mistake_on_the_command_line_is_told_of_it_and_one_in_the_file_of_the_
     path = write(tmp_path, "c.yaml", "data: {manifest: m}\ntrain: {epochs: 0}\n")
     with pytest.raises(ConfigError, match=r"^optim\.lr=-1: optim\.lr: Input should be greater than 0"):
         load_config(path, ["train.epochs=1", "optim.lr=-1"])
+    with pytest.raises(ConfigError, match=r"c\.yaml with model.channels=\[8\]: model: a U-Net needs two levels or more"):
+        load_config(path, ["model.channels=[8]", "train.epochs=1"])
     with pytest.raises(ConfigError, match=r"c\.yaml: train\.epochs: Input"):
         load_config(path, ["optim.lr=1"])
 

@@ -118,9 +118,15 @@ def test_a_network_s_own_objects_stay_apart_though_they_touch():
 def test_found_objects_lose_their_ignored_pixels_and_go_where_they_have_no_others():
     valid = np.array([[True, True, False, False]])
     half, gone, empty = (
-        FoundObject(1, 0.5, (0, 0, 4, 1), patch_of(np.array([row], bool)), True) for row in ([0, 1, 1, 0], [0, 0, 1, 1], [0] * 4)
+        FoundObject(1, 0.5, (0.8, 0.1, 3.2, 0.9), patch_of(np.array([row], bool)), True) for row in ([0, 1, 1, 0], [0, 0, 1, 1], [0] * 4)
     )
-    assert _off_ignored(half, valid).patch.pixels_HW.tolist() == [[True, False]] and _off_ignored(half, valid).box == half.box
+    cut = _off_ignored(half, valid)
+    assert cut.patch.pixels_HW.tolist() == [[True]] and cut.patch.window == (slice(0, 1), slice(1, 2))
+    assert cut.box == (0.8, 0.1, 2, 0.9), "the side that was cut is at the last pixel's end, the others are the network's own"
+    whole = FoundObject(1, 0.5, (0.2, 0.0, 1.9, 1.0), patch_of(np.array([[1, 1, 0, 0]], bool)), True)
+    assert _off_ignored(whole, valid) is whole
+    holed = FoundObject(1, 0.5, (0, 0, 4, 1), patch_of(np.ones((1, 4), bool)), True)
+    assert _off_ignored(holed, np.array([[True, False, False, True]])).box == (0, 0, 4, 1), "what is ignored inside cuts no side"
     assert _off_ignored(gone, valid) is None
     assert _off_ignored(empty, valid).box == empty.box, "without a pixel it is still there, and wrong"
 

@@ -14,6 +14,7 @@ from medseg.build import build_model, check_tunable
 from medseg.config import load_config, read_config
 from medseg.engine.checkpoint import read_checkpoint
 from medseg.errors import ConfigError, RunError, WeightsError
+from medseg.files import sha256_file
 from medseg.run import load_run
 from medseg.training import resume
 from medseg.trust import trust_all
@@ -46,7 +47,12 @@ def test_a_run_goes_on_from_another_one_and_says_what_it_took(world):
     root, data_root, experiment, first = world
     again = api.train(experiment, [*BRIEF, f"model.weights=run:{first.path}", "optim.lr=1e-9", "seed=5"], data_root, root / "again")
     account = json.loads(again.weights_json.read_text())
-    assert account["origin"] == f"run:{first.id}" and not account["skipped"] and not account["new"]
+    assert (
+        account["origin"] == f"run:{first.id} (sha256 {sha256_file(first.checkpoint('best'))[:12]})"
+        and not account["misfits"]
+        and not account["skipped"]
+        and not account["new"]
+    )
     before, after = weights_of(first), weights_of(again)
     assert len(account["loaded"]) == len(before) and account["share"] == 1
     assert all(torch.allclose(before[name], value, atol=1e-6) for name, value in after.items()), "at so small a rate nothing moves"
@@ -58,6 +64,18 @@ def test_weights_that_hardly_fit_are_a_warning(world, caplog):
     [told] = [record for record in caplog.records if "weights of run:" in record.message]
     assert told.levelname == "WARNING" and json.loads(again.weights_json.read_text())["share"] < 0.01
     assert "% of the encoder" in told.message
+
+
+def test_weights_of_another_encoder_are_a_warning_though_most_of_them_fit(world, caplog):
+    root, data_root, experiment, first = world
+    state = {name.removeprefix("net."): value for name, value in weights_of(first).items()}
+    odd = next(name for name, value in state.items() if name.startswith("model.0.") and value.ndim == 4)
+    safetensors.torch.save_file(state | {odd: torch.zeros(1, 2, 3, 3)}, root / "odd.safetensors")
+    again = api.train(experiment, [*BRIEF, f"model.weights=file:{root}/odd.safetensors"], data_root, root / "odd")
+    [told] = [record for record in caplog.records if "weights of file:" in record.message]
+    account = json.loads(again.weights_json.read_text())
+    assert account["share"] > 0.5 and account["misfits"] == [odd] and told.levelname == "WARNING"
+    assert f"; 1 of the encoder have another shape there, first '{odd}'" in told.message
 
 
 def test_the_encoder_is_held_for_the_first_epochs_and_learns_afterwards(world):

@@ -14,10 +14,12 @@ from torchvision import models
 
 from medseg import api, palettes, pretrained
 from medseg.errors import ConfigError, ImageError, WeightsError
+from medseg.letterbox import place_image
 from medseg.models.contract import Adapter, Network, Task
+from medseg.models.listed import listed
 from medseg.pretrained import SHOWCASES, Segmenter, Showcase, largest_at, segmenter
 from medseg.report.legend import overlay_with_legend
-from medseg.types import Found, Prediction, Size
+from medseg.types import Found, Letterbox, Prediction, Size
 
 LRASPP = "lraspp_mobilenet_v3_large"
 
@@ -130,13 +132,15 @@ def test_the_holes_of_objects_are_filled():
     assert (mask[10:50, 10:50] == 2).all() and mask.sum() == 2 * 40 * 40
 
 
-def test_dpt_is_the_library_s_own_with_bicubic_upsampling(photograph, tmp_path):
+@pytest.mark.parametrize("auxiliary", [True, False])  # a head that inference does not ask
+def test_dpt_is_the_library_s_own_with_bicubic_upsampling(auxiliary, photograph, tmp_path):
     """A tiny network in a folder as save_pretrained writes it, by the library's processor and head, and by zoo:dpt."""
     import transformers
 
     config = transformers.DPTConfig(
         hidden_size=24, num_hidden_layers=4, num_attention_heads=2, intermediate_size=32, backbone_out_indices=[0, 1, 2, 3], image_size=480,
         neck_hidden_sizes=[8, 8, 8, 8], fusion_hidden_size=8, num_labels=150, id2label={place: f"thing {place}" for place in range(150)},
+        use_auxiliary_head=auxiliary,
     )  # fmt: skip
     torch.manual_seed(0)
     net = transformers.DPTForSemanticSegmentation(config).eval()
@@ -167,6 +171,11 @@ def test_predictions_that_are_there_are_kept(published, photograph, tmp_path):
         api.predict(f"zoo:{LRASPP}", [photograph[0]], tmp_path / "out")
 
 
+def test_the_list_names_the_weights_that_are_shown():
+    first = {line.name: line.weights[0] for line in listed() if line.weights}
+    assert all(first[name] == each.weights for name, each in SHOWCASES.items())
+
+
 def test_what_the_network_sees():
     assert Showcase("x", "voc", short_px=520).frame(Size(300, 400)) == (520, 693)
     assert SHOWCASES["maskrcnn_resnet50_fpn"].frame(Size(1080, 1920)) == (750, 1333), "as torchvision's own min_size and max_size"
@@ -175,19 +184,35 @@ def test_what_the_network_sees():
     assert {each.upsampling for name, each in SHOWCASES.items() if name == "dpt"} == {"bicubic"}
 
 
+def mottled(name: str) -> torch.nn.Module:
+    """torchvision's Mask R-CNN with random weights that find anchors, large ones too, with masks that are above and below a half."""
+    torch.manual_seed(0)
+    net = models.get_model(name, weights=None, weights_backbone=None, num_classes=91)
+    for regression in (net.rpn.head.bbox_pred, net.roi_heads.box_predictor.bbox_pred):
+        torch.nn.init.zeros_(regression.weight)
+    scores = net.roi_heads.mask_predictor.mask_fcn_logits.weight.data
+    scores -= scores.mean(1, keepdim=True)
+    return net
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["maskrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn_v2"])
 def test_mask_rcnn_shows_objects_without_holes(name, torch_home, photograph):
-    """The real way from weights to a mask; what a network with random weights finds is checked to be painted whole."""
-    torch.manual_seed(0)
-    net = models.get_model(name, weights=None, weights_backbone=None, num_classes=91)
-    torch.save(net.state_dict(), torch_home / Path(models.get_model_weights(name)["DEFAULT"].url).name)
-    shown = segmenter(name, 0.0)
-    assert isinstance(shown, Segmenter) and shown.classes[1] == "person" and len(shown.classes) == 91
-    mask = shown.mask(photograph[1])
-    assert mask.shape == (300, 400)
-    strict = segmenter(name, 1.0).mask(photograph[1])
-    assert (strict > 0).sum() <= (mask > 0).sum()
+    """The real way from weights to a mask, against the network's own objects, painted here one by one: they do have holes."""
+    torch.save(mottled(name).state_dict(), torch_home / Path(models.get_model_weights(name)["DEFAULT"].url).name)
+    shown, values = segmenter(name, 0.0), photograph[1]
+    assert shown.classes[1] == "person" and len(shown.classes) == 91
+    frame = Size(800, 1067)
+    image = torch.from_numpy(place_image(values, Letterbox(Size(300, 400), frame, frame, 0, 0))).float().div_(255)
+    with torch.inference_mode():
+        [found] = shown.model(image[None]).found
+    raw, whole = np.zeros((300, 400), np.uint8), np.zeros((300, 400), np.uint8)
+    for class_id, soft in zip(found.ids_N.flip(0), found.soft_NHW.flip(0), strict=True):  # the surest comes first, and lies on top
+        inside = interpolate(soft[None, None], size=(300, 400), mode="bilinear", align_corners=False)[0, 0].numpy() >= 0.5
+        raw[inside] = whole[ndimage.binary_fill_holes(inside)] = class_id
+    assert (raw != whole).any()
+    assert (shown.mask(values) == whole).all()
+    assert not segmenter(name, 1.0).mask(values).any(), "nothing is so sure"
 
 
 # --- colours and the legend

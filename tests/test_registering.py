@@ -24,11 +24,12 @@ from medseg.cli import app
 from medseg.deploy.description import read_description
 from medseg.deploy.model import open_export
 from medseg.errors import ConfigError, ExportError, RunError
+from medseg.files import write_json
 from medseg.registering import register
 from medseg.runfolder import RunFolder
 from medseg.tracking import Sent
 from medseg.tracking.packed import INPUTS, LIGHT, requirements
-from medseg.tracking.registry import fetch_model
+from medseg.tracking.registry import Registry, fetch_model
 from tests.exports import photograph
 from tests.registered import change_scores, export_of, make_run, score_sets
 
@@ -121,6 +122,14 @@ def test_a_version_says_where_it_comes_from(both):
     model = client().get_logged_model(output.model_id)
     assert (model.status, model.source_run_id) == ("READY", version.run_id)
     assert json.loads(model.tags["mlflow.modelVersions"]) == [{"name": "organs", "version": version.version}]
+
+
+def test_what_a_run_says_of_its_network_and_start_travels_with_its_scores(runs, here):
+    write_json(runs[0].network_json, {"parameters": 5})
+    version, registry = put(runs[0], alias=None).version, Registry(f"sqlite:///{here}/mlflow.db")
+    told = RunFolder(registry.scores("organs", version, here / "told"))
+    assert json.loads(told.network_json.read_text()) == {"parameters": 5} and not told.weights_json.exists()
+    assert not RunFolder(registry.scores("organs", "1", here / "of old")).network_json.exists()
 
 
 def test_the_alias_moves_to_one_that_is_shown_to_be_no_worse(both):

@@ -385,6 +385,30 @@ def test_a_checkpoint_of_another_network(world, tmp_path):
         load_run(broken)
 
 
+def test_a_checkpoint_with_values_that_are_no_numbers(world, tmp_path):
+    """As a copy may have that was cut or overwritten in the middle: its header is whole."""
+    broken = tmp_path / "run"
+    shutil.copytree(world[-1].path, broken)
+    path = open_run(broken).checkpoint("best")
+    content = bytearray(path.read_bytes())
+    content[-4:] = np.float32(np.nan).tobytes()
+    path.write_bytes(content)
+    with pytest.raises(
+        CheckpointError, match=r"best.safetensors: damaged: its weight '.*' holds values that are not finite; copy the file"
+    ):
+        load_run(broken)
+    assert load_run(broken, "last").facts["checkpoint"] == "last"
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "dataset.yaml"])
+def test_a_run_folder_that_is_not_whole(name, world, tmp_path):
+    broken = tmp_path / "run"
+    shutil.copytree(world[-1].path, broken)
+    (broken / name).unlink()
+    with pytest.raises(RunError, match=f"{name}: is missing; copy the run folder as a whole"):
+        load_run(broken)
+
+
 def test_a_folder_that_is_no_run(tmp_path):
     with pytest.raises(RunError, match="not a medseg run folder"):
         load_run(tmp_path)

@@ -21,9 +21,12 @@ from medseg.config import Config, validate_config
 from medseg.errors import ConfigError, RunError
 from medseg.files import write_json, write_text
 from medseg.publishing import csvs
+from medseg.publishing.claim import claim_items
+from medseg.publishing.html.summary import cautions
 from medseg.publishing.published import Published, publish
 from medseg.publishing.sources import read_sources
 from medseg.publishing.tracked import send_report
+from medseg.publishing.trained import Trained, read_trained
 from medseg.publishing.write import page
 from medseg.runfolder import RunFolder, create_run
 from medseg.scoring import Asked, score_folders
@@ -113,6 +116,27 @@ def test_a_table_of_a_server_is_that_of_the_run_folders(here, runs, tmp_path, mo
     run_id = next(path for path in (tmp_path / "scratch").iterdir() if first.runs[0, -1].is_relative_to(path)).name
     assert first.shown(0, -1) == f"mlflow:organs/{run_id}/evaluation/test" and first.runs[0, -1].name == runs[0].id
     assert RunFolder(first.runs[1, -1]).metrics()[0]["metrics"] == {"train/loss/total": 0.5}
+
+
+def trained(published: Published) -> list[Trained | None]:
+    return [read_trained(path) for source in published.sources for path in source.runs.values()]
+
+
+def test_a_server_tells_of_network_and_start_what_the_run_folders_tell(runs, tmp_path):
+    """Of a training from weights, of one from scratch, and of one of old, which has no file of either."""
+    small, _, large = runs
+    write_json(small.network_json, {"parameters": 1_234_567, "chosen": {"strides": [2, 2]}})
+    write_json(large.network_json, {"parameters": 7_654_321, "chosen": {}})
+    write_json(large.weights_json, {"origin": "file:a.pth (sha256 0123)", "loaded": ["a", "b"], "skipped": {}, "new": {"c": ""}})
+    config = config_of("large", 0)
+    write_text(large.config_yaml, config.model_copy(update={"model": config.model.model_copy(update={"weights": "file:a.pth"})}).to_yaml())
+    for run in runs:
+        sync(run)
+    here, there = publish([str(run.path) for run in runs]), publish(["mlflow:organs"], scratch=tmp_path / "scratch")
+    assert trained(there) == trained(here) and cautions(there) == cautions(here) and claim_items(there) == claim_items(here)
+    told = {item.number: item.answer for item in claim_items(there)}
+    assert "1,234,567 parameters" in told[22] and "strides 2, 2;" in told[22] and "7,654,321 parameters" in told[22]
+    assert "file:a.pth (sha256 0123) (2 tensors taken over, 0 left, 1 made new)" in told[24] and "small: Trained from scratch" in told[24]
 
 
 def test_one_run_by_its_name_folder_or_id(runs, tmp_path):

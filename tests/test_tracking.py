@@ -211,14 +211,15 @@ def test_artefacts(run: RunFolder, start: Start) -> None:
     tracker = start()
     run.previews.mkdir()
     (run.previews / ".half.part.jpg").write_bytes(b"half")
+    write_json(run.network_json, {"parameters": 5})
     (run.previews / "epoch_001.jpg").write_bytes(b"strip")
-    wait_for(lambda: "previews/epoch_001.jpg" in Sent.read(run).files)  # while the training still goes on
+    wait_for(lambda: {"network.json", "previews/epoch_001.jpg"} <= set(Sent.read(run).files))  # while the training still goes on
     run.checkpoint("best").write_bytes(b"weights")
     epoch(run, 1)
     tracker.close("finished")
     assert artefacts(run) == [
         "checkpoints", "config.yaml", "digests.json", "dirty.diff", "environment.json",
-        "metrics.jsonl", "previews", "timings.jsonl",
+        "metrics.jsonl", "network.json", "previews", "timings.jsonl",
     ]  # fmt: skip
     assert artefacts(run, "previews") == ["previews/epoch_001.jpg"]
     copy = client().download_artifacts(tracked(run).info.run_id, "checkpoints/best.safetensors")
@@ -331,6 +332,23 @@ def test_only_changed_files_are_uploaded_again(run: RunFolder, start: Start) -> 
     run.dirty_diff.write_text("+a\n+b\n")
     start().close("finished")
     assert (folder / "config.yaml").read_text() == "as uploaded" and (folder / "dirty.diff").read_text() == "+a\n+b\n"
+
+
+def test_of_a_run_sent_before_its_network_was_told_that_alone_is_sent(run: RunFolder, start: Start) -> None:
+    start().close("finished")
+    run.set_status("finished")
+    sync(run)
+    folder, complete = Path(tracked(run).info.artifact_uri), artefacts(run)
+    for name in complete:
+        (folder / name).write_text("as uploaded")
+    sync(run)  # a run of old has neither file
+    assert artefacts(run) == complete
+    write_json(run.network_json, {"parameters": 5})
+    write_json(run.weights_json, {"origin": "file:a.pth"})
+    sync(run)
+    assert artefacts(run) == sorted([*complete, "network.json", "weights.json"])
+    assert json.loads((folder / "weights.json").read_text()) == {"origin": "file:a.pth"}
+    assert {(folder / name).read_text() for name in complete} == {"as uploaded"}
 
 
 # ---- killed ----

@@ -29,8 +29,9 @@ def zoo(
     console.print(table)
     console.print(
         f"\nParameters and multiply-adds are of {classes or 2} classes, from scratch, the latter of one RGB image of 256 x 256; "
-        "networks of hf: weights are as large as these.\nEvery network takes weights file:PATH and run:ID, too. Licences are of the code; "
-        "published weights may have their own. docs/zoo.md tells more."
+        "with hf: weights a network is as large as they are.\nEvery network takes weights file:PATH and run:ID, too, those of transformers "
+        "any repository of the same network (hf:OWNER/NAME).\nLicences are of the code; published weights may have their own. "
+        "docs/zoo.md tells more."
     )
 
 

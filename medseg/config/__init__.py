@@ -322,7 +322,8 @@ def validate_config(content: dict[str, Any], where: object, overrides: Mapping[s
             said = "" if key in (overrides or {}) else f"; got {given!r}"  # an override is quoted before it
             message = NO_SECTION if given is None else f"{message}{said}"
         unknown = problem["type"] == "extra_forbidden"
-        where = (overrides or {}).get(key, where)
+        given = [text for name, text in (overrides or {}).items() if name.startswith(f"{key}.")]  # a rule of several keys
+        where = (overrides or {}).get(key, f"{where} with {' '.join(given)}" if given else where)
         raise ConfigError(where, f"{key}: {'there is no such key' if unknown else message}", _way_out(problem)) from None
 
 
@@ -364,16 +365,17 @@ def network_names(path: Path) -> list[tuple[Path, str]]:
 def names_like(given: str) -> list[str]:
     """Names of networks that somebody may have meant, at most three.
 
-    >>> names_like("maskrcnn"), names_like("smp:unet"), names_like("nets/mine.py:Net"), names_like("nonsense")
-    (['maskrcnn_resnet50_fpn', 'maskrcnn_resnet50_fpn_v2'], ['smp:unet/resnet34'], ['nets.mine:Net'], [])
+    >>> names_like("maskrcnn"), names_like("UNet"), names_like("smp:unet"), names_like("nets/mine.py:Net"), names_like("nonsense")
+    (['maskrcnn_resnet50_fpn', 'maskrcnn_resnet50_fpn_v2'], ['unet', 'unetplusplus', 'unetr'], ['smp:unet/resnet34'], ['nets.mine:Net'], [])
     """
     if given.startswith("smp:"):
         return ["smp:unet/resnet34"]
     if ":" in given:
         path = given.replace("/", ".").replace(".py:", ":")
         return [path] if path != given and given.partition(":")[0].endswith(".py") and IMPORT_PATH.fullmatch(path) else []
-    longer = [name for name in CLASS_OF if given and name.startswith(given)]
-    return list(dict.fromkeys([*longer, *get_close_matches(given, CLASS_OF, 3)]))[:3]
+    small = given.lower()
+    longer = [name for name in CLASS_OF if small and name.startswith(small)]
+    return list(dict.fromkeys([*longer, *get_close_matches(small, CLASS_OF, 3)]))[:3]
 
 
 def _layers(path: Path) -> list[tuple[Path, dict[str, Any]]]:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from medseg.errors import CheckpointError
 from medseg.files import atomic_path
+from medseg.models.contract import not_finite
 
 FORMAT = "medseg-checkpoint-1"
 WAY_OUT = "train again, or take the run's other checkpoint (best, last)"
@@ -73,10 +74,12 @@ def load_weights(path: Path, model: nn.Module) -> dict[str, Any]:
 
 
 def take_weights(model: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
-    """Copy weights into a model; CheckpointError, which names the file they are of, where names or shapes differ."""
+    """Copy weights into a model; CheckpointError, naming their file, where names or shapes differ or a value is no number."""
     own = model.state_dict()
     wrong = sorted(set(own) ^ set(weights)) or [name for name in own if own[name].shape != weights[name].shape]
     if wrong:
         raise CheckpointError(path, f"made for another network ({len(wrong)} tensors differ, first {wrong[0]!r})", WAY_OUT)
+    if odd := not_finite(weights, own):
+        raise CheckpointError(path, f"damaged: its weight {odd!r} holds values that are not finite", "copy the file again, or " + WAY_OUT)
     with torch.no_grad():
         model.load_state_dict(weights)

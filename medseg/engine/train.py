@@ -227,11 +227,12 @@ def _mean_losses(training: Training, course: Course) -> dict[str, float]:
     sound = torch.stack([torch.isfinite(weight).all() for weight in training.model.parameters()]).all()
     what = f"the loss is not finite ({means['train/loss/total']})" if not all(map(math.isfinite, means.values())) else None
     if what or not sound:
-        rate = training.optimizer.param_groups[0]["lr"]
+        rate, half = training.optimizer.param_groups[0]["lr"], training.config.train.precision == "bfloat16"
         error = TrainingError(
             f"epoch {course.epoch + 1}",
             f"{what or 'the last step left weights that are not finite'} at learning rate {rate:.3g}",
-            "lower optim.lr, set optim.clip_norm, or train in float32 (train.precision=float32)",
+            "lower optim.lr, set optim.clip_norm"
+            + (", or train in float32 (train.precision=float32)" if half else ", or look at the images"),
         )
         error.agreed = True
         raise error

@@ -14,6 +14,7 @@ from medseg.errors import MedsegError
 from medseg.exporting.quantise import Int8
 from medseg.publishing.markdown import markdown
 from medseg.publishing.published import caption, publish
+from medseg.publishing.trained import network_text, read_trained, start_text, training_text
 from medseg.run import LoadedRun
 
 LIMITS = (
@@ -28,7 +29,7 @@ LIMITS = (
 def card_of(loaded: LoadedRun, description: Description, int8: Int8 | None) -> str:
     """The card as Markdown."""
     lines = [f"# {description.origin.run}", "", *_summary(loaded, description), "", "## Data", "", *_data(loaded, description)]
-    lines += ["", "## Scores", "", *_scores(loaded, description)]
+    lines += ["", "## Training", "", *_training(loaded), "", "## Scores", "", *_scores(loaded, description)]
     if int8:
         lines += ["", "## Eight bits", "", *_eight_bits(int8)]
     lines += ["", "## Limits of use", "", *(f"- {limit}" for limit in LIMITS), *_few(loaded)]
@@ -60,6 +61,12 @@ def _data(loaded: LoadedRun, description: Description) -> Iterator[str]:
         yield f"- Source: {dataset.source}"
     which = f"manifest `{str(origin.manifest_sha256)[:12]}`, split `{str(origin.split_sha256)[:12]}`"
     yield f"- Split `{origin.split}`: {parts} images; {which}."
+
+
+def _training(loaded: LoadedRun) -> Iterator[str]:
+    trained = read_trained(loaded.run.path)
+    if trained is not None:
+        yield from (f"- {text}" for text in (network_text(trained), start_text([trained]), f"Recipe: {training_text(trained)}"))
 
 
 def _scores(loaded: LoadedRun, description: Description) -> Iterator[str]:

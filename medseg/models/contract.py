@@ -24,7 +24,7 @@ class Task:
     """What a network is built for. grid: (H, W) or (D, H, W) of what it learns from.  num_classes: the background included.
 
     ignore_id: of the masks, pixels that nothing is learned from.  normalised: the images come normalised, as volumes do, each by its own
-    numbers; else the network takes them in [0, 1] and normalises them itself.
+    numbers; else the network takes them in [0, 1] and normalises them itself.  autocast: it trains in bfloat16 on a processor.
     """
 
     num_classes: int
@@ -32,6 +32,7 @@ class Task:
     in_channels: int = 3
     ignore_id: int = 255
     normalised: bool = False
+    autocast: bool = False
 
     @property
     def spatial_dims(self) -> int:
@@ -64,7 +65,8 @@ class Network:
     divisor: the sides of what it takes are multiples of it; the adapter pads.  least: the smallest side.  grid: where it takes one size
     only; the adapter scales to it and back.  least_batch: images that training needs in a batch (a batch norm of one value cannot train).
     head: what depends on the classes, and is made afresh for others.  encoder: its stages from the image on, for freezing and layer decay.
-    first_conv: the layer that takes the image, for weights of another number of channels.  adapter: what makes it keep the contract.
+    first_conv: the layer that takes the image, for weights of another number of channels.  settled: buffers that the settings fill, and no
+    weights.  adapter: what makes it keep the contract.
     chosen: what settings became that were left open (null), for the record.
     """
 
@@ -77,6 +79,7 @@ class Network:
     head: tuple[str, ...] = ()
     encoder: tuple[tuple[str, ...], ...] = ()
     first_conv: str | None = None
+    settled: tuple[str, ...] = ()
     adapter: type[Adapter] | None = None  # SemanticNetwork where not given
     chosen: Mapping[str, Any] = field(default_factory=dict)
 
@@ -180,6 +183,16 @@ def is_below(name: str, parts: tuple[str, ...]) -> bool:
     (True, False)
     """
     return any(name == part or name.startswith(f"{part}.") for part in parts)
+
+
+def not_finite(values: Mapping[str, Tensor], before: Mapping[str, Tensor]) -> str | None:
+    """The first tensor that has an infinity or NaN, and had none before: a mask of attention may be made of them.
+
+    >>> not_finite({"weight": torch.tensor([1.0, torch.nan])}, {"weight": torch.zeros(2)})
+    'weight'
+    """
+    odd = (name for name, value in values.items() if not torch.isfinite(value).all())
+    return next((name for name in odd if torch.isfinite(before[name]).all()), None)
 
 
 class SemanticNetwork(Adapter):

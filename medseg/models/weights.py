@@ -20,7 +20,7 @@ from torch import Tensor
 from medseg.config import NetworkConfig, read_config
 from medseg.errors import WeightsError
 from medseg.files import sha256_file
-from medseg.models.contract import Network, Task, is_below
+from medseg.models.contract import Network, Task, is_below, not_finite
 from medseg.models.listed import listed
 from medseg.models.zoo import family_of
 from medseg.runfolder import open_run
@@ -55,11 +55,12 @@ class Source:
 @dataclass(frozen=True)
 class Loaded:
     """What became of each tensor. skipped, new: name -> why.  share: of the values of `part`, how many were loaded, in [0, 1].  part:
-    encoder, or network where it names no encoder."""
+    encoder, or network where it names no encoder.  misfits: tensors of it that the weights have in another shape."""
 
     origin: str
     part: str
     share: float
+    misfits: tuple[str, ...]
     loaded: tuple[str, ...]
     skipped: Mapping[str, str]
     new: Mapping[str, str]
@@ -69,7 +70,10 @@ class Loaded:
         fresh = list(dict.fromkeys(name.rpartition(".")[0] for name in self.new))
         more = f" and {len(fresh) - MOST_NAMED} more modules" if len(fresh) > MOST_NAMED else ""
         told = f"weights of {self.origin} for {self.share:.1%} of the {self.part}: {counts}"
-        return told + (f" ({', '.join(fresh[:MOST_NAMED])}{more})" if fresh else "")
+        told += f" ({', '.join(fresh[:MOST_NAMED])}{more})" if fresh else ""
+        return told + (
+            f"; {len(self.misfits)} of the {self.part} have another shape there, first {self.misfits[0]!r}" if self.misfits else ""
+        )
 
 
 def read_source(config: NetworkConfig, task: Task) -> Source | None:
@@ -81,7 +85,9 @@ def read_source(config: NetworkConfig, task: Task) -> Source | None:
         return None
     scheme, _, rest = config.weights.partition(":")
     if scheme not in SCHEMES or not rest:
-        raise WeightsError(config.weights, f"weights are named {', '.join(f'{each}:...' for each in SCHEMES)}", "see docs/zoo.md")
+        raise WeightsError(
+            f"model.weights={config.weights}", f"weights are named {', '.join(f'{each}:...' for each in SCHEMES)}", "see docs/zoo.md"
+        )
     if scheme == "file":
         return _of_file(Path(rest))
     if scheme == "run":
@@ -91,7 +97,7 @@ def read_source(config: NetworkConfig, task: Task) -> Source | None:
     if source is None:
         there = next((line.weights for line in listed() if line.name == config.name), ())
         fix = f"it has {', '.join(there)}" if there else "`medseg zoo` lists those of every network"
-        raise WeightsError(config.weights, f"{config.name} has no such weights", fix)
+        raise WeightsError(f"model.weights={config.weights}", f"{config.name} has no such weights", fix)
     return source  # type: ignore[no-any-return]
 
 
@@ -115,33 +121,59 @@ def load(network: Network, source: Source, config: NetworkConfig, classes: Seque
 
     WeightsError where none of the network's encoder, or of the whole where it names none, is among them.
     """
-    own, given = network.net.state_dict(), _named_alike(source.state, network)
+    given = _named_alike(source.state, network)
+    own = {name: value for name, value in network.net.state_dict().items() if not is_below(name, network.settled)}
     if odd := next((name for name, value in given.items() if value.layout != torch.strided or value.is_quantized), None):
         raise WeightsError(source.origin, f"its tensor {odd!r} is sparse or quantised", "save plain tensors: a dense state dict")
-    same_head = source.classes is None or classes is None or tuple(source.classes) == tuple(classes)
-    taken: dict[str, Tensor] = {}
-    skipped = {name: "not of this network" for name in given if name not in own}
-    new = {name: "not among the weights" for name in own if name not in given}
-    for name, target in own.items():
-        if name not in given:
-            continue
-        value = given[name]
-        if is_below(name, network.head) and not same_head:
-            skipped[name] = new[name] = "of other classes"
-        elif value.shape == target.shape:
-            taken[name] = value
-        elif name == f"{network.first_conv}.weight" and (value.shape[0], *value.shape[2:]) == (target.shape[0], *target.shape[2:]):
-            taken[name] = other_channels(value, target.shape[1], config.first_conv)
-        else:
-            skipped[name] = new[name] = f"{tuple(value.shape)} there, {tuple(target.shape)} here"
+    taken, kept = _sorted(network, own, given, _fits_head(network, own, given, source.classes, classes), config.first_conv)
     encoder = {name for name in own if not network.encoder or any(is_below(name, stage) for stage in network.encoder)}
     wanted = encoder & set(taken)
     if not wanted:
         raise WeightsError(source.origin, f"none of its {len(given)} tensors fits {config.name}", _example(given, own))
+    if odd := not_finite(taken, own):
+        raise WeightsError(source.origin, f"its tensor {odd!r} holds values that are not finite", "fetch it or save it again")
     with torch.no_grad():
         network.net.load_state_dict(taken, strict=False)
     share = sum(own[name].numel() for name in wanted) / sum(own[name].numel() for name in encoder)
-    return Loaded(source.origin, "encoder" if network.encoder else "network", share, tuple(taken), skipped, new)
+    others = (name for name in given if name not in own)
+    skipped = kept | {name: "of the settings" if is_below(name, network.settled) else "not of this network" for name in others}
+    new = kept | {name: "not among the weights" for name in own if name not in given}
+    misfits = tuple(name for name in kept if name in encoder)
+    return Loaded(source.origin, "encoder" if network.encoder else "network", share, misfits, tuple(taken), skipped, new)
+
+
+def _fits_head(
+    network: Network,
+    own: Mapping[str, Tensor],
+    given: Mapping[str, Tensor],
+    theirs: Sequence[str] | None,
+    ours: Sequence[str] | None,
+) -> bool:
+    """Whether the head is of the same classes, so far as both say theirs, and of the same shapes: it is taken over whole or not at all."""
+    same = theirs is None or ours is None or tuple(theirs) == tuple(ours)
+    head = (name for name in own if is_below(name, network.head) and name in given)
+    return same and all(own[name].shape == given[name].shape for name in head)
+
+
+def _sorted(
+    network: Network, own: Mapping[str, Tensor], given: Mapping[str, Tensor], with_head: bool, first_conv: str
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Of the tensors that both have: those to load, as they will be loaded, and why the others are not."""
+    taken, kept = dict[str, Tensor](), dict[str, str]()
+    for name, target in own.items():
+        if name not in given:
+            continue
+        value = given[name]
+        if value.shape == target.shape:
+            if is_below(name, network.head) and not with_head:
+                kept[name] = "of other classes"
+            else:
+                taken[name] = value
+        elif name == f"{network.first_conv}.weight" and (value.shape[0], *value.shape[2:]) == (target.shape[0], *target.shape[2:]):
+            taken[name] = other_channels(value, target.shape[1], first_conv)
+        else:
+            kept[name] = f"{tuple(value.shape)} there, {tuple(target.shape)} here"
+    return taken, kept
 
 
 def _example(given: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
@@ -152,8 +184,9 @@ def _example(given: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
 def other_channels(weight: Tensor, channels: int, how: str) -> Tensor:
     """The first convolution (O, C, ...) for another number of input channels.
 
-    mean: every channel has the mean of the old ones; a gray image gives what it gave.  repeat: the old ones in turn, scaled alike, so that
-    this holds where the channels are a multiple of the old ones.
+    mean: every channel has the mean of the old ones; the same value in every channel gives what it gave.  repeat: the old ones in turn,
+    scaled alike, so that this holds where the channels are a multiple of the old ones. The values are those after the normalisation: a
+    gray photograph gives nearly what it gave, as the three means and deviations it was normalised by become one.
     """
     old = weight.shape[1]
     if how == "mean":
@@ -195,6 +228,8 @@ def fetch_torch(url: str) -> dict[str, Tensor]:
 
 
 def _of_file(path: Path) -> Source:
+    if path.is_dir():
+        raise WeightsError(path, "is a folder", "name the file in it, or run: and a run folder, hf: and a folder of `save_pretrained`")
     if not path.is_file():
         raise WeightsError(path, "there is no such file", "check the path (it is taken from the working folder)")
     state = _read_safetensors(path)[0] if path.suffix == ".safetensors" else _read_torch(path)
@@ -256,7 +291,7 @@ def _first_line(cause: Exception) -> str:
 
 def _of_run(name: str) -> Source:
     """The best checkpoint of a run, named by its folder, or by its id below runs/."""
-    run = open_run(Path(name) if Path(name).exists() else _RUNS / name)
+    run = open_run(Path(name) if Path(name).exists() or len(Path(name).parts) > 1 else _RUNS / name)
     path = run.checkpoint("best")
     if not path.is_file():
         raise WeightsError(path, "the run has no checkpoint yet", "wait for its first epoch, or name another run")
@@ -264,4 +299,6 @@ def _of_run(name: str) -> Source:
     tensors, facts = _read_safetensors(path)
     classes = next((json.loads(text).get("classes") for text in facts.values()), None)
     state = {name.removeprefix("net."): value for name, value in tensors.items()}
-    return Source(state, f"run:{run.id}", config.mean, config.deviation, tuple(classes) if classes else None)
+    return Source(
+        state, f"run:{run.id} (sha256 {sha256_file(path)[:12]})", config.mean, config.deviation, tuple(classes) if classes else None
+    )

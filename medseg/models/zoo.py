@@ -20,7 +20,7 @@ FAMILIES = ("monai", "torchvision", "textbook", "huggingface", "smp", "maskrcnn"
 class Entry:
     """A line of `medseg zoo`. weights: what `model.weights` may name, beside file: and run:.  licence: of the code alone.
 
-    dims: of the images, 2 or 3.  differences: from the paper or from the library's own training.
+    dims: of the images, 2 or 3.
     """
 
     name: str
@@ -29,7 +29,6 @@ class Entry:
     licence: str
     weights: tuple[str, ...] = ()
     dims: tuple[int, ...] = (2,)
-    differences: str = ""
 
 
 def family_of(config: NetworkConfig) -> ModuleType:

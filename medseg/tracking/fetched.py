@@ -19,7 +19,7 @@ from mlflow.entities import Experiment, Run, ViewType
 
 from medseg.config import read_config
 from medseg.errors import MedsegError, RunError, counted
-from medseg.runfolder import RunFolder
+from medseg.runfolder import COURSE_FILES, IDENTITY_FILES, NETWORK_FILES, RunFolder
 from medseg.tracking.address import connect_to_read, reading_uri, reason, without_secrets
 from medseg.tracking.sent import read_json
 
@@ -27,8 +27,7 @@ log = logging.getLogger("medseg.tracking")
 
 SCHEME = "mlflow:"
 NAME, RUN_ID = re.compile(r"\w[\w.-]{0,250}"), re.compile(r"[A-Za-z0-9_-]{1,64}")
-ESSENTIAL = ("config.yaml", "digests.json", "environment.json", "run.json")
-FURTHER = ("dataset.yaml", "metrics.jsonl", "timings.jsonl", "sampling.png")
+FURTHER = ("dataset.yaml", *NETWORK_FILES, *COURSE_FILES)  # those that are there
 OF_CV, WHOLE_CV = ("cv.json", "scores.json", "per_case.csv", "table.csv"), {"cv.json", "scores.json", "per_case.csv"}
 PAGE = 1000  # runs in one answer
 
@@ -147,10 +146,10 @@ def _is_called(run: Run, name: str) -> bool:
 
 def _begin(server: _Server, run: Run) -> bool:
     """Copy what says which run it is; False, and a warning, where the server has not got that."""
-    if missing := sorted(set(ESSENTIAL) - set(server.files(run))):
+    if missing := sorted(set(IDENTITY_FILES) - set(server.files(run))):
         log.warning("%s is passed by: %s not at the server; `medseg track sync` sends it", server.name(run), ", ".join(missing))
         return False
-    server.copy(run, ESSENTIAL, server.folder(run))
+    server.copy(run, IDENTITY_FILES, server.folder(run))
     return True
 
 
@@ -190,8 +189,8 @@ def _cross_validation(server: _Server, parent: Run, runs: Sequence[Run]) -> Fetc
     names = {folder: server.name(parent)}
     for run in (run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id):
         there = server.files(run)
-        if set(there) >= set(ESSENTIAL):
+        if set(there) >= set(IDENTITY_FILES):
             part = folder / _folder_of(run)
-            server.copy(run, [name for name in (*ESSENTIAL, *FURTHER) if name in there], part)
+            server.copy(run, [name for name in (*IDENTITY_FILES, *FURTHER) if name in there], part)
             names[part] = server.name(run)
     return Fetched(folder, names)

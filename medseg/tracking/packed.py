@@ -6,7 +6,7 @@ MODEL/
   code/medseg/          medseg as it was, because it is on no index
   artifacts/export/     model.json, model.onnx, MODEL_CARD.md
   scores/               of the run, so that a later one can be held against it: run.json, config.yaml, digests.json, environment.json,
-                        evaluation/val/{scores.json, per_case.csv}
+                        network.json and weights.json where it has them, evaluation/val/{scores.json, per_case.csv}
 """
 
 from __future__ import annotations
@@ -29,14 +29,13 @@ import medseg
 from medseg.deploy.description import CARD, GRAPHS, NAME, Description
 from medseg.images import encode_mask
 from medseg.quieting import quieted
-from medseg.runfolder import RunFolder
+from medseg.runfolder import IDENTITY_FILES, NETWORK_FILES, RunFolder
 
 SCRIPT = Path(__file__).with_name("pyfunc_model.py")
 LIGHT = ("mlflow", "numpy", "onnxruntime", "pandas", "pillow", "pydantic", "scikit-image", "scipy")  # what an export is run with
 OF_WINDOWS = ("monai", "torch")  # further, where images are predicted by windows
 EXPORT, SCORES, PART = "artifacts/export", "scores", "val"
-OF_RUN, OF_PART = ("run.json", "config.yaml", "digests.json", "environment.json"), f"{SCORES}/evaluation/{PART}"
-PART_FILES = ("scores.json", "per_case.csv")
+OF_PART, PART_FILES = f"{SCORES}/evaluation/{PART}", ("scores.json", "per_case.csv")
 INPUTS = Schema([ColSpec(DataType.binary, "image"), ColSpec(DataType.double, "spacing_mm", required=False)])
 OUTPUTS = Schema(
     [
@@ -61,7 +60,7 @@ def pack(target: Path, export: Path, description: Description, run: RunFolder, m
             uv_project_path=nowhere,  # else it takes files along from the folder that one happens to be in
         )  # fmt: skip
     _add_files(target / EXPORT, export, [name for name in (NAME, GRAPHS["onnx"], CARD) if (export / name).is_file()])
-    _add_files(target / SCORES, run.path, OF_RUN)
+    _add_files(target / SCORES, run.path, [*IDENTITY_FILES, *(name for name in NETWORK_FILES if (run.path / name).is_file())])
     _add_files(target / OF_PART, run.evaluation(PART), PART_FILES)
     _point_to_export(model, target / "MLmodel")
 

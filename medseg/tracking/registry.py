@@ -28,9 +28,9 @@ from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 from medseg.deploy.description import CARD, GRAPHS, NAME, Description, read_description
 from medseg.errors import ExportError, MedsegError, RunError
 from medseg.quieting import quieted
-from medseg.runfolder import RunFolder
+from medseg.runfolder import IDENTITY_FILES, NETWORK_FILES, RunFolder
 from medseg.tracking.address import connect, connect_to_read, reading_uri, reason, without_secrets
-from medseg.tracking.packed import EXPORT, OF_PART, OF_RUN, PART, PART_FILES, SCORES, pack
+from medseg.tracking.packed import EXPORT, OF_PART, PART, PART_FILES, SCORES, pack
 from medseg.tracking.sender import experiment_id_of, run_id_of, terminate
 from medseg.tracking.sent import Sent
 
@@ -177,9 +177,11 @@ class Registry:
         address, target = f"{SCHEME}{name}/{version}", scratch / SCORES
         with self._told():
             files = files_of(self._client, self._client.get_model_version(name, version))
-            if not set(OF_RUN) <= names_in(files, SCORES) or not set(PART_FILES) <= names_in(files, OF_PART):
+            there = names_in(files, SCORES)
+            if not set(IDENTITY_FILES) <= there or not set(PART_FILES) <= names_in(files, OF_PART):
                 raise RunError(address, f"holds no {PART} scores, so nothing can be held against it", WAYS_OUT)
-            copy(files, SCORES, OF_RUN, target, address, MAX_SCORES_BYTES)
+            of_run = [*IDENTITY_FILES, *(name for name in NETWORK_FILES if name in there)]
+            copy(files, SCORES, of_run, target, address, MAX_SCORES_BYTES)
             copy(files, OF_PART, PART_FILES, target / "evaluation" / PART, address, MAX_SCORES_BYTES)
         return target
 

@@ -16,15 +16,16 @@ from typing import Any
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunStatus, RunTag
 
-from medseg.runfolder import RunFolder
+from medseg.runfolder import COURSE_FILES, IDENTITY_FILES, NETWORK_FILES, RunFolder
 from medseg.tracking.address import connect
 from medseg.tracking.description import Description
 from medseg.tracking.sent import STREAMS, Sent, Stream
 
 MAX_KEY_CHARS = 250
 KIND = {"mlflow.experimentKind": "custom_model_development"}  # else the UI takes it for an experiment with language models
-EARLY_FILES = ("config.yaml", "dataset.yaml", "digests.json", "environment.json", "dirty.diff", "previews/*")
-LATE_FILES = ("metrics.jsonl", "timings.jsonl", "sampling.png", "checkpoints/*")
+AT_THE_END = "run.json"  # until then it says that the training is at work
+EARLY_FILES = (*(name for name in IDENTITY_FILES if name != AT_THE_END), *NETWORK_FILES, "dataset.yaml", "dirty.diff", "previews/*")
+LATE_FILES = (*COURSE_FILES, "postprocess.json", "checkpoints/*")
 
 
 class Sender:
@@ -86,7 +87,7 @@ class Sender:
         if self.sent.status != status:  # its end time stays that of the first time
             self.terminate(status)
         ended = self.run.state()["status"] != "running"  # a training says so only when all of it has been sent
-        self.follow(EARLY_FILES + LATE_FILES + (("run.json",) if ended else ()))
+        self.follow(EARLY_FILES + LATE_FILES + ((AT_THE_END,) if ended else ()))
 
     def terminate(self, status: str) -> None:
         """Have MLflow mark the run as ended so."""

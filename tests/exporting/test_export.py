@@ -81,7 +81,19 @@ def test_the_folder_says_whence_it_comes(world):
     assert description.labels.names == ("background", "disc", "square") and "Per image" in description.protocol
     assert {path.name for path in found.folder.iterdir()} == {"model.json", "model.onnx", "model.pt2", "MODEL_CARD.md"}
     card = (found.folder / "MODEL_CARD.md").read_text()
-    for said in ("no medical device", "| disc | ", "n = 4/4", "12 train", "4 val", "chosen on val", "mirror image", "licence: not stated"):
+    for said in (
+        "Network unet",
+        "Trained from scratch, no weights",
+        "Recipe: ",
+        "no medical device",
+        "| disc | ",
+        "n = 4/4",
+        "12 train",
+        "4 val",
+        "chosen on val",
+        "mirror image",
+        "licence: not stated",
+    ):
         assert said in card, said
 
 

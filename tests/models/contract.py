@@ -3,26 +3,39 @@
 from __future__ import annotations
 
 import copy
-from functools import cache
+import random
+from functools import lru_cache
 
+import numpy as np
 import pytest
 import torch
+from torch.nn.functional import pad
 
 from medseg.build import LAYOUTS, lay_channels_last
 from medseg.config import LossConfig, NetworkConfig
 from medseg.engine.checkpoint import load_weights, save_checkpoint
 from medseg.labels import LabelSet
 from medseg.losses import make_loss
-from medseg.models.contract import Adapter, Task, is_below
+from medseg.models.contract import MEAN, Adapter, Task, fitting, is_below
 from medseg.models.quick import hasten
 from medseg.models.zoo import adapt, build_network
 from medseg.types import Batch, Losses, Prediction
 
 
+def other_generators() -> tuple[object, ...]:
+    """The states of Python's and numpy's global generators: the engine seeds torch's at each step, and these it leaves to the user.
+
+    All of numpy's: its keys change only once in 624 draws, its place among them with each.
+    """
+    name, keys, *place = np.random.get_state()
+    return random.getstate(), name, keys.tobytes(), *place
+
+
 class NetworkContract:
     """config: small, or as it is.  grid: (H, W) or (D, H, W) that it is built for.  What a network cannot do is said with the reason.
 
-    tolerance: of bfloat16 against float32, in probability.  rate: at which the losses fall within 12 steps.
+    tolerance: of bfloat16 against float32, in probability, at most; mean_tolerance: instead, of the mean over all, where untrained logits
+    are so large that single pixels change their class.  rate: at which the losses fall within 12 steps.
     """
 
     config: NetworkConfig
@@ -30,10 +43,11 @@ class NetworkContract:
     exports = True
     probabilities = True
     tolerance = 0.05
+    mean_tolerance: float | None = None
     rate = 1e-3
 
     @classmethod
-    @cache
+    @lru_cache(maxsize=3)  # one class's; of all that a slow run builds they would fill the memory
     def _built(cls, num_foreground: int) -> Adapter:
         labels = LabelSet.of(*(f"class{place}" for place in range(num_foreground)))
         task = Task(labels.num_classes, cls.grid, ignore_id=labels.ignore_id)
@@ -53,14 +67,15 @@ class NetworkContract:
     def image(self, *sides: int) -> torch.Tensor:
         return torch.rand(2, 3, *(sides or self.grid), generator=torch.Generator().manual_seed(1))
 
-    def batch(self, num_classes: int = 3) -> Batch:
+    def batch(self, *sides: int) -> Batch:
         """Two images, each class a block of them with a colour of its own, so that there is something to learn; a strip is ignored."""
-        mask = torch.zeros(2, *self.grid, dtype=torch.int64)
-        half = [side // 2 for side in self.grid]
+        num_classes, sides = 3, sides or self.grid
+        mask = torch.zeros(2, *sides, dtype=torch.int64)
+        half = [side // 2 for side in sides]
         for place in range(1, num_classes):
             corner = [(place >> axis) % 2 * side for axis, side in enumerate(half)]
             mask[(slice(None), *(slice(start, start + side - 2) for start, side in zip(corner, half, strict=True)))] = place
-        image = 0.2 * self.image() + (mask[:, None] * torch.tensor([1.0, 2.0, 3.0]).view(1, 3, *(1 for _ in self.grid)) % 4) / 5
+        image = 0.2 * self.image(*sides) + (mask[:, None] * torch.tensor([1.0, 2.0, 3.0]).view(1, 3, *(1 for _ in sides)) % 4) / 5
         mask[..., :3] = 255
         return Batch(image.contiguous(memory_format=LAYOUTS[image.ndim]), mask, ("a", "b"))
 
@@ -101,6 +116,30 @@ class NetworkContract:
         for name, parameter in net.learning_parameters():
             assert parameter.grad is not None and torch.isfinite(parameter.grad).all(), name
 
+    def test_odd_sides_train_it_without_what_is_padded_and_it_draws_from_torch_alone(self):
+        """Sides that none of the networks takes as they are. What is padded is as if the images came padded, with those pixels ignored."""
+        net, batch = self.network().train(), self.batch(*(side + 5 for side in self.grid))
+        others = other_generators()
+        torch.manual_seed(0)  # of dropout and of sampled points
+        losses = net(batch)
+        losses.total.backward()
+        assert other_generators() == others
+        for name, parameter in net.learning_parameters():
+            assert parameter.grad is not None and torch.isfinite(parameter.grad).all(), name
+        if net.network.grid is None and self.probabilities:  # one scales; objects' boxes end where the image does
+            torch.manual_seed(0)
+            with torch.no_grad():
+                assert net(self._padded(net, batch)).total.item() == pytest.approx(losses.total.item(), rel=1e-4)
+
+    @staticmethod
+    def _padded(net: Adapter, batch: Batch) -> Batch:
+        """To the sides that the network takes: with the mean, which is ignored."""
+        sides = batch.mask_BHW.shape[1:]
+        missing = [wanted - have for wanted, have in zip(fitting(sides, net.network.divisor, net.network.least), sides, strict=True)]
+        assert any(missing) or net.network.divisor == 1
+        ends = [each for side in reversed(missing) for each in (0, side)]
+        return Batch(pad(batch.image_BCHW, ends, value=MEAN), pad(batch.mask_BHW, ends, value=255), batch.sample_ids)
+
     def test_weights_survive_a_checkpoint(self, tmp_path):
         first, second = self.network().eval(), self.network().eval()
         with torch.no_grad():
@@ -113,14 +152,17 @@ class NetworkContract:
 
     def test_bfloat16_is_close_to_float32_and_eval_draws_nothing(self):
         net, image = self.network().eval(), self.image()
-        before = torch.get_rng_state()
+        before, others = torch.get_rng_state(), other_generators()
         with torch.inference_mode():
             fine = net(image)
             with torch.autocast("cpu", torch.bfloat16):
                 rough = net(image)
             assert (net(image).mask_BHW == fine.mask_BHW).all() and (torch.get_rng_state() == before).all()
+        assert other_generators() == others
         if fine.probs_BKHW is not None:
-            assert rough.probs_BKHW.dtype == torch.float32 and torch.allclose(rough.probs_BKHW, fine.probs_BKHW, atol=self.tolerance)
+            away, by_mean = (rough.probs_BKHW - fine.probs_BKHW).abs(), self.mean_tolerance is not None
+            assert rough.probs_BKHW.dtype == torch.float32
+            assert away.mean() <= self.mean_tolerance if by_mean else away.max() <= self.tolerance
 
     @pytest.mark.slow
     def test_it_learns_in_bfloat16(self):
@@ -132,14 +174,10 @@ class NetworkContract:
 
     def test_building_leaves_the_global_random_state(self):
         """Under a fork, as build.py has it: a library that seeds by itself would show in numpy's or python's state too."""
-        import random
-
-        import numpy as np
-
-        before = random.getstate(), np.random.get_state()[1].tolist()
+        before = other_generators()
         with torch.random.fork_rng():
             build_network(self.config, Task(3, self.grid))
-        assert (random.getstate(), np.random.get_state()[1].tolist()) == before
+        assert other_generators() == before
 
     def test_the_parts_it_names_are_there_and_the_encoder_can_be_held(self):
         net = self.network().train()

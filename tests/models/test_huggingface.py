@@ -15,11 +15,12 @@ from torch.nn.functional import interpolate
 from medseg.config import LossConfig
 from medseg.config.model import DptConfig, Mask2FormerConfig, SegformerConfig
 from medseg.errors import ConfigError, WeightsError
+from medseg.files import sha256_file
 from medseg.labels import LabelSet
 from medseg.losses import make_loss
 from medseg.models.contract import Task, is_below
 from medseg.models.families.huggingface import KINDS, _one_mask_a_class
-from medseg.models.weights import load, other_channels, read_source, with_source
+from medseg.models.weights import Source, load, other_channels, read_source, with_source
 from medseg.models.zoo import adapt, build_network
 from medseg.types import Batch
 from tests.models.contract import NetworkContract
@@ -245,7 +246,8 @@ def test_a_repository_brings_its_architecture_weights_classes_and_normalisation(
     written = type(config).model_validate(json.loads(json.dumps(written.model_dump(mode="json"))))
     net = built(written)
     loaded = load(net.network, source, written, LABELS.names)
-    assert len(loaded.loaded) == len(net.net.state_dict()) and not loaded.skipped and not loaded.new
+    settled = {name for name in net.net.state_dict() if is_below(name, net.network.settled)}
+    assert set(loaded.loaded) == set(net.net.state_dict()) - settled and set(loaded.skipped) == settled and not loaded.new
     image = torch.rand(1, 3, 64, 64)
     with torch.inference_mode():
         out, again = theirs((image - net.mean_C) / net.deviation_C), net.eval().net((image - net.mean_C) / net.deviation_C)
@@ -259,7 +261,8 @@ def test_a_head_of_other_classes_is_made_afresh(config, tmp_path):
     network = build_network(with_source(bare(config, tmp_path), source), TASK)
     loaded = load(network, source, config, LABELS.names)
     heads = {name for name in network.net.state_dict() if is_below(name, network.head)}
-    assert heads and set(loaded.new) - {"criterion.empty_weight"} == heads and set(loaded.skipped) == set(loaded.new)
+    settled = {name for name in network.net.state_dict() if is_below(name, network.settled)}
+    assert heads and set(loaded.new) == heads and set(loaded.skipped) == heads | settled
     same = replace(
         source, state={**source.state, **{name: value[:3] for name, value in source.state.items() if is_below(name, network.head)}}
     )
@@ -276,10 +279,23 @@ def test_images_of_other_channels(config, channels, tmp_path):
     net = built(with_source(bare(config, tmp_path), source), task)
     loaded = load(net.network, source, config)
     first = f"{net.network.first_conv}.weight"
-    assert first in loaded.loaded and not loaded.skipped
+    assert first in loaded.loaded and all(why == "of the settings" for why in loaded.skipped.values())
     assert torch.equal(net.net.state_dict()[first], other_channels(theirs.state_dict()[first], channels, "mean"))
     with torch.inference_mode():
         assert net.eval()(torch.rand(1, channels, 64, 64)).mask_BHW.shape == (1, 64, 64)
+
+
+@pytest.mark.parametrize("how", ["repository", "file"])
+def test_the_settings_of_a_loss_outlive_the_weights(how, tmp_path):
+    """It is a buffer of the network, and so in every file of its weights."""
+    theirs = repository(tmp_path, MASK2FORMER)
+    own = bare(MASK2FORMER, tmp_path).model_copy(update={"architecture": {"no_object_weight": 0.7}})
+    source = read_source(own, TASK)
+    written = with_source(own, source)
+    network = build_network(written, TASK)
+    loaded = load(network, source if how == "repository" else Source(theirs.state_dict(), "here"), written, LABELS.names)
+    assert theirs.criterion.empty_weight[-1] == pytest.approx(0.1) and network.net.criterion.empty_weight[-1] == pytest.approx(0.7)
+    assert loaded.skipped == {"criterion.empty_weight": "of the settings"}
 
 
 def test_what_the_user_says_of_the_architecture_stays(tmp_path):
@@ -295,6 +311,7 @@ def test_a_classifier_s_encoder(tmp_path):
     library = transformers.SegformerConfig(**TINY_SEGFORMER, num_labels=7)
     transformers.SegformerForImageClassification(library).save_pretrained(tmp_path)
     source = read_source(bare(SEGFORMER, tmp_path), TASK)
+    assert sha256_file(tmp_path / "model.safetensors")[:12] in source.origin
     assert source.classes is None and source.mean is None, "LABEL_0 is no name, and nobody says how it was normalised"
     network = build_network(with_source(bare(SEGFORMER, tmp_path), source), TASK)
     loaded = load(network, source, SEGFORMER)

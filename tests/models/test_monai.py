@@ -70,6 +70,12 @@ class TestUnetPlusPlusSupervised(NetworkContract):
     config = UnetPlusPlusConfig(name="unetplusplus", features=SIX, deep_supervision=True)
 
 
+@pytest.mark.slow
+class TestUnetPlusPlusOfVolumes(NetworkContract):
+    config = UnetPlusPlusConfig(name="unetplusplus", features=SIX)
+    grid = (32, 32, 32)
+
+
 class TestDynUnet(NetworkContract):
     config = DynUnetConfig(name="dynunet", channels=(8, 16, 16, 16))
 
@@ -127,6 +133,12 @@ class TestFlexibleUnet(NetworkContract):
 @pytest.mark.slow
 class TestFlexibleUnetOfResNet(NetworkContract):
     config = FlexibleUnetConfig(name="flexible_unet", encoder="resnet10")
+
+
+@pytest.mark.slow
+class TestFlexibleUnetOfVolumes(NetworkContract):
+    config = FlexibleUnetConfig(name="flexible_unet", decoder_channels=(32, 16, 16, 8, 8))
+    grid = (32, 32, 32)
 
 
 @pytest.mark.slow

@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 import torch
 
+from medseg.build import lay_channels_last
 from medseg.config import LossConfig
 from medseg.config.model import CLASS_OF
 from medseg.labels import LabelSet
 from medseg.losses import make_loss
 from medseg.models.contract import Adapter, Task
 from medseg.models.listing import config_of
+from medseg.models.quick import hasten
 from medseg.models.zoo import adapt, build_network
 from medseg.phantom.tongue import PHANTOM_CLASSES, draw_tongue
 from medseg.rasterise import draw
@@ -38,7 +40,7 @@ def phantoms() -> Batch:
     ids = {name: place for place, name in enumerate(PHANTOM_CLASSES, 1)}
     masks = [draw([(shape, ids[shape.label]) for shape in each.shapes], Size(SIDE, SIDE)) for each in drawn]
     image = torch.from_numpy(np.stack([each.image_HWC for each in drawn])).permute(0, 3, 1, 2).float() / 255
-    return Batch(image.contiguous(), torch.from_numpy(np.stack(masks)).long(), ("a", "b", "c", "d"))
+    return Batch(image.contiguous(memory_format=torch.channels_last), torch.from_numpy(np.stack(masks)).long(), ("a", "b", "c", "d"))
 
 
 def whole_tongue_iou(net: Adapter, batch: Batch) -> float:
@@ -57,6 +59,8 @@ def test_four_phantoms_by_heart(name):
     task = Task(labels.num_classes, (SIDE, SIDE))
     torch.manual_seed(0)
     net = adapt(build_network(config, task), config, task, make_loss(LossConfig(), labels))
+    hasten(net.net)  # this and the memory format as the engine gets it
+    lay_channels_last(net)
     rate = 3e-4 if name in TRANSFORMERS else 1e-3
     optimizer = torch.optim.AdamW([parameter for parameter in net.parameters() if parameter.requires_grad], rate)
     bar, found = COARSE_BAR if name in COARSE else BAR, []

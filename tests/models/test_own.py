@@ -38,7 +38,7 @@ def written(tmp_path, monkeypatch):
 
 
 def build(name="my_nets:Net", **more):
-    return build_network(OwnConfig(name=name, **more), Task(3, (32, 32)))
+    return build_network(OwnConfig(name=name, **more), Task(3, (32, 32), autocast=True))
 
 
 class TestOwn(NetworkContract):
@@ -81,6 +81,17 @@ def test_a_module_of_the_working_folder_with_arguments(written):
         ("my_nets:NoAux", "gives a NoneType in train mode; it must be"),
         ("my_nets:NarrowAux", r"gives \(2, 1, 32, 32\) for .* in train mode; the logits must be \(2, 3, h, w\)"),
         ("my_nets:Idle", "has 1 parameters that get no gradient, first 'idle'"),
+        ("my_nets:Rooted", "has 4 parameters whose gradients are not finite, first 'body.0.weight'"),
+        ("my_nets:Numpys", "draws from numpy.random, or seeds it; draw from torch's generator"),
+        ("my_nets:Pythons", "draws from Python's random, or seeds it"),
+        ("my_nets:Mixes", "answers otherwise to an image in eval mode where another one is beside it; look for a mean over the batch"),
+        ("my_nets:Seeding", "draws from torch's generator in eval mode, or seeds it"),
+        (
+            "my_nets:Full",
+            r"fails in train mode on \(2, 3, 32, 32\) in bfloat16: RuntimeError: .*; train in float32: train.precision=float32",
+        ),
+        ("my_nets:Hidden", "answers otherwise once its state dict is loaded into another copy; keep what it learns in parameters and buf"),
+        ("my_nets:Lazy", "does not take its own state dict: RuntimeError.*; make all its layers in __init__"),
     ],
 )
 def test_each_part_of_the_contract_has_its_own_error(name, message, written):
@@ -124,6 +135,37 @@ def test_each_part_of_the_contract_has_its_own_error(name, message, written):
             def __init__(self, num_classes):
                 super().__init__(num_classes)
                 self.idle = nn.Parameter(torch.ones(1))
+        class Rooted(Net):
+            def forward(self, x): return self.score((self.body(x) * 0).sqrt())
+        class Mixes(Net):
+            def forward(self, x):
+                y = super().forward(x)
+                return y + y.mean(0, keepdim=True)
+        class Numpys(Net):
+            def __init__(self, num_classes):
+                super().__init__(num_classes)
+                import numpy as np
+                self.score.weight.data += float(np.random.rand())
+        class Pythons(Net):
+            def forward(self, x):
+                import random
+                random.seed(0)
+                return super().forward(x)
+        class Seeding(Net):
+            def forward(self, x):
+                torch.manual_seed(5)
+                return super().forward(x)
+        class Full(Net):
+            def forward(self, x): return torch.zeros(len(x), 3, 32, 32).index_add(1, torch.arange(3), super().forward(x))
+        class Hidden(Net):
+            seen = 0.0
+            def forward(self, x):
+                if self.training: self.seen = x.mean()
+                return super().forward(x) + self.seen
+        class Lazy(Net):
+            def forward(self, x):
+                if self.training and not hasattr(self, "late"): self.late = nn.BatchNorm2d(4)
+                return self.score(self.late(self.body(x)) if hasattr(self, "late") else self.body(x))
     """)
     with pytest.raises(ConfigError, match=f"^model.name={name}: {message}"):
         build(name)
@@ -131,7 +173,7 @@ def test_each_part_of_the_contract_has_its_own_error(name, message, written):
 
 def test_parts_that_are_not_there(written):
     written("")
-    with pytest.raises(ConfigError, match="model.head: my_nets:Net has no module 'last'; print"):
+    with pytest.raises(ConfigError, match="model.head: my_nets:Net has no module 'last'; it has body, score, and print"):
         build(head=("last",))
 
 

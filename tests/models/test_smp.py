@@ -28,19 +28,30 @@ class TestUnet(NetworkContract):
     config = SmpConfig(name="smp:unet/resnet18", arguments={"decoder_channels": [32, 16, 16, 8, 8]})
 
 
+# --- the pairs that the zoo lists, as they are
+
+
+@pytest.mark.slow
+class TestUnetOnResNet34(NetworkContract):
+    config = SmpConfig(name="smp:unet/resnet34")
+    mean_tolerance = 0.01
+
+
 @pytest.mark.slow
 class TestUnetPlusPlus(NetworkContract):
-    config = SmpConfig(name="smp:unetplusplus/mobilenet_v2")
+    config = SmpConfig(name="smp:unetplusplus/resnet34")
+    mean_tolerance = 0.01
 
 
 @pytest.mark.slow
 class TestMAnet(NetworkContract):
-    config = SmpConfig(name="smp:manet/timm-mobilenetv3_small_100")
+    config = SmpConfig(name="smp:manet/resnet34")
+    mean_tolerance = 0.01
 
 
 @pytest.mark.slow
 class TestLinknet(NetworkContract):
-    config = SmpConfig(name="smp:linknet/resnet18")
+    config = SmpConfig(name="smp:linknet/resnet34")
 
 
 @pytest.mark.slow
@@ -50,40 +61,58 @@ class TestFpn(NetworkContract):
 
 @pytest.mark.slow
 class TestPspNet(NetworkContract):
-    config = SmpConfig(name="smp:pspnet/resnet18", arguments={"psp_out_channels": 64})
+    config = SmpConfig(name="smp:pspnet/resnet34")
 
 
 @pytest.mark.slow
 class TestDeepLabV3(NetworkContract):
-    config = SmpConfig(name="smp:deeplabv3/mobilenet_v2")
+    config = SmpConfig(name="smp:deeplabv3/resnet34")
 
 
 @pytest.mark.slow
 class TestDeepLabV3Plus(NetworkContract):
-    config = SmpConfig(name="smp:deeplabv3plus/resnet18")
+    config = SmpConfig(name="smp:deeplabv3plus/resnet34")
 
 
 @pytest.mark.slow
 class TestPan(NetworkContract):
-    config = SmpConfig(name="smp:pan/resnet18")
+    config = SmpConfig(name="smp:pan/resnet34")
+    mean_tolerance = 0.01
 
 
 @pytest.mark.slow
 class TestUPerNet(NetworkContract):
-    config = SmpConfig(name="smp:upernet/tu-convnext_atto")
+    config = SmpConfig(name="smp:upernet/resnet34")
 
 
 @pytest.mark.slow
 class TestSegformer(NetworkContract):
-    config = SmpConfig(name="smp:segformer/mit_b0", arguments={"decoder_segmentation_channels": 32})
+    config = SmpConfig(name="smp:segformer/mit_b0")
 
 
 @pytest.mark.slow
 class TestDpt(NetworkContract):
-    config = SmpConfig(
-        name="smp:dpt/tu-vit_tiny_patch16_224", arguments={"decoder_intermediate_channels": [16, 32, 64, 64], "decoder_fusion_channels": 32}
-    )
+    config = SmpConfig(name="smp:dpt/tu-vit_small_patch16_224")
+    mean_tolerance = 0.01
     grid = (64, 96)
+
+
+# --- encoders that are made otherwise
+
+
+@pytest.mark.slow
+class TestUnetPlusPlusOnMobileNet(NetworkContract):
+    config = SmpConfig(name="smp:unetplusplus/mobilenet_v2")
+
+
+@pytest.mark.slow
+class TestMAnetOnATimmEncoderByItsOldName(NetworkContract):
+    config = SmpConfig(name="smp:manet/timm-mobilenetv3_small_100")
+
+
+@pytest.mark.slow
+class TestUPerNetOnConvNeXt(NetworkContract):
+    config = SmpConfig(name="smp:upernet/tu-convnext_atto")
 
 
 def pair(name, **settings):
@@ -203,6 +232,10 @@ def test_an_encoder_of_one_size_is_made_for_the_task_s_or_as_it_is_told():
         (pair("unet/resnet18", arguments={"activation": "softmax"}), "model.arguments: unet takes no 'activation' here"),
         (pair("unet/tu-resnet18", arguments={"classes": 5}), "model.arguments: unet takes no 'classes' here"),
         (pair("unet/resnet18", arguments={"encoder_depth": 3}), "model.arguments: smp:unet/resnet18 cannot be built .*decoder_channels"),
+        *(
+            (pair("unet/tu-resnet18", arguments={key: value}), f"model.arguments: {key!r} is no part of an architecture; .*model.weights")
+            for key, value in [("checkpoint_path", "x.pth"), ("pretrained", True), ("cache_dir", "x"), ("pretrained_cfg", {"file": "x"})]
+        ),
         (pair("unet/tu-resnet18", arguments={"bogus": 3}), "model.arguments: smp:unet/tu-resnet18 cannot be built .*bogus"),
     ],
 )
@@ -311,5 +344,6 @@ def test_timm_s_own_weights(cache, tmp_path, monkeypatch):  # noqa: F811
     network = built(config)
     loaded = load(network, source, config)
     assert source.mean == tuple(known.mean) and not loaded.skipped
+    assert loaded.origin == f"smp:imagenet ({known.hf_hub_id} {'c' * 12})", "not the branch, which moves"
     assert all(not name.startswith("encoder.") for name in loaded.new)
     assert torch.equal(network.net.encoder.model.conv_stem.weight, theirs.conv_stem.weight)

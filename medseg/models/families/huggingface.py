@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from medseg.config import NetworkConfig
 from medseg.config.model import DptConfig, HuggingFaceConfig, Mask2FormerConfig
 from medseg.errors import ConfigError, WeightsError
+from medseg.files import sha256_file
 from medseg.models.contract import Adapter, Heads, Network, Task, fitting, padded, resized, retire
 from medseg.models.weights import Source, first_words
 from medseg.models.zoo import Entry
@@ -233,6 +234,7 @@ def _mask2former(net: Any) -> Network:
         head=("class_predictor",),
         encoder=tuple(stages),
         first_conv=f"{swin}.embeddings.patch_embeddings.projection",
+        settled=("criterion",),  # the weights of its classes' loss, of architecture.no_object_weight
         adapter=Mask2FormerNetwork,
     )
 
@@ -331,9 +333,10 @@ def published(config: NetworkConfig, spec: str, task: Task) -> Source | None:
 
 
 def _fetched(name: str) -> tuple[Path, str]:
-    """The folder of the files, from the cache where they are there, and what to call their revision."""
+    """The folder of the files, from the cache where they are there, and what to call their revision: the commit, or a folder's digests."""
     if Path(name).is_dir():
-        return Path(name), ""
+        files = sorted(path for path in Path(name).iterdir() if path.suffix in (".safetensors", ".bin"))
+        return Path(name), f" (sha256 {', '.join(sha256_file(path)[:12] for path in files)})" if files else ""
     try:
         folder = Path(huggingface_hub.snapshot_download(name, allow_patterns=list(FILES)))
         if not list(folder.glob("*.safetensors")):
@@ -375,9 +378,10 @@ def _library_config(folder: Path, config: HuggingFaceConfig, kind: Kind, spec: s
 def _state(folder: Path, model_class: Any) -> dict[str, Tensor]:
     """The tensors by the network's own names, whatever version of the library saved them; without those that the repository lacks."""
     safe = bool(list(folder.glob("*.safetensors")))
-    net, told = model_class.from_pretrained(
-        folder, use_safetensors=safe, weights_only=True, local_files_only=True, dtype=torch.float32, output_loading_info=True
-    )
+    net, told = model_class.from_pretrained(  # eager: the file's own choice could name a kernel of the hub, which is compiled code
+        folder, use_safetensors=safe, weights_only=True, local_files_only=True, dtype=torch.float32, attn_implementation="eager",
+        output_loading_info=True,
+    )  # fmt: skip
     return {name: value for name, value in net.state_dict().items() if name not in told["missing_keys"]}
 
 
@@ -401,15 +405,11 @@ def _plain(library: Any, keys: set[str]) -> dict[str, Any]:
     return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
 
 
-LICENCE, WEIGHTS = "Apache-2.0", ("hf:OWNER/NAME",)
-ENTRIES = (
-    Entry(
-        "dpt", "transformers", "Ranftl et al. 2021", LICENCE, WEIGHTS,
-        differences="ViT-Ti from scratch; takes grids that are not square; the hybrid encoder is not offered",
-    ),
-    Entry("segformer", "transformers", "Xie et al. 2021", LICENCE, WEIGHTS, differences="MiT-B0 from scratch"),
-    Entry(
-        "mask2former", "transformers", "Cheng et al. 2022", LICENCE, WEIGHTS,
-        differences="smaller than Swin-T from scratch; masks on the image's own grid; scores of the classes divided by their sum",
-    ),
-)  # fmt: skip
+LICENCE = "Apache-2.0"
+PUBLISHED = {  # of ADE20K's classes, the ones of the field's tutorials; any other repository of the same network will do
+    "dpt": "hf:Intel/dpt-large-ade",
+    "segformer": "hf:nvidia/segformer-b0-finetuned-ade-512-512",
+    "mask2former": "hf:facebook/mask2former-swin-small-ade-semantic",
+}
+_PAPERS = {"dpt": "Ranftl et al. 2021", "segformer": "Xie et al. 2021", "mask2former": "Cheng et al. 2022"}
+ENTRIES = tuple(Entry(name, "transformers", paper, LICENCE, (PUBLISHED[name],)) for name, paper in _PAPERS.items())

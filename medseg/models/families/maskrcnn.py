@@ -37,7 +37,7 @@ from medseg.config.model import MaskRcnnConfig
 from medseg.errors import ConfigError
 from medseg.instances import INSIDE, class_mask, found_objects, painted
 from medseg.models.contract import Adapter, Network, Task, fitting, is_below, padded
-from medseg.models.families.torchvision import LICENCE, named, put
+from medseg.models.families.torchvision import LICENCE, named, put, take_channels
 from medseg.models.weights import IMAGENET_DEVIATION, IMAGENET_MEAN, Source, fetch_torch
 from medseg.models.zoo import Entry
 from medseg.types import Found, Prediction, Size
@@ -69,10 +69,7 @@ def build(config: MaskRcnnConfig, task: Task) -> Network:
         raise ConfigError("model.name", f"{config.name} takes images, not volumes", "choose a network that `medseg zoo` lists for 3")
     sizes = {"num_classes": task.num_classes, "box_batch_size_per_image": config.roi_samples}
     net = getattr(detection, config.name)(weights=None, weights_backbone=None, **sizes)
-    if task.in_channels != 3:
-        fresh = nn.Conv2d(task.in_channels, 64, 7, 2, 3, bias=False)
-        nn.init.kaiming_normal_(fresh.weight, mode="fan_out", nonlinearity="relu")  # as torchvision's ResNet
-        put(net, f"{_BODY}.conv1", fresh)
+    take_channels(net, f"{_BODY}.conv1", task.in_channels)
     if config.weights is not None and config.name == "maskrcnn_resnet50_fpn":
         freeze_norms(net.get_submodule(_BODY))
         if config.weights == "torchvision:DEFAULT":
@@ -230,9 +227,8 @@ def published(config: MaskRcnnConfig, spec: str, task: Task) -> Source | None:
     return None
 
 
-_DIFFERENCES = "images keep their size; anchors shrink with it; all encoder stages learn; ignored pixels are background to its losses"
 _PUBLISHED = ("torchvision:DEFAULT", "torchvision:BACKBONE")
 ENTRIES = (
-    Entry("maskrcnn_resnet50_fpn", "torchvision", "He et al. 2017", LICENCE, _PUBLISHED, differences=_DIFFERENCES),
-    Entry("maskrcnn_resnet50_fpn_v2", "torchvision", "Li et al. 2021", LICENCE, _PUBLISHED, differences=_DIFFERENCES),
+    Entry("maskrcnn_resnet50_fpn", "torchvision", "He et al. 2017", LICENCE, _PUBLISHED),
+    Entry("maskrcnn_resnet50_fpn_v2", "torchvision", "Li et al. 2021", LICENCE, _PUBLISHED),
 )

@@ -1,6 +1,7 @@
 """MONAI's networks, in two or three dimensions. Sides that a network cannot take are padded by the adapter, so any image will do.
 
 A norm over the pixels of one image cannot train on a single pixel, so the smallest side is twice what all levels together divide by.
+What differs from a network's paper is MONAI's choice, but where its builder says otherwise.
 """
 
 from __future__ import annotations
@@ -45,7 +46,11 @@ def build(config: NetworkConfig, task: Task) -> Network:
 
 
 def _unet(config: UnetConfig, task: Task) -> Network:
-    """Ronneberger et al., MICCAI 2015, with residual units (Kerfoot et al., STACOM 2018)."""
+    """Ronneberger et al., MICCAI 2015, with residual units (Kerfoot et al., STACOM 2018).
+
+    Differences from the first: strided convolutions in place of pooling, transposed ones on the way up, instance norm and PReLU, padded
+    convolutions, 32 to 512 channels for its 64 to 1024.
+    """
     net = monai.UNet(
         spatial_dims=task.spatial_dims,
         in_channels=task.in_channels,
@@ -62,7 +67,7 @@ def _unet(config: UnetConfig, task: Task) -> Network:
 
 
 def _attention_unet(config: AttentionUnetConfig, task: Task) -> Network:
-    """Oktay et al., MIDL 2018."""
+    """Oktay et al., MIDL 2018. Differences: strided convolutions in place of pooling, no deep supervision."""
     net = monai.AttentionUnet(
         task.spatial_dims, task.in_channels, task.num_classes, config.channels, config.strides, dropout=config.dropout
     )
@@ -73,14 +78,14 @@ def _attention_unet(config: AttentionUnetConfig, task: Task) -> Network:
 
 
 def _basic_unet(config: BasicUnetConfig, task: Task) -> Network:
-    """Falk et al., Nature Methods 2019; instance norm and leaky ReLU."""
+    """Falk et al., Nature Methods 2019. Differences: instance norm, leaky ReLU, padded convolutions, 32 to 256 channels."""
     net = monai.BasicUNet(task.spatial_dims, task.in_channels, task.num_classes, config.features, dropout=config.dropout)
     encoder = (("conv_0",), *((f"down_{level}",) for level in range(1, 5)))
     return Network(net, divisor=16, least=32, head=("final_conv",), encoder=encoder)
 
 
 def _unetplusplus(config: UnetPlusPlusConfig, task: Task) -> Network:
-    """Zhou et al., DLMIA 2018; instance norm and leaky ReLU."""
+    """Zhou et al., DLMIA 2018. Differences: instance norm and leaky ReLU; deep supervision only where it is asked for."""
     net = monai.BasicUNetPlusPlus(
         task.spatial_dims, task.in_channels, task.num_classes, config.features, config.deep_supervision, dropout=config.dropout
     )
@@ -102,7 +107,11 @@ def _nested_heads(net: nn.Module, image: Tensor) -> Heads:
 
 
 def _dynunet(config: DynUnetConfig, task: Task) -> Network:
-    """Isensee et al., Nature Methods 2021: 3 x 3 convolutions, instance norm, leaky ReLU, strides of 2 until a side is 4 pixels."""
+    """Isensee et al., Nature Methods 2021: 3 x 3 convolutions, instance norm, leaky ReLU, strides of 2 until a side is 4 pixels.
+
+    Differences: deep supervision looks at three levels below the full resolution at most, nnU-Net at more in deeper networks; the strides
+    found here go by the number of pixels alone, `medseg plan` writes those that heed the spacing.
+    """
     strides = _dynunet_strides(config, task)
     kernels = _per_axis("kernels", config.kernels or (3,) * len(strides), task.spatial_dims)
     most = MOST_FEATURES[task.spatial_dims]
@@ -212,7 +221,10 @@ def _segresnet(config: SegResNetConfig, task: Task) -> Network:
 
 
 def _unetr(config: UnetrConfig, task: Task) -> Network:
-    """Hatamizadeh et al., WACV 2022. Its position embedding has one size: the adapter scales other images to it, and the logits back."""
+    """Hatamizadeh et al., WACV 2022.
+
+    Its position embedding has one size: the adapter scales other images to it, in training too, whatever their aspect, and the logits back.
+    """
     grid = tuple(max(2, math.ceil(side / TRANSFORMER_PATCH_PX)) * TRANSFORMER_PATCH_PX for side in task.grid)
     net = monai.UNETR(
         task.in_channels, task.num_classes, grid, config.feature_size, config.hidden_size, config.mlp_dim, config.num_heads,
@@ -224,7 +236,7 @@ def _unetr(config: UnetrConfig, task: Task) -> Network:
 
 
 def _swin_unetr(config: SwinUnetrConfig, task: Task) -> Network:
-    """Hatamizadeh et al. 2022, in the proceedings of BrainLes 2021."""
+    """Hatamizadeh et al. 2022, in the proceedings of BrainLes 2021. Difference: 24 features where the paper has 48."""
     net = monai.SwinUNETR(
         task.in_channels, task.num_classes, depths=config.depths, num_heads=config.num_heads, feature_size=config.feature_size,
         drop_rate=config.dropout, spatial_dims=task.spatial_dims,

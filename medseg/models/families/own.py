@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import copy
 import importlib
+import random
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from medseg.config.model import OwnConfig
 from medseg.errors import ConfigError
 from medseg.models.contract import Heads, Network, Task
+from medseg.models.weights import first_words
 
 CONTRACT = "a torch module that takes float32 (B, C, H, W), or (B, C, D, H, W), and gives logits (B, num_classes, h, w), or (..., d, h, w)"
-AUXILIARY_WEIGHT = 0.4
+MOST_APART = 1e-2  # of the largest logit: kernels add in another order for another batch
 ENTRIES = ()
 
 
@@ -29,16 +34,37 @@ def build(config: OwnConfig, task: Task) -> Network:
     It is imported, so its code runs: whoever calls this has been told that it may.
     """
     factory = _imported(config.name)
+    with _own_generators(config):
+        net = _made(config, factory, task)
+        call = partial(_call, auxiliary_weight=config.auxiliary_weight)
+        network = Network(net, call, head=config.head, encoder=tuple((name,) for name in config.encoder))
+        _check_parts(config, net)
+        with torch.random.fork_rng():
+            return replace(network, least_batch=_check(config, network, task))
+
+
+@contextmanager
+def _own_generators(config: OwnConfig) -> Iterator[None]:
+    """Inside, the generators of Python and numpy must not be drawn from: no seed of a run would give the same network again."""
+    drawn, numbers = random.getstate(), np.random.get_state(legacy=False)
+    yield
+    touched = "Python's random" if random.getstate() != drawn else ""
+    if str(np.random.get_state(legacy=False)) != str(numbers):
+        touched = "numpy.random"
+    random.setstate(drawn)
+    np.random.set_state(numbers)
+    if touched:
+        raise _broken(config, f"draws from {touched}, or seeds it", "draw from torch's generator, which the run's seed sets")
+
+
+def _made(config: OwnConfig, factory: Any, task: Task) -> nn.Module:
     try:
         net = factory(num_classes=task.num_classes, **config.arguments)
     except Exception as cause:  # of a user's code
         raise _broken(config, f"cannot be made: {_told(config, cause)}", "it is called with num_classes and model.arguments") from cause
     if not isinstance(net, nn.Module):
         raise _broken(config, f"gives a {type(net).__name__}", f"it must give {CONTRACT}")
-    network = Network(net, _call, head=config.head, encoder=tuple((name,) for name in config.encoder))
-    _check_parts(config, net)
-    with torch.random.fork_rng():
-        return replace(network, least_batch=_check(config, network, task))
+    return net
 
 
 def _imported(path: str) -> Any:
@@ -50,7 +76,7 @@ def _imported(path: str) -> Any:
     except Exception as cause:  # a user's module may raise anything when it is imported
         missing = isinstance(cause, ModuleNotFoundError) and cause.name in (module, module.partition(".")[0])
         fix = "run where the module can be found" if missing else f"mend {_place(cause) or module}"
-        raise ConfigError(f"model.name={path}", f"cannot be imported: {type(cause).__name__}: {cause}", fix) from cause
+        raise ConfigError(f"model.name={path}", f"cannot be imported: {_words(cause)}", fix) from cause
     if not callable(found):
         raise ConfigError(f"model.name={path}", f"is of type {type(found).__name__}", "name a class or a function that makes the network")
     return found
@@ -66,14 +92,19 @@ def _told(config: OwnConfig, cause: Exception) -> str:
     """An exception and the last line of the user's module that it went through."""
     file = getattr(sys.modules[config.name.partition(":")[0]], "__file__", None)
     lines = [frame.lineno for frame in traceback.extract_tb(cause.__traceback__) if frame.filename == file]
-    return f"{type(cause).__name__}: {cause}" + (f" ({file} line {lines[-1]})" if lines else "")
+    return _words(cause) + (f" ({file} line {lines[-1]})" if lines else "")
 
 
-def _call(net: nn.Module, image: Tensor) -> Heads:
+def _words(cause: Exception) -> str:
+    """Of what kind, and what it says, on one line."""
+    return f"{type(cause).__name__}: {first_words(cause)}"
+
+
+def _call(net: nn.Module, image: Tensor, auxiliary_weight: float) -> Heads:
     """Of a module that gives logits, Heads, or a mapping with `out` and maybe `aux`, as torchvision's networks do."""
     found = net(image)
     if isinstance(found, Mapping) and "out" in found:
-        auxiliary = {"auxiliary": (AUXILIARY_WEIGHT, found["aux"])} if net.training and "aux" in found else {}
+        auxiliary = {"auxiliary": (auxiliary_weight, found["aux"])} if net.training and "aux" in found else {}
         return Heads(found["out"], auxiliary=auxiliary)
     return found if isinstance(found, Heads) else Heads(found)
 
@@ -83,43 +114,83 @@ def _check_parts(config: OwnConfig, net: nn.Module) -> None:
     for key in ("head", "encoder"):
         for name in getattr(config, key):
             if name not in names:
-                raise ConfigError(f"model.{key}", f"{config.name} has no module {name!r}", "print(net) shows their names")
+                there = ", ".join(inner for inner, _ in net.named_children())
+                raise ConfigError(
+                    f"model.{key}", f"{config.name} has no module {name!r}", f"it has {there}, and print(net) shows those inside"
+                )
 
 
 def _check(config: OwnConfig, network: Network, task: Task) -> int:
-    """Two images' way through in eval mode, and one step's gradients in train mode, on a copy that is thrown away.
-
-    How many images it needs in a batch to train: a batch norm of one value cannot.
-    """
+    """What it says and how it learns, on a copy that is thrown away. How many images it needs in a batch to train: a batch norm of one
+    value cannot."""
     trial = replace(network, net=_copied(config, network.net))
     image = torch.rand(2, task.in_channels, *task.grid)
+    _check_answers(config, trial, image, task)
+    least_batch = _check_learning(config, trial, image, task)
+    _check_state(config, trial, replace(network, net=_copied(config, network.net)), image, task)
+    return least_batch
+
+
+def _check_answers(config: OwnConfig, trial: Network, image: Tensor, task: Task) -> None:
+    """Finite logits in eval mode, of one image and of two, the same ones each time."""
+    before = torch.get_rng_state()
     first, second = (_heads(config, trial, image, task, training=False).out for _ in range(2))
-    _heads(config, trial, image[:1], task, training=False)
+    alone = _heads(config, trial, image[:1], task, training=False).out
     if not torch.isfinite(first).all():
         raise _broken(config, "gives logits that are not finite", "look at its initialisation")
     if _are_probabilities(first):
         raise _broken(config, "gives probabilities: over the classes they add up to 1", "leave its softmax out: the loss wants logits")
     if not torch.equal(first, second):
         raise _broken(config, "gives two answers to one image in eval mode", "switch off what is random when self.training is False")
+    if (first[:1] - alone).abs().max() > MOST_APART * first.abs().max():
+        rule = "answers otherwise to an image in eval mode where another one is beside it"
+        raise _broken(config, rule, "look for a mean over the batch, or a norm that takes it in eval mode, too")
+    if not torch.equal(before, torch.get_rng_state()):
+        rule = "draws from torch's generator in eval mode, or seeds it"
+        raise _broken(config, rule, "switch off what is random when self.training is False, and seed nothing")
+
+
+def _check_learning(config: OwnConfig, trial: Network, image: Tensor, task: Task) -> int:
+    """One step's gradients in train mode, and the images that it takes; the weights are moved by it."""
     heads = _heads(config, trial, image, task, training=True)
     total = sum(each.float().square().mean() for each in _all_logits(heads))
     if not (isinstance(total, Tensor) and total.requires_grad):
         fix = "let its forward run with gradients, and its parameters require them"
         raise _broken(config, "learns nothing: its logits depend on no parameter in train mode", fix)
     total.backward()
-    without = [name for name, parameter in trial.net.named_parameters() if parameter.requires_grad and parameter.grad is None]
-    if without:
+    learning = {name: parameter for name, parameter in trial.net.named_parameters() if parameter.requires_grad}
+    if without := [name for name, parameter in learning.items() if parameter.grad is None]:
         fix = "leave the parameter out, or set requires_grad_(False) on it"
         raise _broken(config, f"has {len(without)} parameters that get no gradient, first {without[0]!r}", fix)
+    if odd := [name for name, parameter in learning.items() if not torch.isfinite(parameter.grad).all()]:  # type: ignore[arg-type]
+        fix = "look for a root, a logarithm or a quotient of 0 in its forward"
+        raise _broken(config, f"has {len(odd)} parameters whose gradients are not finite, first {odd[0]!r}", fix)
+    if task.autocast:
+        with torch.autocast("cpu", torch.bfloat16):
+            _heads(config, trial, image, task, training=True, fix="train in float32: train.precision=float32; or mend it")
+    torch.optim.SGD(learning.values(), lr=1e-2).step()
     return 1 if _learns_from_one(config, trial, image[:1], task) else 2
+
+
+def _check_state(config: OwnConfig, trial: Network, fresh: Network, image: Tensor, task: Task) -> None:
+    """What was learned is all in the state dict: a checkpoint, and so the run's scores, know nothing else."""
+    try:
+        fresh.net.load_state_dict(trial.net.state_dict())
+    except Exception as cause:  # of a user's code, which may have a state dict of its own
+        raise _broken(config, f"does not take its own state dict: {_words(cause)}", "make all its layers in __init__") from cause
+    theirs, ours = (_heads(config, each, image, task, training=False).out for each in (trial, fresh))
+    if not torch.equal(theirs, ours):
+        fix = "keep what it learns in parameters and buffers (register_buffer): a checkpoint holds these alone"
+        raise _broken(config, "answers otherwise once its state dict is loaded into another copy", fix)
 
 
 def _copied(config: OwnConfig, net: nn.Module) -> nn.Module:
     try:
         return copy.deepcopy(net)
     except Exception as cause:  # of whatever a user's module holds: a lock, an open file, a tensor with a history
-        rule = f"cannot be copied: {type(cause).__name__}: {cause}"
-        raise _broken(config, rule, "keep only modules, parameters, buffers and plain values in it") from cause
+        raise _broken(
+            config, f"cannot be copied: {_words(cause)}", "keep only modules, parameters, buffers and plain values in it"
+        ) from cause
 
 
 def _learns_from_one(config: OwnConfig, network: Network, image: Tensor, task: Task) -> bool:
@@ -135,15 +206,16 @@ def _are_probabilities(logits: Tensor) -> bool:
     return bool((logits >= 0).all()) and torch.allclose(sums, torch.ones_like(sums), atol=1e-3)
 
 
-def _heads(config: OwnConfig, network: Network, image: Tensor, task: Task, training: bool) -> Heads:
+def _heads(config: OwnConfig, network: Network, image: Tensor, task: Task, training: bool, fix: str = f"it must be {CONTRACT}") -> Heads:
     """What the network says, each of its heads with the right number of axes and channels."""
     mode = "train" if training else "eval"
     try:
         with torch.set_grad_enabled(training):
             heads = network.call(network.net.train(training), image)
     except Exception as cause:  # of a user's code
-        rule = f"fails in {mode} mode on {tuple(image.shape)}: {_told(config, cause)}"
-        raise _broken(config, rule, f"it must be {CONTRACT}") from cause
+        precision = " in bfloat16" if torch.is_autocast_enabled("cpu") else ""
+        rule = f"fails in {mode} mode on {tuple(image.shape)}{precision}: {_told(config, cause)}"
+        raise _broken(config, rule, fix) from cause
     for logits in _all_logits(heads):
         if not isinstance(logits, Tensor):
             raise _broken(config, f"gives a {type(logits).__name__} in {mode} mode", f"it must be {CONTRACT}")

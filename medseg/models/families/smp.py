@@ -2,7 +2,8 @@
 
 What the library says of no pair (the smallest side, the parts that nothing reads, the order of the encoder's parts) is found out by letting
 small images through. Differences from the library: its logits are upsampled with aligned corners by each architecture, which is kept, and
-sides that are no multiple of the encoder's stride are padded; encoders of one size only are built for the task's grid.
+sides that are no multiple of the encoder's stride are padded; encoders of one size only are built for the task's grid. Each pair's paper is
+the architecture's, whose own encoder may be another one.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import segmentation_models_pytorch as smp
@@ -30,6 +32,11 @@ from medseg.models.zoo import Entry
 
 ARCHITECTURES: dict[str, type] = smp.MODEL_ARCHITECTURES_MAPPING
 OURS = {"encoder_name", "encoder_weights", "in_channels", "classes", "activation", "aux_params"}  # of the task, or not the contract's
+# what timm takes beside an architecture's own: with `checkpoint_path` it would read any file that a config names
+NO_ARCHITECTURE = {
+    *inspect.signature(timm.create_model).parameters, *inspect.signature(timm.models.build_model_with_cfg).parameters,
+    "in_chans", "num_classes", "features_only", "out_indices",
+}  # fmt: skip
 FIXED_STEP_PX = 32  # the sides of an encoder of one size
 TRIED_TIMES = (1, 2, 4, 8)  # the encoder's stride; PAN needs eight
 Names = tuple[str, ...]
@@ -115,6 +122,8 @@ def _check_arguments(config: SmpConfig) -> None:
     """The library keeps silent on arguments of an encoder that is not timm's, and reads none of them."""
     taken = set(inspect.signature(ARCHITECTURES[config.architecture]).parameters) - OURS - {"kwargs"}
     for key in config.arguments:
+        if key in NO_ARCHITECTURE:
+            raise ConfigError("model.arguments", f"{key!r} is no part of an architecture", "leave it out; model.weights names weights")
         if key in OURS or (key not in taken and _timm_name(config.encoder) is None):
             near = get_close_matches(key, taken) or sorted(taken)
             raise ConfigError("model.arguments", f"{config.architecture} takes no {key!r} here", f"it takes {', '.join(near)}")
@@ -258,7 +267,7 @@ def published(config: NetworkConfig, spec: str, task: Task) -> Source | None:
             raise WeightsError(spec, f"{place.repository} cannot be fetched ({first_words(cause)})", place.how) from None
     mean, deviation = _normalisation(looks, task.in_channels, spec)
     state = {f"encoder.{key}": value for key, value in net.encoder.state_dict().items()}
-    return Source(state, f"{spec} ({place.repository} {place.revision[:12]})", mean, deviation)
+    return Source(state, f"{spec} ({place.repository} {place.commit[:12]})", mean, deviation)
 
 
 class Place(NamedTuple):
@@ -273,6 +282,12 @@ class Place(NamedTuple):
         cached = (try_to_load_from_cache(self.repository, file, revision=self.revision) for file in self.files.split())
         if not all(isinstance(each, str) for each in cached):
             HfApi().model_info(self.repository, revision=self.revision)
+
+    @property
+    def commit(self) -> str:
+        """Of the files in the cache: a revision may be a branch, which moves."""
+        cached = try_to_load_from_cache(self.repository, self.files.split()[-1], revision=self.revision)
+        return Path(cached).parent.name if isinstance(cached, str) else self.revision
 
     @property
     def how(self) -> str:
@@ -311,9 +326,4 @@ _PAPERS = {
     "deeplabv3/resnet34": "Chen et al. 2017", "deeplabv3plus/resnet34": "Chen et al. 2018", "pan/resnet34": "Li et al. 2018",
     "upernet/resnet34": "Xiao et al. 2018", "segformer/mit_b0": "Xie et al. 2021", "dpt/tu-vit_small_patch16_224": "Ranftl et al. 2021",
 }  # fmt: skip
-ENTRIES = tuple(
-    Entry(
-        f"smp:{pair}", "segmentation_models.pytorch", paper, "MIT", ("smp:imagenet",), differences="any encoder of the library or of timm"
-    )
-    for pair, paper in _PAPERS.items()
-)
+ENTRIES = tuple(Entry(f"smp:{pair}", "segmentation_models.pytorch", paper, "MIT", ("smp:imagenet",)) for pair, paper in _PAPERS.items())

@@ -15,7 +15,7 @@ from torchvision import models
 
 from medseg.config.model import FcnResnet18Config
 from medseg.models.contract import Network, Task
-from medseg.models.families.torchvision import LICENCE
+from medseg.models.families.torchvision import LICENCE, take_channels
 from medseg.models.weights import IMAGENET_DEVIATION, IMAGENET_MEAN, Source, fetch_torch
 from medseg.models.zoo import Entry
 
@@ -26,9 +26,7 @@ _TRUNK = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "laye
 def build(config: FcnResnet18Config, task: Task) -> Network:
     """A fresh network; the upsampling starts as bilinear interpolation, the rest at random."""
     resnet = models.resnet18(weights=None)
-    if task.in_channels != 3:
-        resnet.conv1 = nn.Conv2d(task.in_channels, 64, kernel_size=7, stride=2, padding=3, bias=False)
-        nn.init.kaiming_normal_(resnet.conv1.weight, mode="fan_out", nonlinearity="relu")
+    take_channels(resnet, "conv1", task.in_channels)
     trunk = nn.Sequential(OrderedDict((name, getattr(resnet, name)) for name in _TRUNK))
     classes = task.num_classes
     upsample = nn.ConvTranspose2d(classes, classes, kernel_size=2 * STRIDE, stride=STRIDE, padding=STRIDE // 2)
@@ -64,13 +62,4 @@ def published(config: FcnResnet18Config, spec: str, task: Task) -> Source | None
     return Source(state, f"{spec} ({weights})", IMAGENET_MEAN, IMAGENET_DEVIATION)
 
 
-ENTRIES = (
-    Entry(
-        "fcn_resnet18",
-        "medseg",
-        "Long et al. 2015; Zhang et al. 2023",
-        LICENCE,
-        ("torchvision:BACKBONE",),
-        differences="FCN-32s on ResNet-18",
-    ),
-)
+ENTRIES = (Entry("fcn_resnet18", "medseg", "Long et al. 2015; Zhang et al. 2023", LICENCE, ("torchvision:BACKBONE",)),)

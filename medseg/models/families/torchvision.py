@@ -37,8 +37,7 @@ def build(config: TorchvisionConfig | LrasppConfig, task: Task) -> Network:
     mobile = "mobilenet" in config.name
     stages = tuple((f"backbone.{place}",) for place in net.backbone) if mobile else _RESNET
     first = "backbone.0.0" if mobile else "backbone.conv1"
-    if task.in_channels != 3:
-        put(net, first, _of_channels(net.get_submodule(first), task.in_channels))
+    take_channels(net, first, task.in_channels)
 
     def call(net: Any, image: Tensor) -> Heads:
         features = net.backbone(image)  # not net(image), which asks the auxiliary head in inference, too
@@ -59,12 +58,15 @@ def _head(net: nn.Module, config: TorchvisionConfig | LrasppConfig) -> tuple[str
     return tuple(f"{name}.{len(list(head.children())) - 1}" for name, head in heads.items())
 
 
-def _of_channels(conv: nn.Module, channels: int) -> nn.Conv2d:
-    """A fresh convolution like this one, for another number of channels."""
+def take_channels(net: nn.Module, name: str, channels: int) -> None:
+    """A fresh first convolution like the one of this name, initialised as torchvision does it, where the image has other channels."""
+    conv = net.get_submodule(name)
     assert isinstance(conv, nn.Conv2d)
+    if channels == conv.in_channels:
+        return
     fresh = nn.Conv2d(channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding, bias=conv.bias is not None)  # type: ignore[arg-type]
     nn.init.kaiming_normal_(fresh.weight, mode="fan_out", nonlinearity="relu")
-    return fresh
+    put(net, name, fresh)
 
 
 def put(net: nn.Module, name: str, module: nn.Module) -> None:
