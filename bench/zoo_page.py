@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -62,11 +63,21 @@ def rows(zoo: Sequence[Line], steps: int) -> dict[str, Line]:
 
 
 def fastest(costs: Sequence[Line], device: str = CPU) -> dict[str, Line]:
-    """Of each network the cost measured when the machine was least slowed by others, on the machine of this device used last; none of
-    another way."""
-    measured = [line for line in costs if line.get("way") == WAY and device_of(line) == device]
-    same = [line for line in measured if line["machine"] == measured[-1]["machine"]]
-    return {line["network"]: line for line in sorted(same, key=lambda line: float(line["images_per_s"]))}
+    """Of each network the cost measured when the machine was least slowed by others; all on one machine of this device: the one that most
+    networks were measured on, of several the one used last, on one day the faster one. None of another way."""
+    by_machine = defaultdict[str, dict[str, Line]](dict)
+    last = dict[str, str]()
+    measured = (line for line in costs if line.get("way") == WAY and device_of(line) == device)
+    for line in sorted(measured, key=lambda line: float(line["images_per_s"])):
+        machine = str(line["machine"])
+        by_machine[machine][str(line["network"])] = line
+        last[machine] = max(str(line["date"]), last.get(machine, ""))
+
+    def worth(machine: str) -> tuple[int, str, float]:
+        found = by_machine[machine].values()
+        return len(found), last[machine], sum(float(line["images_per_s"]) for line in found)
+
+    return by_machine[max(by_machine, key=worth)] if by_machine else {}
 
 
 def prices(costs: Sequence[Line], first: Mapping[str, Line]) -> dict[str, Line]:

@@ -102,11 +102,14 @@ def test_the_zoos_table_goes_on_with_the_last_run_of_its_recipe(tmp_path):
 
 
 def test_costs_of_the_zoo_are_of_one_machine_and_one_way_and_the_fastest_counts():
-    def line(network, images_per_s, machine="here", way=zoo_page.WAY):
-        return {"network": network, "images_per_s": images_per_s, "machine": machine, "way": way}
+    def line(network, images_per_s, machine="here", way=zoo_page.WAY, date="2026-01-01"):
+        return {"network": network, "images_per_s": images_per_s, "machine": machine, "way": way, "date": date}
 
     costs = [line("a", 9, machine="there"), line("a", 8, way="old"), line("a", 3), line("b", 2), line("a", 2.5)]
     assert zoo_page.fastest(costs) == {"a": line("a", 3), "b": line("b", 2)}
+    later, slower = line("a", 1, machine="there", date="2026-01-02"), line("a", 1, machine="there")
+    assert zoo_page.fastest([later, line("a", 3)]) == {"a": later} == zoo_page.fastest([line("a", 3), later])
+    assert zoo_page.fastest([line("a", 3), slower]) == {"a": line("a", 3)} == zoo_page.fastest([slower, line("a", 3)]), "on one day"
     assert zoo_page.fastest([]) == {}
 
 
