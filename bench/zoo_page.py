@@ -179,7 +179,7 @@ def _wanting(zoo: Sequence[Line], costs: Sequence[Line]) -> list[str]:
     if any(line["steps"] == LONG_STEPS for line in zoo):
         return []
     seen = devices([*zoo, *costs])
-    why = f", since no GPU was at hand: all of the zoo was trained and measured on {CPU}" if seen == [CPU] else ""
+    why = f": all of the zoo was trained and measured on {CPU}, and it wants a GPU" if seen == [CPU] else ""
     return [f"A table of {LONG_STEPS:,} steps is not recorded{why}.", ""]
 
 

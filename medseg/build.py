@@ -8,6 +8,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -197,7 +198,7 @@ def build_model(
     rows: the training images, by whose classes the loss may be weighted; without them the network predicts only.  ranks: the processes
     that share a batch out, where there are several.
     """
-    task = task_of(config, labels)
+    task = replace(task_of(config, labels), trains=rows is not None)
     with torch.random.fork_rng():
         torch.manual_seed(seed_of(config.seed, "weights"))
         network = build_network(config.model, task)

@@ -123,8 +123,8 @@ class Scene:
 
 
 def _off_ignored(found: FoundObject, valid_HW: np.ndarray) -> FoundObject | None:
-    """Without the ignored pixels, which are background; None where it had no others. A side of its box that they held is cut with them, as
-    the reference's boxes are of what can be seen."""
+    """Without the ignored pixels, which are background; None where it had no others. A side of its box moves by what they take off its mask
+    there, as the reference's boxes are of what can be seen."""
     old, pixels_HW = found.patch, found.patch.pixels_HW & valid_HW[found.patch.window]
     if np.array_equal(pixels_HW, old.pixels_HW):
         return found
@@ -133,8 +133,8 @@ def _off_ignored(found: FoundObject, valid_HW: np.ndarray) -> FoundObject | None
     rest = patch_of(pixels_HW)
     new = rest._replace(top_px=old.top_px + rest.top_px, left_px=old.left_px + rest.left_px)
     sides = zip(found.box, _sides(old), _sides(new), strict=True)
-    left, top, right, bottom = (own if before == after else after for own, before, after in sides)
-    return found._replace(patch=new, box=(left, top, right, bottom))
+    left, top, right, bottom = (own + after - before for own, before, after in sides)
+    return found._replace(patch=new, box=(left, top, max(left, right), max(top, bottom)))
 
 
 def _sides(patch: Patch) -> tuple[float, float, float, float]:

@@ -162,7 +162,7 @@ def test_a_table_of_the_zoo_of_two_devices_tells_them_apart(tmp_path):
     [
         (
             [zoo_line(0.9)],
-            "A table of 3,000 steps is not recorded, since no GPU was at hand: all of the zoo was trained and measured on cpu.",
+            "A table of 3,000 steps is not recorded: all of the zoo was trained and measured on cpu, and it wants a GPU.",
         ),
         ([zoo_line(0.9) | ON_CUDA], "A table of 3,000 steps is not recorded."),
         ([zoo_line(0.9) | {"steps": 3000}], ""),

@@ -147,8 +147,10 @@ def test_a_mistake_on_the_command_line_is_told_of_it_and_one_in_the_file_of_the_
     path = write(tmp_path, "c.yaml", "data: {manifest: m}\ntrain: {epochs: 0}\n")
     with pytest.raises(ConfigError, match=r"^optim\.lr=-1: optim\.lr: Input should be greater than 0"):
         load_config(path, ["train.epochs=1", "optim.lr=-1"])
-    with pytest.raises(ConfigError, match=r"c\.yaml with model.channels=\[8\]: model: a U-Net needs two levels or more"):
+    with pytest.raises(ConfigError, match=r"c\.yaml \(overridden: model.channels=\[8\]\): model: a U-Net needs two levels or more"):
         load_config(path, ["model.channels=[8]", "train.epochs=1"])
+    with pytest.raises(ConfigError, match=r"^data.size_px=\[64,-1\]: data.size_px.1: Input should be"):
+        load_config(path, ["data.size_px=[64,-1]", "train.epochs=1"])
     with pytest.raises(ConfigError, match=r"c\.yaml: train\.epochs: Input"):
         load_config(path, ["optim.lr=1"])
 

@@ -122,7 +122,10 @@ def test_found_objects_lose_their_ignored_pixels_and_go_where_they_have_no_other
     )
     cut = _off_ignored(half, valid)
     assert cut.patch.pixels_HW.tolist() == [[True]] and cut.patch.window == (slice(0, 1), slice(1, 2))
-    assert cut.box == (0.8, 0.1, 2, 0.9), "the side that was cut is at the last pixel's end, the others are the network's own"
+    assert cut.box == pytest.approx((0.8, 0.1, 2.2, 0.9)), "the side that was cut moves with its mask, the others are the network's own"
+    loose = half._replace(box=(0.8, 0.1, 9.0, 0.9))
+    assert _off_ignored(loose, valid).box[2] == 8.0, "what was wrong of it stays as wrong"
+    assert _off_ignored(half._replace(box=(1.9, 0, 2.5, 1)), valid).box == (1.9, 0, 1.9, 1), "no side passes the other"
     whole = FoundObject(1, 0.5, (0.2, 0.0, 1.9, 1.0), patch_of(np.array([[1, 1, 0, 0]], bool)), True)
     assert _off_ignored(whole, valid) is whole
     holed = FoundObject(1, 0.5, (0, 0, 4, 1), patch_of(np.ones((1, 4), bool)), True)

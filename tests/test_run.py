@@ -394,7 +394,7 @@ def test_a_checkpoint_with_values_that_are_no_numbers(world, tmp_path):
     content[-4:] = np.float32(np.nan).tobytes()
     path.write_bytes(content)
     with pytest.raises(
-        CheckpointError, match=r"best.safetensors: damaged: its weight '.*' holds values that are not finite; copy the file"
+        CheckpointError, match=r"best.safetensors: its '.*' holds values that are not finite: the file is damaged, .*; copy the file"
     ):
         load_run(broken)
     assert load_run(broken, "last").facts["checkpoint"] == "last"

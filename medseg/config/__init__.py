@@ -322,9 +322,17 @@ def validate_config(content: dict[str, Any], where: object, overrides: Mapping[s
             said = "" if key in (overrides or {}) else f"; got {given!r}"  # an override is quoted before it
             message = NO_SECTION if given is None else f"{message}{said}"
         unknown = problem["type"] == "extra_forbidden"
-        given = [text for name, text in (overrides or {}).items() if name.startswith(f"{key}.")]  # a rule of several keys
-        where = (overrides or {}).get(key, f"{where} with {' '.join(given)}" if given else where)
-        raise ConfigError(where, f"{key}: {'there is no such key' if unknown else message}", _way_out(problem)) from None
+        raise ConfigError(
+            _whence(key, where, overrides or {}), f"{key}: {'there is no such key' if unknown else message}", _way_out(problem)
+        ) from None
+
+
+def _whence(key: str, where: object, overrides: Mapping[str, str]) -> object:
+    """The override that gave a key or what holds it, else the file, and the overrides of what it holds: a rule may be of several keys."""
+    if above := [name for name in overrides if f"{key}.".startswith(f"{name}.")]:
+        return overrides[max(above, key=len)]
+    below = [text for name, text in overrides.items() if name.startswith(f"{key}.")]
+    return f"{where} (overridden: {' '.join(below)})" if below else where
 
 
 _MANIFESTS = ("num_classes", "classes", "in_channels")  # what other libraries want to be told of a network

@@ -347,7 +347,6 @@ class OwnConfig(NetworkConfig):
     compiles: ClassVar[bool] = False
     name: Annotated[str, Field(pattern=IMPORT_PATH.pattern)]
     arguments: dict[str, Any] = Field({}, description="further arguments of it")
-    auxiliary_weight: Share = Field(0.5, description="of the loss of `aux`, where it gives one in train mode")
     head: tuple[str, ...] = Field((), description="modules that are made afresh for other classes, for optim.head_lr_multiplier")
     encoder: tuple[str, ...] = Field((), description="modules from the image on, for freeze and optim.layer_decay")
 

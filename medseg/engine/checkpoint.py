@@ -73,13 +73,14 @@ def load_weights(path: Path, model: nn.Module) -> dict[str, Any]:
     return facts
 
 
-def take_weights(model: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
+def take_weights(model: nn.Module, weights: Mapping[str, Tensor], path: Path, way_out: str = WAY_OUT) -> None:
     """Copy weights into a model; CheckpointError, naming their file, where names or shapes differ or a value is no number."""
     own = model.state_dict()
     wrong = sorted(set(own) ^ set(weights)) or [name for name in own if own[name].shape != weights[name].shape]
     if wrong:
-        raise CheckpointError(path, f"made for another network ({len(wrong)} tensors differ, first {wrong[0]!r})", WAY_OUT)
+        raise CheckpointError(path, f"made for another network ({len(wrong)} tensors differ, first {wrong[0]!r})", way_out)
     if odd := not_finite(weights, own):
-        raise CheckpointError(path, f"damaged: its weight {odd!r} holds values that are not finite", "copy the file again, or " + WAY_OUT)
+        rule = f"its {odd!r} holds values that are not finite: the file is damaged, or the training came apart"
+        raise CheckpointError(path, rule, f"copy the file again, or {way_out}")
     with torch.no_grad():
         model.load_state_dict(weights)

@@ -97,7 +97,7 @@ def _load(run: RunFolder, training: Training) -> Course:
     path, device = run.resume_point, training.fabric.device
     tensors, facts = read_checkpoint(path, ANEW)
     try:
-        take_weights(training.model.module, _below("model/", tensors), path)
+        take_weights(training.model.module, _below("model/", tensors), path, ANEW)
         _restore_optimizer(training.optimizer.optimizer, _below("optimizer/", tensors))
         if training.average:
             copy_into(training.average.weights, _below("average/", tensors))

@@ -24,7 +24,8 @@ class Task:
     """What a network is built for. grid: (H, W) or (D, H, W) of what it learns from.  num_classes: the background included.
 
     ignore_id: of the masks, pixels that nothing is learned from.  normalised: the images come normalised, as volumes do, each by its own
-    numbers; else the network takes them in [0, 1] and normalises them itself.  autocast: it trains in bfloat16 on a processor.
+    numbers; else the network takes them in [0, 1] and normalises them itself.  trains: it is built to learn, not to load a
+    checkpoint.  autocast: it learns in bfloat16 on a processor.
     """
 
     num_classes: int
@@ -32,6 +33,7 @@ class Task:
     in_channels: int = 3
     ignore_id: int = 255
     normalised: bool = False
+    trains: bool = True
     autocast: bool = False
 
     @property

@@ -31,6 +31,7 @@ SCHEMES = ("torchvision", "smp", "monai", "hf", "file", "run")
 _WRAPPERS = ("module.", "model.", "net.", "network.", "_orig_mod.")  # what training scripts put before a network's own names
 _INSIDE = ("state_dict", "model_state_dict", "model_state", "model", "network_weights", "net", "weights")  # where they put it
 _RUNS = Path("runs")
+COUNTER = "num_batches_tracked"  # of a batch norm, which old files lack
 MOST_CHARACTERS = 200  # of a library's words in one of our messages
 UNREAD_PICKLE = "it is pickled in another way than torch reads safely"
 NO_WEIGHTS = "it is no file that torch.save wrote, or a damaged one"
@@ -138,7 +139,7 @@ def load(network: Network, source: Source, config: NetworkConfig, classes: Seque
     others = (name for name in given if name not in own)
     skipped = kept | {name: "of the settings" if is_below(name, network.settled) else "not of this network" for name in others}
     new = kept | {name: "not among the weights" for name in own if name not in given}
-    misfits = tuple(name for name in kept if name in encoder)
+    misfits = tuple(name for name in kept if name in encoder and not is_below(name, network.head))
     return Loaded(source.origin, "encoder" if network.encoder else "network", share, misfits, tuple(taken), skipped, new)
 
 
@@ -149,10 +150,12 @@ def _fits_head(
     theirs: Sequence[str] | None,
     ours: Sequence[str] | None,
 ) -> bool:
-    """Whether the head is of the same classes, so far as both say theirs, and of the same shapes: it is taken over whole or not at all."""
+    """Whether the head is of the same classes, so far as both say theirs, and of the same shapes: it is taken over whole or not at all, but
+    for modules of it that the weights lack altogether."""
     same = theirs is None or ours is None or tuple(theirs) == tuple(ours)
-    head = (name for name in own if is_below(name, network.head) and name in given)
-    return same and all(own[name].shape == given[name].shape for name in head)
+    modules = ([name for name in own if is_below(name, (part,)) and not name.endswith(COUNTER)] for part in network.head)
+    there = [name for module in modules if any(name in given for name in module) for name in module]
+    return same and all(name in given and own[name].shape == given[name].shape for name in there)
 
 
 def _sorted(

@@ -111,7 +111,18 @@ def _origin(run: Trained) -> str:
     loaded, skipped, new = (len(run.weights.get(key) or ()) for key in ("loaded", "skipped", "new"))
     share = f"{run.weights['share']:.1%} of the {run.weights['part']}; " if "share" in run.weights else ""
     told = f" ({share}{loaded} tensors taken over, {skipped} left, {new} made new)" if run.weights else ""
-    return f"{run.weights.get('origin') or run.config.model.weights}{told}"
+    return f"{_public(str(run.weights.get('origin') or run.config.model.weights))}{told}"
+
+
+def _public(origin: str) -> str:
+    """Without the folders of this computer, which are in no paper.
+
+    >>> _public("file:/home/me/net.pth (sha256 12ab)"), _public("hf:Intel/dpt-large-ade (commit 34cd)")
+    ('file:net.pth (sha256 12ab)', 'hf:Intel/dpt-large-ade (commit 34cd)')
+    """
+    scheme, _, rest = origin.partition(":")
+    local = scheme in ("file", "run") or rest.startswith(("/", ".", "~"))
+    return f"{scheme}:{rest.rpartition('/')[2]}" if local else origin
 
 
 def training_text(run: Trained) -> str:

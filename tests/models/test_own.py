@@ -1,6 +1,8 @@
+import random
 import sys
 import textwrap
 
+import numpy as np
 import pytest
 
 from medseg.config.model import OwnConfig
@@ -90,6 +92,8 @@ def test_a_module_of_the_working_folder_with_arguments(written):
             "my_nets:Full",
             r"fails in train mode on \(2, 3, 32, 32\) in bfloat16: RuntimeError: .*; train in float32: train.precision=float32",
         ),
+        ("my_nets:FullAtLast", r"fails in eval mode on \(2, 3, 32, 32\) in bfloat16: RuntimeError: .*; train in float32"),
+        ("my_nets:FullBack", "cannot learn in bfloat16: TypeError: full numbers alone.*; train in float32"),
         ("my_nets:Hidden", "answers otherwise once its state dict is loaded into another copy; keep what it learns in parameters and buf"),
         ("my_nets:Lazy", "does not take its own state dict: RuntimeError.*; make all its layers in __init__"),
     ],
@@ -156,7 +160,22 @@ def test_each_part_of_the_contract_has_its_own_error(name, message, written):
                 torch.manual_seed(5)
                 return super().forward(x)
         class Full(Net):
-            def forward(self, x): return torch.zeros(len(x), 3, 32, 32).index_add(1, torch.arange(3), super().forward(x))
+            def forward(self, x):
+                y = super().forward(x)
+                return torch.zeros(len(x), 3, 32, 32).index_add(1, torch.arange(3), y) if self.training else y
+        class FullAtLast(Net):
+            def forward(self, x):
+                y = super().forward(x)
+                return y if self.training else torch.zeros(len(x), 3, 32, 32).index_add(1, torch.arange(3), y)
+        class FullWay(torch.autograd.Function):
+            @staticmethod
+            def forward(ctx, x): return x.clone()
+            @staticmethod
+            def backward(ctx, gradient):
+                if gradient.dtype != torch.float32: raise TypeError("full numbers alone")
+                return gradient
+        class FullBack(Net):
+            def forward(self, x): return FullWay.apply(super().forward(x))
         class Hidden(Net):
             seen = 0.0
             def forward(self, x):
@@ -169,6 +188,61 @@ def test_each_part_of_the_contract_has_its_own_error(name, message, written):
     """)
     with pytest.raises(ConfigError, match=f"^model.name={name}: {message}"):
         build(name)
+
+
+def test_sound_networks_of_large_values_are_taken(written):
+    """Residual, without norms: a step of plain gradients would take it out of all numbers."""
+    written("""
+        class Large(nn.Module):
+            def __init__(self, num_classes):
+                super().__init__()
+                self.stem = nn.Conv2d(3, 32, 3, padding=1)
+                self.blocks = nn.ModuleList(nn.Conv2d(32, 32, 3, padding=1) for _ in range(16))
+                for block in self.blocks: nn.init.kaiming_normal_(block.weight)
+                self.score = nn.Conv2d(32, num_classes, 1)
+            def forward(self, x):
+                x = self.stem(x)
+                for block in self.blocks: x = x + block(x.relu())
+                return self.score(x)
+    """)
+    assert build("my_nets:Large").least_batch == 1
+
+
+def test_a_network_that_loads_a_checkpoint_is_not_held_to_what_training_asks(written):
+    written("""
+        class Numpys(Net):
+            def __init__(self, num_classes):
+                super().__init__(num_classes)
+                import numpy as np
+                self.score.weight.data += float(np.random.rand())
+        class Crashes(Net):
+            def forward(self, x): raise ValueError("not any more")
+    """)
+    task = Task(3, (32, 32), trains=False, autocast=True)
+    assert build_network(OwnConfig(name="my_nets:Numpys"), task).net.score.out_channels == 3
+    with pytest.raises(ConfigError, match="fails in eval mode on .*not any more"):
+        build_network(OwnConfig(name="my_nets:Crashes"), task)
+
+
+def test_the_generators_are_left_as_they_were_whatever_becomes_of_it(written):
+    written("""
+        class Both(Net):
+            def forward(self, x):
+                import random, numpy as np
+                random.seed(0); np.random.seed(0)
+                if self.training: raise ValueError("too late")
+                return super().forward(x)
+        class Drawing(Both):
+            def forward(self, x):
+                self.training = False
+                return super().forward(x)
+    """)
+    before, numbers = random.getstate(), np.random.get_state()
+    with pytest.raises(ConfigError, match="fails in train mode"):
+        build("my_nets:Both")
+    with pytest.raises(ConfigError, match="draws from Python's random and numpy.random, or seeds it"):
+        build("my_nets:Drawing")
+    assert random.getstate() == before and all(map(np.array_equal, numbers, np.random.get_state()))
 
 
 def test_parts_that_are_not_there(written):

@@ -11,7 +11,7 @@ import safetensors.torch
 import torch
 from torchvision import models
 
-from medseg.config.model import CLASS_OF, FcnResnet18Config, FlexibleUnetConfig, LrasppConfig, SmpConfig, UnetConfig
+from medseg.config.model import CLASS_OF, FcnResnet18Config, FlexibleUnetConfig, LrasppConfig, SmpConfig, TorchvisionConfig, UnetConfig
 from medseg.errors import RunError, WeightsError
 from medseg.files import sha256_file
 from medseg.models.contract import Task, is_below
@@ -21,6 +21,7 @@ from medseg.monai_parts import EFFICIENTNET_URLS
 from medseg.runfolder import create_run
 
 FLEXIBLE = FlexibleUnetConfig(name="flexible_unet")
+DEEPLAB = TorchvisionConfig(name="deeplabv3_mobilenet_v3_large")
 DENSE = SmpConfig(name="smp:unet/densenet121")  # its stages lie a module deeper
 UNET = UnetConfig(channels=(8, 16, 32), strides=(2, 2))
 TASK = Task(3, (32, 32))
@@ -262,6 +263,22 @@ def test_tensors_that_cannot_be_copied(tmp_path):
     torch.save({name: value.to_sparse() if value.ndim == 1 else value for name, value in state.items()}, tmp_path / "sparse.pth")
     with pytest.raises(WeightsError, match="sparse.pth.*its tensor .* is sparse or quantised; save plain tensors"):
         loaded_from(f"file:{tmp_path}/sparse.pth")
+
+
+def test_a_head_of_which_a_part_is_missing_is_made_afresh():
+    state = {name: value for name, value in built(DEEPLAB).net.state_dict().items() if name != "classifier.4.bias"}
+    loaded = load(built(DEEPLAB, seed=1), Source(state, "here"), DEEPLAB)
+    assert {"classifier.4.weight", "classifier.4.bias", "aux_classifier.4.weight"} <= set(loaded.new)
+    without = {name: value for name, value in built(DEEPLAB).net.state_dict().items() if not name.startswith("aux_")}
+    loaded = load(built(DEEPLAB, seed=1), Source(without, "here"), DEEPLAB)
+    assert "classifier.4.weight" in loaded.loaded, "a head that the weights lack altogether is no reason"
+
+
+def test_a_head_of_other_classes_is_no_misfit_where_no_encoder_is_named():
+    network = built(seed=1)
+    bare = replace(network, encoder=())
+    loaded = load(bare, Source(built(seed=0).net.state_dict(), "here", classes=("background", "a", "b")), UNET, ("background", "c", "d"))
+    assert loaded.new and not loaded.misfits
 
 
 def test_tensors_of_values_that_are_no_numbers(tmp_path):

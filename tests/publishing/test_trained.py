@@ -37,4 +37,4 @@ def test_a_run_without_curves_is_not_held_against_others():
 def test_settings_of_any_depth_are_told():
     model = {"name": "my.nets:Net", "arguments": {"blocks": [["conv", "relu"], [1, None]], "deep": [[[1, 2], [3]]], "on": True}}
     told = network_text(trained(model=model))
-    assert told == "Network my.nets:Net: arguments blocks conv x relu, 1 x none, deep 1, 2 x 3, on yes; auxiliary_weight 0.5."
+    assert told == "Network my.nets:Net: arguments blocks conv x relu, 1 x none, deep 1, 2 x 3, on yes."

@@ -335,7 +335,7 @@ def published(config: NetworkConfig, spec: str, task: Task) -> Source | None:
 def _fetched(name: str) -> tuple[Path, str]:
     """The folder of the files, from the cache where they are there, and what to call their revision: the commit, or a folder's digests."""
     if Path(name).is_dir():
-        files = sorted(path for path in Path(name).iterdir() if path.suffix in (".safetensors", ".bin"))
+        files = sorted(Path(name).glob("*.safetensors")) or sorted(Path(name).glob("pytorch_model*.bin"))
         return Path(name), f" (sha256 {', '.join(sha256_file(path)[:12] for path in files)})" if files else ""
     try:
         folder = Path(huggingface_hub.snapshot_download(name, allow_patterns=list(FILES)))

@@ -10,7 +10,6 @@ import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,8 @@ from medseg.models.contract import Heads, Network, Task
 from medseg.models.weights import first_words
 
 CONTRACT = "a torch module that takes float32 (B, C, H, W), or (B, C, D, H, W), and gives logits (B, num_classes, h, w), or (..., d, h, w)"
+IN_FULL = "train in float32: train.precision=float32; or mend it"
+AUXILIARY_WEIGHT = 0.4  # of a mapping's `aux`; Heads say their own
 MOST_APART = 1e-2  # of the largest logit: kernels add in another order for another batch
 ENTRIES = ()
 
@@ -34,27 +35,35 @@ def build(config: OwnConfig, task: Task) -> Network:
     It is imported, so its code runs: whoever calls this has been told that it may.
     """
     factory = _imported(config.name)
+    if not task.trains:  # a checkpoint will say what it has learned; it was held to the contract before it did
+        network = _network(config, _made(config, factory, task))
+        _heads(config, network, torch.zeros(1, task.in_channels, *task.grid), task, training=False)
+        return network
     with _own_generators(config):
-        net = _made(config, factory, task)
-        call = partial(_call, auxiliary_weight=config.auxiliary_weight)
-        network = Network(net, call, head=config.head, encoder=tuple((name,) for name in config.encoder))
-        _check_parts(config, net)
+        network = _network(config, _made(config, factory, task))
         with torch.random.fork_rng():
             return replace(network, least_batch=_check(config, network, task))
 
 
+def _network(config: OwnConfig, net: nn.Module) -> Network:
+    _check_parts(config, net)
+    return Network(net, _call, head=config.head, encoder=tuple((name,) for name in config.encoder))
+
+
 @contextmanager
 def _own_generators(config: OwnConfig) -> Iterator[None]:
-    """Inside, the generators of Python and numpy must not be drawn from: no seed of a run would give the same network again."""
-    drawn, numbers = random.getstate(), np.random.get_state(legacy=False)
-    yield
-    touched = "Python's random" if random.getstate() != drawn else ""
-    if str(np.random.get_state(legacy=False)) != str(numbers):
-        touched = "numpy.random"
-    random.setstate(drawn)
-    np.random.set_state(numbers)
+    """Inside, the generators of Python and numpy must not be drawn from: no seed of a run would give the same network again. They are left
+    as they were found."""
+    drawn, numbers = random.getstate(), np.random.get_state()
+    try:
+        yield
+        same = random.getstate() == drawn, all(map(np.array_equal, np.random.get_state(), numbers))
+    finally:
+        random.setstate(drawn)
+        np.random.set_state(numbers)
+    touched = [name for name, left in zip(("Python's random", "numpy.random"), same, strict=True) if not left]
     if touched:
-        raise _broken(config, f"draws from {touched}, or seeds it", "draw from torch's generator, which the run's seed sets")
+        raise _broken(config, f"draws from {' and '.join(touched)}, or seeds it", "draw from torch's generator, which the run's seed sets")
 
 
 def _made(config: OwnConfig, factory: Any, task: Task) -> nn.Module:
@@ -100,11 +109,11 @@ def _words(cause: Exception) -> str:
     return f"{type(cause).__name__}: {first_words(cause)}"
 
 
-def _call(net: nn.Module, image: Tensor, auxiliary_weight: float) -> Heads:
+def _call(net: nn.Module, image: Tensor) -> Heads:
     """Of a module that gives logits, Heads, or a mapping with `out` and maybe `aux`, as torchvision's networks do."""
     found = net(image)
     if isinstance(found, Mapping) and "out" in found:
-        auxiliary = {"auxiliary": (auxiliary_weight, found["aux"])} if net.training and "aux" in found else {}
+        auxiliary = {"auxiliary": (AUXILIARY_WEIGHT, found["aux"])} if net.training and "aux" in found else {}
         return Heads(found["out"], auxiliary=auxiliary)
     return found if isinstance(found, Heads) else Heads(found)
 
@@ -153,7 +162,7 @@ def _check_answers(config: OwnConfig, trial: Network, image: Tensor, task: Task)
 def _check_learning(config: OwnConfig, trial: Network, image: Tensor, task: Task) -> int:
     """One step's gradients in train mode, and the images that it takes; the weights are moved by it."""
     heads = _heads(config, trial, image, task, training=True)
-    total = sum(each.float().square().mean() for each in _all_logits(heads))
+    total = _squares(heads)
     if not (isinstance(total, Tensor) and total.requires_grad):
         fix = "let its forward run with gradients, and its parameters require them"
         raise _broken(config, "learns nothing: its logits depend on no parameter in train mode", fix)
@@ -166,10 +175,28 @@ def _check_learning(config: OwnConfig, trial: Network, image: Tensor, task: Task
         fix = "look for a root, a logarithm or a quotient of 0 in its forward"
         raise _broken(config, f"has {len(odd)} parameters whose gradients are not finite, first {odd[0]!r}", fix)
     if task.autocast:
-        with torch.autocast("cpu", torch.bfloat16):
-            _heads(config, trial, image, task, training=True, fix="train in float32: train.precision=float32; or mend it")
-    torch.optim.SGD(learning.values(), lr=1e-2).step()
+        _check_half(config, trial, image, task)
+    with torch.no_grad():
+        for parameter in learning.values():  # a little, whatever the gradient's size
+            parameter.add_(parameter.grad.sign() * parameter.abs().mean(), alpha=-1e-3)  # type: ignore[union-attr]
+    trial.net.zero_grad(set_to_none=True)
     return 1 if _learns_from_one(config, trial, image[:1], task) else 2
+
+
+def _check_half(config: OwnConfig, trial: Network, image: Tensor, task: Task) -> None:
+    """An image's way in both modes, and the gradients' way back, in bfloat16. The gradients of the float32 step stay."""
+    with torch.autocast("cpu", torch.bfloat16):
+        _heads(config, trial, image, task, training=False, fix=IN_FULL)
+        total = _squares(_heads(config, trial, image, task, training=True, fix=IN_FULL))
+    try:
+        torch.autograd.grad(total, [parameter for parameter in trial.net.parameters() if parameter.requires_grad], allow_unused=True)
+    except Exception as cause:  # of a user's code
+        raise _broken(config, f"cannot learn in bfloat16: {_told(config, cause)}", IN_FULL) from cause
+
+
+def _squares(heads: Heads) -> Any:
+    """A loss that asks every logit."""
+    return sum(each.float().square().mean() for each in _all_logits(heads))
 
 
 def _check_state(config: OwnConfig, trial: Network, fresh: Network, image: Tensor, task: Task) -> None:
@@ -179,7 +206,7 @@ def _check_state(config: OwnConfig, trial: Network, fresh: Network, image: Tenso
     except Exception as cause:  # of a user's code, which may have a state dict of its own
         raise _broken(config, f"does not take its own state dict: {_words(cause)}", "make all its layers in __init__") from cause
     theirs, ours = (_heads(config, each, image, task, training=False).out for each in (trial, fresh))
-    if not torch.equal(theirs, ours):
+    if not torch.allclose(theirs, ours, rtol=0, atol=0, equal_nan=True):
         fix = "keep what it learns in parameters and buffers (register_buffer): a checkpoint holds these alone"
         raise _broken(config, "answers otherwise once its state dict is loaded into another copy", fix)
 
