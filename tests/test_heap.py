@@ -12,7 +12,6 @@ import sys
 
 import pytest
 
-from medseg import api
 from tests.tiny import make_all
 
 
@@ -83,11 +82,10 @@ def test_what_the_user_has_set_stands(name, value):
     assert inside < 50
 
 
-def test_a_training_on_a_processor_keeps_its_blocks(tmp_path, monkeypatch):
-    for name in set_for_malloc():
-        monkeypatch.delenv(name)
-    found = list[int]()
+def test_a_training_on_a_processor_keeps_its_blocks(tmp_path):
     _, _, data_root, experiment = make_all(tmp_path)
-    progress = api.Progress(on_step=lambda step, val_score: found.append(kept()))
-    api.train(experiment, ["train.epochs=1", "train.device=cpu"], data_root, tmp_path / "runs", progress)
+    places = f"{str(experiment)!r}, ['train.epochs=1', 'train.device=cpu'], {str(data_root)!r}, {str(tmp_path / 'runs')!r}"
+    found = told(f"""
+from medseg import api
+api.train({places}, api.Progress(on_step=lambda step, val_score: found.append(kept())))""")
     assert max(found) > 200  # at one of the steps; at the next it is there already
