@@ -32,6 +32,7 @@ class TestFcn50(NetworkContract):
 @pytest.mark.slow
 class TestFcn101(NetworkContract):
     config = TorchvisionConfig(name="fcn_resnet101")
+    mean_tolerance = 0.01  # logits of 1,400, right to 0.8 % in bfloat16
 
 
 @pytest.mark.slow
@@ -42,6 +43,7 @@ class TestDeepLab50(NetworkContract):
 @pytest.mark.slow
 class TestDeepLab101(NetworkContract):
     config = TorchvisionConfig(name="deeplabv3_resnet101")
+    mean_tolerance = 0.01  # logits of 130, right to 0.9 % in bfloat16
 
 
 def mobile(**more):
