@@ -65,19 +65,16 @@ def rows(zoo: Sequence[Line], steps: int) -> dict[str, Line]:
 def fastest(costs: Sequence[Line], device: str = CPU) -> dict[str, Line]:
     """Of each network the cost measured when the machine was least slowed by others; all on one machine of this device: the one that most
     networks were measured on, of several the one used last, on one day the faster one. None of another way."""
-    by_machine = defaultdict[str, dict[str, Line]](dict)
-    last = dict[str, str]()
-    measured = (line for line in costs if line.get("way") == WAY and device_of(line) == device)
-    for line in sorted(measured, key=lambda line: float(line["images_per_s"])):
-        machine = str(line["machine"])
-        by_machine[machine][str(line["network"])] = line
-        last[machine] = max(str(line["date"]), last.get(machine, ""))
+    by_machine = defaultdict[str, list[Line]](list)
+    for line in sorted(costs, key=_rate):
+        if line.get("way") == WAY and device_of(line) == device:
+            by_machine[line["machine"]].append(line)
+    found = [({line["network"]: line for line in lines}, max(line["date"] for line in lines)) for lines in by_machine.values()]
+    return max(found, key=lambda one: (len(one[0]), one[1], sum(map(_rate, one[0].values()))), default=({}, ""))[0]
 
-    def worth(machine: str) -> tuple[int, str, float]:
-        found = by_machine[machine].values()
-        return len(found), last[machine], sum(float(line["images_per_s"]) for line in found)
 
-    return by_machine[max(by_machine, key=worth)] if by_machine else {}
+def _rate(cost: Line) -> float:
+    return float(cost["images_per_s"])
 
 
 def prices(costs: Sequence[Line], first: Mapping[str, Line]) -> dict[str, Line]:

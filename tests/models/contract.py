@@ -31,6 +31,14 @@ def other_generators() -> tuple[object, ...]:
     return random.getstate(), name, keys.tobytes(), *place
 
 
+def as_the_engine_gets_it(config: NetworkConfig, task: Task, labels: LabelSet) -> Adapter:
+    """A fresh network with its quick layers and memory format."""
+    built = adapt(build_network(config, task), config, task, make_loss(LossConfig(), labels))
+    hasten(built.net)
+    lay_channels_last(built)
+    return built
+
+
 class NetworkContract:
     """config: small, or as it is.  grid: (H, W) or (D, H, W) that it is built for.  What a network cannot do is said with the reason.
 
@@ -53,11 +61,7 @@ class NetworkContract:
         task = Task(labels.num_classes, cls.grid, ignore_id=labels.ignore_id)
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            network = build_network(cls.config, task)
-        built = adapt(network, cls.config, task, make_loss(LossConfig(), labels))
-        hasten(built.net)  # this and the memory format as the engine gets it
-        lay_channels_last(built)
-        return built
+            return as_the_engine_gets_it(cls.config, task, labels)
 
     def network(self, num_foreground: int = 2) -> Adapter:
         """A copy: building one may take a second."""

@@ -8,18 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from medseg.build import lay_channels_last
-from medseg.config import LossConfig
 from medseg.config.model import CLASS_OF
 from medseg.labels import LabelSet
-from medseg.losses import make_loss
 from medseg.models.contract import Adapter, Task
 from medseg.models.listing import config_of
-from medseg.models.quick import hasten
-from medseg.models.zoo import adapt, build_network
 from medseg.phantom.tongue import PHANTOM_CLASSES, draw_tongue
 from medseg.rasterise import draw
 from medseg.types import Batch, Size
+from tests.models.contract import as_the_engine_gets_it
 
 SIDE = 128
 BAR, COARSE_BAR = 0.95, 0.88
@@ -58,9 +54,7 @@ def test_four_phantoms_by_heart(name):
         config = config.model_copy(update={"roi_samples": 64})
     task = Task(labels.num_classes, (SIDE, SIDE))
     torch.manual_seed(0)
-    net = adapt(build_network(config, task), config, task, make_loss(LossConfig(), labels))
-    hasten(net.net)  # this and the memory format as the engine gets it
-    lay_channels_last(net)
+    net = as_the_engine_gets_it(config, task, labels)
     rate = 3e-4 if name in TRANSFORMERS else 1e-3
     optimizer = torch.optim.AdamW([parameter for parameter in net.parameters() if parameter.requires_grad], rate)
     bar, found = COARSE_BAR if name in COARSE else BAR, []
